@@ -1,0 +1,49 @@
+# One line a target; what needs more lives in tools/.
+TOOL     := GOWORK=off go tool -modfile=tools/go.mod
+BINARIES := ./cmd/beeline ./services/gateway/cmd/gateway ./services/session/cmd/session
+FUZZTIME ?= 10s
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race lint fmt generate check budget fuzz vuln cover clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the binaries into bin/
+	CGO_ENABLED=0 go build -trimpath -o bin/ $(BINARIES)
+
+test: ## Run all tests (needs nothing but Go)
+	CGO_ENABLED=0 go test ./...
+
+race: ## Run all tests with the race detector, in random order (needs gcc)
+	CGO_ENABLED=1 go test -race -shuffle=on ./...
+
+lint: ## Check format and style of Go and protos
+	@! gofmt -l . | grep . || { echo 'not formatted: run make fmt'; exit 1; }
+	$(TOOL) buf format -d --exit-code && $(TOOL) buf lint
+	$(TOOL) golangci-lint run ./... && cd tools && GOWORK=off go tool golangci-lint run --config ../.golangci.yml ./...
+
+fmt: ## Format Go and protos
+	$(TOOL) buf format -w && $(TOOL) golangci-lint fmt
+
+generate: ## Generate api/gen from api/proto
+	$(TOOL) buf generate
+
+check: ## Run everything that CI runs
+	.ci/run
+
+budget: ## Check sizes of functions and files, and that there is as much test as code
+	cd tools && GOWORK=off go run ./budget -exceptions budget/exceptions.txt ..
+
+fuzz: ## Run every fuzz test for FUZZTIME (10s)
+	tools/check/fuzz.sh $(FUZZTIME)
+
+vuln: ## Look for known vulnerabilities
+	tools/check/vuln.sh
+
+cover: ## Run all tests and print how much of the code they reach
+	mkdir -p bin && CGO_ENABLED=0 go test -coverpkg=./internal/...,./services/... -coverprofile=bin/cover.out ./...
+	go tool cover -func=bin/cover.out | tail -n 1
+
+clean: ## Remove what make has built
+	rm -rf bin

@@ -1,0 +1,36 @@
+// Command beeline runs a whole Beeline on one machine and talks MQTT to any broker. Its sub-commands are the
+// files beside this one.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/beeline-mqtt/beeline/internal/config"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil && !errors.Is(err, config.ErrDone) {
+		fmt.Fprintln(os.Stderr, "beeline:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "beeline",
+		Short:         "A clustered MQTT broker, and what is needed to try it",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(upCommand(), pubCommand(), subCommand())
+	return root
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/beeline-mqtt/beeline/cmd/beeline/local"
+	"github.com/beeline-mqtt/beeline/internal/telemetry"
+)
+
+// upOptions are the flags of beeline up.
+type upOptions struct {
+	gateways  int
+	dir       string
+	firstPort int
+	log       telemetry.LogConfig
+}
+
+func upCommand() *cobra.Command {
+	o := upOptions{log: telemetry.DefaultLogConfig()}
+	o.log.Level, o.log.Format = slog.LevelWarn, "text"
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run a whole cluster on this machine",
+		Long: "Run etcd, the session service and several gateways in this process, on 127.0.0.1. Every client is let in: it is " +
+			"for trying Beeline, and for developing against it.\n\n" +
+			"When all is ready, endpoints.json in the data directory says where everything listens.",
+		Example: "  beeline up --gateways 5 --data /tmp/beeline",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&o.gateways, "gateways", 3, "how many gateways")
+	f.StringVar(&o.dir, "data", "beeline-data", "directory for data and certificates")
+	f.IntVar(&o.firstPort, "first-port", 18831, "MQTT port of the first gateway, the others follow; 0 takes free ports")
+	f.TextVar(&o.log.Level, "log-level", o.log.Level, "debug, info, warn or error")
+	f.StringVar(&o.log.Format, "log-format", o.log.Format, "text or json")
+	return cmd
+}
+
+func (o *upOptions) run(ctx context.Context, out, log io.Writer) error {
+	if o.gateways < 1 {
+		return errors.New("--gateways: at least one")
+	}
+	if err := o.log.Validate(); err != nil {
+		return fmt.Errorf("--log-%w", err)
+	}
+	if err := os.MkdirAll(o.dir, 0o700); err != nil {
+		return fmt.Errorf("--data: %w", err)
+	}
+	endpointsFile := filepath.Join(o.dir, "endpoints.json")
+	if err := os.Remove(endpointsFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("--data: %w", err)
+	}
+	c, err := local.Start(ctx, local.Config{
+		Dir: o.dir, Gateways: o.gateways, FirstPort: o.firstPort, Log: log, LogLevel: o.log,
+	})
+	if err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	e := endpointsOf(c)
+	if err := e.write(endpointsFile); err != nil {
+		return errors.Join(err, c.Close())
+	}
+	e.explain(out)
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(out, "stopping")
+	case err = <-c.Failed():
+	}
+	return errors.Join(err, os.Remove(endpointsFile), c.Close())
+}
+
+// endpoints is what endpoints.json holds. docs/operations.md describes it.
+type endpoints struct {
+	CAFile   string            `json:"ca_file"`
+	Etcd     string            `json:"etcd"`
+	Sessions []serviceEndpoint `json:"sessions"`
+	Gateways []gatewayEndpoint `json:"gateways"`
+}
+
+type serviceEndpoint struct {
+	GRPC  string `json:"grpc"`
+	Admin string `json:"admin"`
+}
+
+type gatewayEndpoint struct {
+	serviceEndpoint
+
+	MQTT      string `json:"mqtt"`
+	MQTTS     string `json:"mqtts"`
+	WebSocket string `json:"ws"`
+}
+
+func endpointsOf(c *local.Cluster) endpoints {
+	e := endpoints{CAFile: c.CAFile(), Etcd: c.Etcd()}
+	of := func(p *local.Process) serviceEndpoint {
+		return serviceEndpoint{GRPC: p.Node.Address(), Admin: "http://" + p.Node.AdminAddress()}
+	}
+	for _, s := range c.Sessions() {
+		e.Sessions = append(e.Sessions, of(s))
+	}
+	for _, g := range c.Gateways() {
+		e.Gateways = append(e.Gateways, gatewayEndpoint{
+			serviceEndpoint: of(g.Process),
+			MQTT:            "mqtt://" + g.Service.Addr("mqtt").String(),
+			MQTTS:           "mqtts://" + g.Service.Addr("mqtts").String(),
+			WebSocket:       "ws://" + g.Service.Addr("ws").String() + "/mqtt",
+		})
+	}
+	return e
+}
+
+// write replaces the file in one step: whoever sees it sees all of it.
+func (e endpoints) write(path string) error {
+	b, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode endpoints: %w", err)
+	}
+	next := path + ".new"
+	if err := os.WriteFile(next, append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write endpoints: %w", err)
+	}
+	if err := os.Rename(next, path); err != nil {
+		return fmt.Errorf("write endpoints: %w", err)
+	}
+	return nil
+}
+
+func (e endpoints) explain(out io.Writer) {
+	fmt.Fprintf(out, "Beeline is up: %d gateways, one broker.\n\n", len(e.Gateways))
+	for i, g := range e.Gateways {
+		fmt.Fprintf(out, "  gateway %d   %s   %s   %s   metrics %s/metrics\n", i+1, g.MQTT, g.MQTTS, g.WebSocket, g.Admin)
+	}
+	fmt.Fprintf(out, "  authority   %s\n\nTry, in two other terminals:\n\n", e.CAFile)
+	first, last := e.Gateways[0].MQTT, e.Gateways[len(e.Gateways)-1].MQTT
+	fmt.Fprintf(out, "  bin/beeline sub -u %s -i ann -t 'news/#'\n", last)
+	fmt.Fprintf(out, "  bin/beeline pub -u %s -t news/today -m hello -q 1\n", first)
+	fmt.Fprintf(out, "  bin/beeline pub -u %s -t p2p/ann/note -m 'for Ann alone' -q 1\n\n", first)
+}

@@ -1,0 +1,131 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+const (
+	readTimeout = 2 * time.Second
+	// A watch that has silently stopped, or whose etcd was restored from a copy, is noticed by reading anew.
+	relistInterval = time.Minute
+	retryLeast     = 50 * time.Millisecond
+	retryMost      = time.Second
+)
+
+// observer follows the keys under a prefix, or one key: it reads, then watches from there, and reads again when
+// the watch breaks. on gets all keys there are, ordered by creation, whenever that changes, and the revision up
+// to which it is complete. While etcd is away nothing is called.
+type observer struct {
+	deps   Deps
+	key    string
+	prefix bool
+	on     func(kvs []*mvccpb.KeyValue, revision int64)
+
+	kvs   []*mvccpb.KeyValue
+	shown bool
+}
+
+func (o *observer) run(ctx context.Context) error {
+	wait := retryLeast
+	for {
+		err := o.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			wait = retryLeast
+			continue
+		}
+		o.deps.Logger.WarnContext(ctx, "watch of etcd broke, reading again", slog.String("key", o.key), slog.Any("error", err))
+		if !pause(ctx, wait) {
+			return nil
+		}
+		wait = min(2*wait, retryMost)
+	}
+}
+
+// follow reads and watches until the watch breaks or it is time to read again.
+func (o *observer) follow(ctx context.Context) error {
+	var opts []clientv3.OpOption
+	if o.prefix {
+		opts = append(opts, clientv3.WithPrefix())
+	}
+	readCtx, cancelRead := context.WithTimeout(ctx, readTimeout)
+	defer cancelRead()
+	read, err := o.deps.Client.Get(readCtx, o.key, opts...)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", o.key, err)
+	}
+	o.show(read.Kvs, read.Header.Revision)
+
+	watchCtx, cancelWatch := context.WithTimeout(clientv3.WithRequireLeader(ctx), relistInterval)
+	defer cancelWatch()
+	opts = append(opts, clientv3.WithRev(read.Header.Revision+1))
+	for r := range o.deps.Client.Watch(watchCtx, o.key, opts...) {
+		if err := r.Err(); err != nil {
+			return fmt.Errorf("watch %s: %w", o.key, err)
+		}
+		if len(r.Events) > 0 {
+			o.show(o.apply(r.Events), r.Events[len(r.Events)-1].Kv.ModRevision)
+		}
+	}
+	if watchCtx.Err() == nil {
+		return fmt.Errorf("watch %s: %w", o.key, errors.New("ended"))
+	}
+	return nil
+}
+
+func (o *observer) apply(events []*clientv3.Event) []*mvccpb.KeyValue {
+	kvs := slices.Clone(o.kvs)
+	for _, e := range events {
+		at := slices.IndexFunc(kvs, func(kv *mvccpb.KeyValue) bool { return string(kv.Key) == string(e.Kv.Key) })
+		switch {
+		case e.Type == clientv3.EventTypeDelete && at >= 0:
+			kvs = slices.Delete(kvs, at, at+1)
+		case e.Type == clientv3.EventTypePut && at >= 0:
+			kvs[at] = e.Kv
+		case e.Type == clientv3.EventTypePut:
+			kvs = append(kvs, e.Kv)
+		}
+	}
+	return kvs
+}
+
+func (o *observer) show(kvs []*mvccpb.KeyValue, revision int64) {
+	slices.SortFunc(kvs, func(a, b *mvccpb.KeyValue) int {
+		if a.CreateRevision != b.CreateRevision {
+			return int(a.CreateRevision - b.CreateRevision)
+		}
+		return slices.Compare(a.Key, b.Key)
+	})
+	same := slices.EqualFunc(kvs, o.kvs, func(a, b *mvccpb.KeyValue) bool {
+		return a.ModRevision == b.ModRevision && slices.Equal(a.Key, b.Key)
+	})
+	if same && o.shown {
+		return
+	}
+	o.kvs, o.shown = kvs, true
+	o.on(kvs, revision)
+}
+
+// pause waits, a quarter more or less so that not all processes act together; false: the context is done.
+func pause(ctx context.Context, d time.Duration) bool {
+	d = max(d, 0)
+	t := time.NewTimer(d*3/4 + rand.N(d/2+1))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

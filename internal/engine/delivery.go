@@ -1,0 +1,115 @@
+package engine
+
+import (
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
+)
+
+// Until says how far a delivery must get before its ticket settles well.
+type Until byte
+
+const (
+	// UntilQueued: it is in the bounded queue.
+	UntilQueued Until = iota
+	// UntilAcked: the client has acknowledged it, with PUBACK at QoS 1 and PUBREC at QoS 2.
+	UntilAcked
+)
+
+// Delivery is one message on its way to the client.
+type Delivery[T comparable] struct {
+	Message *message.Message
+	// QoS is that of the delivery: the lower one of message and subscription.
+	QoS byte
+	// Retain is the RETAIN flag of the packet.
+	Retain bool
+	// IDs are the Subscription Identifiers of the packet.
+	IDs []uint32
+	// Ticket comes back in a Settlement; the zero T when nobody waits.
+	Ticket T
+	Until  Until
+}
+
+// Outcome is what has become of a delivery.
+type Outcome byte
+
+const (
+	// Queued: it is in the bounded queue.
+	Queued Outcome = iota
+	// Waiting: it is kept, and its ticket will settle later. Only Offer answers this.
+	Waiting
+	// Dropped: it had QoS 0 and the queue was full. Only Offer answers this.
+	Dropped
+	// Acked: the client has acknowledged it, or refused it for good.
+	Acked
+	// Expired: its Message Expiry Interval passed before it was sent. Nobody needs it any more, so a publisher
+	// that waits for it is answered as after Acked.
+	Expired
+	// Ended: the session ended first. The client may or may not have the message.
+	Ended
+)
+
+func (o Outcome) String() string {
+	return [...]string{"queued", "waiting", "dropped", "acked", "expired", "ended"}[o]
+}
+
+// Settlement says what has become of the delivery with the ticket: Queued, Acked, Expired or Ended.
+type Settlement[T comparable] struct {
+	Ticket  T
+	Outcome Outcome
+}
+
+// Outgoing is a packet to write to the client. A PUBREL has a PacketID and nothing else.
+type Outgoing struct {
+	// Type is PUBLISH. PUBREL comes out of Acked; it comes out of Next, and Dup is set, only where a
+	// session goes on over another connection (MQTT-4.4.0-1).
+	Type packet.Type
+	// PacketID is 0 at QoS 0.
+	PacketID uint16
+	Dup      bool
+	Message  *message.Message
+	QoS      byte
+	Retain   bool
+	IDs      []uint32
+}
+
+// Verdict is what to do with a PUBLISH from the client.
+type Verdict byte
+
+const (
+	// Forward: the message is new. Forward it, then call Forwarded.
+	Forward Verdict = iota
+	// Duplicate: do not forward it. It is a message that has been forwarded and whose acknowledgement comes, or
+	// comes again, out of NextAck by itself; or the session is over.
+	Duplicate
+	// OverReceiveMaximum: the client has exceeded Receive Maximum; close with 0x93 (MQTT-3.3.4-7). Nothing
+	// has changed.
+	OverReceiveMaximum
+	// IdentifierInUse: the packet identifier belongs to an unfinished message of another QoS (MQTT-2.2.1-3);
+	// close with 0x82 (Protocol Error). Nothing has changed.
+	IdentifierInUse
+)
+
+func (v Verdict) String() string {
+	return [...]string{"forward", "duplicate", "over receive maximum", "identifier in use"}[v]
+}
+
+// Counters count what has happened in one session since it began.
+type Counters struct {
+	// Sent counts PUBLISH packets that came out of Next.
+	Sent uint64
+	// Acknowledged counts deliveries that the client completed; Refused those that it ended with a reason code of
+	// 0x80 or more.
+	Acknowledged, Refused uint64
+	// Dropped counts QoS 0 messages that found the queue full; Shed those that were queued and made way for a
+	// message of higher QoS.
+	Dropped, Shed uint64
+	// Expired counts messages that were queued and expired before they were sent.
+	Expired uint64
+	// Ended counts messages that were queued, or in flight and not acknowledged, when the session ended.
+	Ended uint64
+	// Unmatched counts acknowledgements for packet identifiers that were not in flight.
+	Unmatched uint64
+	// Received counts QoS 1 and QoS 2 messages of the client with the verdict Forward, Duplicates those with the
+	// verdict Duplicate.
+	Received, Duplicates uint64
+}

@@ -1,0 +1,137 @@
+package mesh
+
+import (
+	"strconv"
+
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/turn"
+)
+
+// Peer is one incarnation of another process, as the registry shows it.
+type Peer struct {
+	// ID is its incarnation id.
+	ID string
+	// Address is where its gRPC server listens.
+	Address string
+	// Revision is the etcd create revision of its key. It orders processes by the time of their start.
+	Revision int64
+}
+
+// TargetKind says how the receiver of a delivery finds its sessions.
+type TargetKind byte
+
+// The kinds of target.
+const (
+	// TargetMatch: the receiver matches its ordinary subscriptions. The zero Target is this one.
+	TargetMatch TargetKind = iota
+	// TargetShare: one member of a shared subscription; the sender chose the holder.
+	TargetShare
+	// TargetClient: one client, by id.
+	TargetClient
+)
+
+// Target is whom a delivery is for.
+type Target struct {
+	Kind TargetKind
+	// Group and Filter name the shared subscription of a TargetShare.
+	Group  string
+	Filter string
+	// ClientID and Epoch name the client of a TargetClient and the epoch at which the sender found its holder.
+	ClientID string
+	Epoch    uint64
+}
+
+// Delivery is one message for one holder. The message is shared and must not change.
+type Delivery struct {
+	Target  Target
+	Message *message.Message
+}
+
+// Outcome is what became of a delivery. The values are those of the protocol; Gone alone is local.
+type Outcome byte
+
+// The outcomes; see beeline.mesh.v1.Outcome.
+const (
+	Queued     Outcome = 1
+	Accepted   Outcome = 2
+	Acked      Outcome = 3
+	Stored     Outcome = 4
+	Moved      Outcome = 5
+	NotHolder  Outcome = 6
+	NoMember   Outcome = 7
+	Overloaded Outcome = 8
+	Refused    Outcome = 9
+	// Gone: the peer's incarnation died, or this process is closing, before the delivery was settled. Whether
+	// the peer acted on it is not known.
+	Gone Outcome = 10
+
+	outcomes = 11
+)
+
+// String returns the name that logs and metrics use.
+func (o Outcome) String() string {
+	switch o {
+	case Queued:
+		return "queued"
+	case Accepted:
+		return "accepted"
+	case Acked:
+		return "acked"
+	case Stored:
+		return "stored"
+	case Moved:
+		return "moved"
+	case NotHolder:
+		return "not_holder"
+	case NoMember:
+		return "no_member"
+	case Overloaded:
+		return "overloaded"
+	case Refused:
+		return "refused"
+	case Gone:
+		return "gone"
+	}
+	return "outcome_" + strconv.Itoa(int(o))
+}
+
+// Receipt is the outcome of one delivery. ClientID and Epoch are set for Moved and NotHolder.
+type Receipt struct {
+	Outcome  Outcome
+	ClientID string
+	Epoch    uint64
+}
+
+// Waiter learns what became of a delivery that it sent.
+type Waiter interface {
+	// Settled is called exactly once for each delivery that Send has taken, with any outcome but Accepted. It
+	// runs on a goroutine of the mesh, possibly before Send has returned, and must not block. t ends when
+	// everything that was answered together has been told.
+	Settled(l *Link, d Delivery, r Receipt, t *turn.Turn)
+}
+
+// Inbound takes the deliveries of one peer. All calls come one after another, in the order in which the peer
+// sent, although not always from the same goroutine: a new stream has a new one.
+type Inbound interface {
+	// Deliver takes one delivery. An answer of Accepted promises that later.Settle will be called. The message
+	// is the receiver's to keep. Deliver must not block: it holds up everything that the peer sends.
+	Deliver(d Delivery, later Later) Receipt
+	// Flush is called after the last delivery of what was received together.
+	Flush()
+	// Close is called last, when the peer is dead or the mesh has ended.
+	Close()
+}
+
+// Later settles a delivery that was answered with Accepted.
+type Later struct {
+	in  *inbound
+	seq uint64
+}
+
+// Settle gives the final receipt, at any time and on any goroutine, also while the stream is down. It never
+// blocks. Only the first call for a delivery counts; on the zero Later it does nothing.
+func (l Later) Settle(r Receipt) {
+	if l.in != nil {
+		l.in.settle(l.seq, r)
+	}
+}

@@ -1,0 +1,289 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc/mem"
+
+	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
+	"github.com/beeline-mqtt/beeline/internal/message"
+)
+
+// inbound is the receiving half of a link. It lives as long as the peer's incarnation does, across streams.
+type inbound struct {
+	l *Link
+
+	// turn holds one token. Whoever has taken it hands things on; it keeps an old stream's goroutine and a new
+	// one's apart while they call out, and guards the following fields.
+	turn    chan struct{}
+	app     Inbound // nil until a stream has been admitted
+	routes  routesIn
+	answers []numberedReceipt // room for those of one batch
+
+	inForce atomic.Bool // the peer's routes are
+
+	mu     sync.Mutex
+	books  receiver
+	stream *inStream // the one that may hand things on and send
+	ended  bool
+	ack    uint64 // route version to acknowledge; 0 is none
+	wanted bool   // a snapshot is to be asked for
+}
+
+func newInbound(l *Link) *inbound {
+	in := &inbound{l: l, turn: make(chan struct{}, 1)}
+	in.turn <- struct{}{}
+	return in
+}
+
+// attach makes st the stream of this peer, in place of an older one, and says where it goes on.
+func (in *inbound) attach(st *inStream, h *meshv1.Hello) (*meshv1.Welcome, error) {
+	<-in.turn
+	defer func() { in.turn <- struct{}{} }()
+
+	in.mu.Lock()
+	if in.ended {
+		in.mu.Unlock()
+		return nil, errPeerGone
+	}
+	if err := in.books.resume(h.GetNextSequence(), h.GetReceiptsThrough()); err != nil {
+		in.mu.Unlock()
+		return nil, err
+	}
+	old := in.stream
+	in.stream = st
+	in.ack, in.wanted = 0, false
+	through := in.books.through
+	in.mu.Unlock()
+
+	if old != nil {
+		old.stop(errReplaced)
+	}
+	in.routes.restart()
+	if in.app == nil {
+		in.app = in.l.m.deps.Accept(in.l.peer.ID)
+	}
+	return &meshv1.Welcome{
+		ProtocolVersion: protocolVersion,
+		Incarnation:     in.l.m.cfg.Incarnation,
+		ReceivedThrough: through,
+		RoutesVersion:   in.routes.version,
+	}, nil
+}
+
+// end closes the receiver's side for good and drops the peer's routes.
+func (in *inbound) end() {
+	<-in.turn
+	defer func() { in.turn <- struct{}{} }()
+	in.mu.Lock()
+	in.ended = true
+	st := in.stream
+	in.stream = nil
+	in.books = receiver{}
+	in.mu.Unlock()
+	if st != nil {
+		st.stop(in.reason())
+	}
+	if in.app != nil {
+		in.app.Close()
+	}
+	in.l.m.deps.Routes.Drop(in.l)
+}
+
+func (in *inbound) reason() error {
+	if in.l.dead.Load() {
+		return errPeerGone
+	}
+	return errClosing
+}
+
+// settle is Later.Settle.
+func (in *inbound) settle(seq uint64, r Receipt) {
+	in.mu.Lock()
+	var st *inStream
+	if !in.ended && in.books.settle(seq, r) {
+		st = in.stream
+	}
+	in.mu.Unlock()
+	if st != nil {
+		st.nudge()
+	}
+}
+
+// next returns the next frame to send on st, nil when there is none.
+func (in *inbound) next(st *inStream) (*frame, error) {
+	in.mu.Lock()
+	if in.stream != st {
+		ended := in.ended
+		in.mu.Unlock()
+		if ended {
+			return nil, in.reason()
+		}
+		return nil, errReplaced
+	}
+	if b, ok := in.books.next(); ok {
+		in.mu.Unlock()
+		return &frame{buf: mem.SliceBuffer(b)}, nil
+	}
+	ack, wanted := in.ack, in.wanted
+	if ack > 0 {
+		in.ack = 0
+	} else {
+		in.wanted = false
+	}
+	in.mu.Unlock()
+	switch {
+	case ack > 0:
+		return encodeCold(routesAckFrame(ack))
+	case wanted:
+		return encodeCold(routesWantedFrame())
+	}
+	return nil, nil
+}
+
+// take works one frame that st has received.
+func (in *inbound) take(st *inStream, b []byte) error {
+	num, body, err := only(b)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-in.turn:
+	case <-st.stopped.Done():
+		return context.Cause(st.stopped)
+	}
+	defer func() { in.turn <- struct{}{} }()
+	if num == requestBatch {
+		return in.takeBatch(st, body)
+	}
+	in.mu.Lock()
+	err = in.mine(st)
+	in.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return in.takeCold(st, b)
+}
+
+// mine returns why st must not hand anything on, nil if it may. mu is held.
+func (in *inbound) mine(st *inStream) error {
+	switch {
+	case in.ended:
+		return in.reason()
+	case in.stream != st:
+		return errReplaced
+	}
+	return nil
+}
+
+// takeBatch hands over the deliveries of a batch and records the answers. Deliveries that were taken before are
+// passed over.
+func (in *inbound) takeBatch(st *inStream, body []byte) error {
+	r, err := readBatch(body)
+	if err != nil {
+		return err
+	}
+	in.mu.Lock()
+	if err := in.mine(st); err != nil {
+		in.mu.Unlock()
+		return err
+	}
+	in.books.confirm(r.receiptsThrough)
+	through := in.books.through
+	in.mu.Unlock()
+	if r.first > through+1 {
+		return fmt.Errorf("%w: taken up to %d, got %d", errSequenceGap, through, r.first)
+	}
+
+	last, urgent, err := in.deliver(&r, through)
+	in.app.Flush()
+
+	in.mu.Lock()
+	if r.first <= through {
+		in.books.again()
+	}
+	due := in.books.took(last, len(body), in.answers, urgent)
+	in.mu.Unlock()
+	clear(in.answers)
+	in.answers = in.answers[:0]
+	if due {
+		st.nudge()
+	}
+	return err
+}
+
+// deliver hands the deliveries of r that come after through to the application, and leaves the answers that are
+// not Queued in in.answers. It returns the last sequence that was taken, also with an error.
+func (in *inbound) deliver(r *batchReader, through uint64) (last uint64, urgent bool, err error) {
+	var clk clock
+	c := &in.l.m.counters
+	payload := 0
+	last = through
+	for seq := r.first; ; seq++ {
+		var raw []byte
+		if raw, err = r.delivery(); err != nil || raw == nil {
+			break
+		}
+		if seq <= through {
+			c.duplicates.Add(1)
+			continue
+		}
+		var d Delivery
+		if d, err = decodeDelivery(raw, in.l.peer.ID, &clk); err != nil {
+			break
+		}
+		payload += len(d.Message.Payload)
+		if d.Message.QoS > message.AtMostOnce {
+			urgent = true
+		}
+		if receipt := in.app.Deliver(d, Later{in: in, seq: seq}); receipt.Outcome != Queued {
+			in.answers = append(in.answers, numberedReceipt{seq: seq, receipt: receipt})
+		}
+		last = seq
+	}
+	c.batchesIn.Add(1)
+	c.deliveriesIn.Add(last - through)
+	c.payloadIn.Add(uint64(payload))
+	return last, urgent, err
+}
+
+// takeCold works any other frame.
+func (in *inbound) takeCold(st *inStream, b []byte) error {
+	m, err := decodeRequest(b)
+	if err != nil {
+		return err
+	}
+	table := in.l.m.deps.Routes
+	switch f := m.GetFrame().(type) {
+	case *meshv1.ConnectRequest_RouteUpdate:
+		ack, err := applyRoutes(&in.routes, f.RouteUpdate, table, in.l)
+		if err != nil {
+			return err
+		}
+		if ack {
+			in.mu.Lock()
+			in.ack = in.routes.version
+			in.mu.Unlock()
+			st.nudge()
+			if !in.inForce.Swap(true) {
+				in.l.m.progressed()
+			}
+		}
+		return nil
+	case *meshv1.ConnectRequest_RouteDigest:
+		if differs(&in.routes, f.RouteDigest, table, in.l) {
+			in.mu.Lock()
+			in.wanted = true
+			in.mu.Unlock()
+		}
+		st.nudge() // credit that was held back goes out with the answer, or alone
+		return nil
+	case *meshv1.ConnectRequest_Goodbye:
+		return errGoodbye
+	default:
+		return fmt.Errorf("%w: %T from a sender", errProtocol, f)
+	}
+}

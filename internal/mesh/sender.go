@@ -1,0 +1,173 @@
+package mesh
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// errBooks is wrapped by every error about frames that do not fit what has been sent.
+var errBooks = errors.New("the peer's books differ")
+
+// sender is the sending end of one link: it numbers deliveries, keeps them until the peer has taken them, knows
+// what to send again after a break, and matches receipts. It is a plain value; the link locks.
+//
+//	taken          sent            last
+//	  |--- sent ----|--- waiting ---|
+//
+// Deliveries up to taken are the peer's. Those of them that it answered with Accepted wait in accepted for
+// their settlement and are no longer charged to the link.
+type sender struct {
+	limit int
+
+	window  ring[entry] // taken+1 .. last
+	taken   uint64
+	sent    uint64 // on the present stream
+	reached uint64 // on any stream
+	last    uint64
+	bytes   int
+
+	accepted        map[uint64]held
+	receiptsThrough uint64
+}
+
+type entry struct {
+	held
+	size int
+	// note is the index, from 1, of the receipt that names the delivery, while a Receipts frame is taken.
+	note int
+}
+
+type held struct {
+	delivery Delivery
+	waiter   Waiter
+}
+
+// settlement is a call to make once the lock is released.
+type settlement struct {
+	held
+	receipt Receipt
+}
+
+// push takes a delivery into the window, or reports that the bound is reached.
+func (s *sender) push(d Delivery, w Waiter) bool {
+	size := d.Message.Size()
+	if s.bytes > 0 && s.bytes+size > s.limit {
+		return false
+	}
+	s.last++
+	s.bytes += size
+	s.window.push(entry{held: held{delivery: d, waiter: w}, size: size})
+	return true
+}
+
+// unsent counts the deliveries that have not been sent on the present stream.
+func (s *sender) unsent() int { return int(s.last - s.sent) }
+
+// next returns the oldest delivery that has not been sent; unsent must not be 0.
+func (s *sender) next() *Delivery {
+	return &s.window.at(int(s.sent - s.taken)).delivery
+}
+
+// advance marks the oldest unsent delivery as sent. It comes before the write, because the receipt may be back
+// before the write returns.
+func (s *sender) advance() {
+	s.sent++
+	s.reached = max(s.reached, s.sent)
+}
+
+// resume starts a new stream at what the receiver has taken, and returns how many deliveries will be sent again.
+func (s *sender) resume(receivedThrough uint64) (resent uint64, err error) {
+	if receivedThrough < s.taken || receivedThrough > s.reached {
+		return 0, fmt.Errorf("%w: it has taken up to %d, which is not between %d and %d", errBooks, receivedThrough, s.taken, s.reached)
+	}
+	s.sent = receivedThrough
+	return s.reached - receivedThrough, nil
+}
+
+// take works through one Receipts frame and appends the settlements that somebody waits for to dst. counts is
+// increased for every final outcome. A frame that was taken before changes nothing.
+func (s *sender) take(f *receiptsFrame, dst []settlement, counts *[outcomes]uint64) ([]settlement, error) {
+	if f.number != 0 && f.number <= s.receiptsThrough {
+		return dst, nil
+	}
+	if err := s.check(f); err != nil {
+		return dst, err
+	}
+	for i, r := range f.receipts {
+		if r.seq > s.taken {
+			s.window.at(int(r.seq - s.taken - 1)).note = i + 1
+			continue
+		}
+		h, ok := s.accepted[r.seq]
+		if !ok || r.receipt.Outcome == Accepted {
+			continue
+		}
+		delete(s.accepted, r.seq)
+		dst = h.settle(r.receipt, dst, counts)
+	}
+	for s.taken < f.through {
+		e := s.window.pop()
+		s.taken++
+		s.bytes -= e.size
+		receipt := Receipt{Outcome: Queued}
+		if e.note > 0 {
+			receipt = f.receipts[e.note-1].receipt
+		}
+		if receipt.Outcome == Accepted {
+			if s.accepted == nil {
+				s.accepted = make(map[uint64]held)
+			}
+			s.accepted[s.taken] = e.held
+			continue
+		}
+		dst = e.settle(receipt, dst, counts)
+	}
+	if f.number != 0 {
+		s.receiptsThrough = f.number
+	}
+	return dst, nil
+}
+
+// check refuses a frame as a whole, before anything of it has been used.
+func (s *sender) check(f *receiptsFrame) error {
+	switch {
+	case f.number == 0 && len(f.receipts) > 0:
+		return fmt.Errorf("%w: a Receipts frame with receipts has no number", errBooks)
+	case f.number > s.receiptsThrough+1:
+		return fmt.Errorf("%w: Receipts frame %d after %d", errBooks, f.number, s.receiptsThrough)
+	case f.through > s.sent:
+		return fmt.Errorf("%w: receipts through %d, sent %d", errBooks, f.through, s.sent)
+	}
+	through := max(f.through, s.taken)
+	for _, r := range f.receipts {
+		if r.seq > through || r.seq == 0 {
+			return fmt.Errorf("%w: a receipt for %d, through %d", errBooks, r.seq, through)
+		}
+	}
+	return nil
+}
+
+// fail settles everything as Gone.
+func (s *sender) fail(dst []settlement, counts *[outcomes]uint64) []settlement {
+	gone := Receipt{Outcome: Gone}
+	for _, seq := range slices.Sorted(maps.Keys(s.accepted)) {
+		dst = s.accepted[seq].settle(gone, dst, counts)
+	}
+	s.accepted = nil
+	for s.window.len() > 0 {
+		e := s.window.pop()
+		dst = e.settle(gone, dst, counts)
+	}
+	s.taken, s.sent, s.bytes = s.last, s.last, 0
+	return dst
+}
+
+func (h held) settle(r Receipt, dst []settlement, counts *[outcomes]uint64) []settlement {
+	counts[r.Outcome]++
+	if h.waiter == nil {
+		return dst
+	}
+	return append(dst, settlement{held: h, receipt: r})
+}

@@ -1,0 +1,100 @@
+package mesh
+
+import (
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// Field numbers of beeline.mesh.v1.Receipts and Receipt.
+const (
+	receiptsThrough  = 1
+	receiptsReceipts = 2
+	receiptsNumber   = 3
+
+	receiptSequence = 1
+	receiptOutcome  = 2
+	receiptClientID = 3
+	receiptEpoch    = 4
+)
+
+// appendReceipts appends a ConnectResponse with a Receipts frame.
+func appendReceipts(dst []byte, f *receiptsFrame) []byte {
+	body := sizeUint(f.through) + sizeUint(f.number)
+	for i := range f.receipts {
+		body += sizeField(sizeReceipt(&f.receipts[i]))
+	}
+	dst = append(dst, tag(responseReceipts, protowire.BytesType))
+	dst = protowire.AppendVarint(dst, uint64(body))
+	dst = appendUint(dst, receiptsThrough, f.through)
+	for i := range f.receipts {
+		r := &f.receipts[i]
+		dst = append(dst, tag(receiptsReceipts, protowire.BytesType))
+		dst = protowire.AppendVarint(dst, uint64(sizeReceipt(r)))
+		dst = appendUint(dst, receiptSequence, r.seq)
+		dst = appendUint(dst, receiptOutcome, uint64(r.receipt.Outcome))
+		dst = appendText(dst, receiptClientID, r.receipt.ClientID)
+		dst = appendUint(dst, receiptEpoch, r.receipt.Epoch)
+	}
+	return appendUint(dst, receiptsNumber, f.number)
+}
+
+func sizeReceipt(r *numberedReceipt) int {
+	return sizeUint(r.seq) + sizeUint(uint64(r.receipt.Outcome)) + sizeText(len(r.receipt.ClientID)) +
+		sizeUint(r.receipt.Epoch)
+}
+
+// decodeReceipts reads the body of a Receipts frame into f, whose slice is used again. Nothing of f aliases
+// body.
+func decodeReceipts(body []byte, f *receiptsFrame) error {
+	f.through, f.number, f.receipts = 0, 0, f.receipts[:0]
+	c := cursor{b: body}
+	for {
+		num, typ, ok := c.more()
+		if !ok {
+			break
+		}
+		switch num {
+		case receiptsThrough:
+			f.through = c.varint(typ)
+		case receiptsNumber:
+			f.number = c.varint(typ)
+		case receiptsReceipts:
+			in := cursor{b: c.bytes(typ)}
+			r := decodeReceipt(&in)
+			// Gone and what later versions may add mean nothing here.
+			if in.bad || r.receipt.Outcome < Queued || r.receipt.Outcome > Refused {
+				c.fail()
+			}
+			f.receipts = append(f.receipts, r)
+		default:
+			c.skip(num, typ)
+		}
+	}
+	if c.bad {
+		return fmt.Errorf("%w: receipts", errMalformed)
+	}
+	return nil
+}
+
+func decodeReceipt(c *cursor) (r numberedReceipt) {
+	for {
+		num, typ, ok := c.more()
+		if !ok {
+			return r
+		}
+		switch num {
+		case receiptSequence:
+			r.seq = c.varint(typ)
+		case receiptOutcome:
+			r.receipt.Outcome = Outcome(min(c.varint(typ), outcomes))
+		case receiptClientID:
+			r.receipt.ClientID = strings.Clone(text(c.text(typ)))
+		case receiptEpoch:
+			r.receipt.Epoch = c.varint(typ)
+		default:
+			c.skip(num, typ)
+		}
+	}
+}

@@ -1,0 +1,170 @@
+// Package node is what every service process has, whatever its service: a logger, metrics, readiness, the
+// admin HTTP server, a gRPC server with the credentials to dial its peers, and a client of etcd. A main makes a
+// Node, makes its service with it, and runs both; a process with several services makes several.
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/config"
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
+	"github.com/beeline-mqtt/beeline/internal/pki"
+	"github.com/beeline-mqtt/beeline/internal/rpc"
+	"github.com/beeline-mqtt/beeline/internal/telemetry"
+)
+
+// Config configures what every process has.
+type Config struct {
+	Log   telemetry.LogConfig   `koanf:"log"`
+	Admin telemetry.AdminConfig `koanf:"admin"`
+	RPC   rpc.Config            `koanf:"rpc"`
+	// Listen is where the gRPC server listens.
+	Listen string `koanf:"listen" help:"host:port of the gRPC server"`
+	Etcd   Etcd   `koanf:"etcd"`
+	// StopGrace bounds the orderly end of the process.
+	StopGrace time.Duration `koanf:"stop_grace" help:"how long the process may take to stop"`
+}
+
+// Etcd says how etcd is reached.
+type Etcd struct {
+	Endpoints []string      `koanf:"endpoints" help:"host:port of the members, comma separated"`
+	Username  string        `koanf:"username" help:"user name, when etcd asks for one"`
+	Password  config.Secret `koanf:"password" help:"password of the user"`
+	CertFile  string        `koanf:"cert_file" help:"client certificate (PEM)"`
+	KeyFile   string        `koanf:"key_file" help:"key of the client certificate (PEM)"`
+	CAFile    string        `koanf:"ca_file" help:"authority of etcd's certificates (PEM); without it etcd is spoken to in plain text"`
+}
+
+// Validate checks that etcd can be reached at all.
+func (e Etcd) Validate() error {
+	if len(e.Endpoints) == 0 {
+		return config.Invalid("endpoints", "is missing: at least one host:port")
+	}
+	if (e.CertFile == "") != (e.KeyFile == "") {
+		return config.Invalid("cert_file", "and key_file: give both or none")
+	}
+	if e.CertFile != "" && e.CAFile == "" {
+		return config.Invalid("ca_file", "is missing beside cert_file and key_file")
+	}
+	return nil
+}
+
+// DefaultConfig is a process on its own machine, with etcd beside it.
+func DefaultConfig() Config {
+	return Config{
+		Log:       telemetry.DefaultLogConfig(),
+		Admin:     telemetry.AdminConfig{Address: ":9090"},
+		RPC:       rpc.DefaultConfig(),
+		Listen:    ":7946",
+		Etcd:      Etcd{Endpoints: []string{"127.0.0.1:2379"}},
+		StopGrace: 30 * time.Second,
+	}
+}
+
+// Validate checks what is not checked by the parts.
+func (c Config) Validate() error {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return config.Invalid("listen", "is not host:port: %w", err)
+	}
+	if c.StopGrace <= 0 {
+		return config.Invalid("stop_grace", "must be positive")
+	}
+	return nil
+}
+
+// Node is the common part of one service process.
+type Node struct {
+	Logger    *slog.Logger
+	Metrics   *prometheus.Registry
+	Readiness *lifecycle.Readiness
+	Server    *rpc.Server
+	Dialer    *rpc.Dialer
+	Etcd      *clientv3.Client
+
+	cfg   Config
+	admin *telemetry.Admin
+	ln    net.Listener
+	ready *lifecycle.Condition
+}
+
+// New makes a node for a service and binds its gRPC address. log gets the log lines; server and dial add to the
+// options of the gRPC server and of the connections to peers.
+func New(ctx context.Context, cfg Config, service string, log io.Writer, opts Options) (*Node, error) {
+	n := &Node{cfg: cfg, Logger: telemetry.NewLogger(log, cfg.Log, service), Readiness: new(lifecycle.Readiness)}
+	n.ready = n.Readiness.Condition("started")
+	var err error
+	if n.Metrics, err = telemetry.NewRegistry(service); err != nil {
+		return nil, fmt.Errorf("make metrics: %w", err)
+	}
+	n.admin = telemetry.NewAdmin(cfg.Admin, telemetry.AdminDeps{Logger: n.Logger, Metrics: n.Metrics, Readiness: n.Readiness})
+	if n.Server, err = rpc.NewServer(cfg.RPC, rpc.ServerDeps{Logger: n.Logger, Metrics: n.Metrics}, opts.Server...); err != nil {
+		return nil, fmt.Errorf("rpc: %w", err)
+	}
+	if n.Dialer, err = rpc.NewDialer(cfg.RPC, opts.Dial...); err != nil {
+		return nil, fmt.Errorf("rpc: %w", err)
+	}
+	if n.Etcd, err = connect(cfg.Etcd); err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	if n.ln, err = rpc.Listen(ctx, cfg.Listen); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen: %w", err), n.Etcd.Close())
+	}
+	return n, nil
+}
+
+// Options add to what a node makes of its configuration.
+type Options struct {
+	Server []grpc.ServerOption
+	Dial   []grpc.DialOption
+}
+
+func connect(c Etcd) (*clientv3.Client, error) {
+	var t *tls.Config
+	if c.CAFile != "" {
+		var err error
+		if t, err = (pki.Files{Cert: c.CertFile, Key: c.KeyFile, CA: c.CAFile}).Client(); err != nil {
+			return nil, err
+		}
+	}
+	return cluster.Connect(cluster.Etcd{Endpoints: c.Endpoints, TLS: t, Username: c.Username, Password: string(c.Password)})
+}
+
+// Address is where the gRPC server listens, as host:port.
+func (n *Node) Address() string { return n.ln.Addr().String() }
+
+// AdminAddress is where the admin server listens; empty before it does, or when there is none.
+func (n *Node) AdminAddress() string { return n.admin.Addr() }
+
+// Close gives up what New has taken, for a node that is not run.
+func (n *Node) Close() error { return errors.Join(n.ln.Close(), n.Etcd.Close()) }
+
+// Run runs the parts with the node's own around them, until ctx ends or a part does: the admin server is there
+// first and goes last.
+func (n *Node) Run(ctx context.Context, parts ...lifecycle.Part) error {
+	all := []lifecycle.Part{
+		n.admin.Part(),
+		lifecycle.Simple("etcd client", func(ctx context.Context) error {
+			<-ctx.Done()
+			if err := n.Etcd.Close(); err != nil && !errors.Is(err, context.Canceled) {
+				return fmt.Errorf("close etcd client: %w", err)
+			}
+			return nil
+		}),
+		n.Server.Part(n.ln),
+	}
+	all = append(all, parts...)
+	all = append(all, n.ready.Part("ready", 0))
+	return lifecycle.Run(ctx, n.cfg.StopGrace, all...)
+}

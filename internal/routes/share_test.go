@@ -1,0 +1,174 @@
+package routes_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/beeline-mqtt/beeline/internal/routes"
+)
+
+// shareOf returns a shared subscription with members at the peers a, b, c, ...
+func shareOf(members ...uint32) (*table, *routes.Share[string]) {
+	tab := routes.NewTable[string]()
+	for i, n := range members {
+		tab.Announce(string(rune('a'+i)), shared("g", "t", n))
+	}
+	return tab, tab.Shares("t", nil)[0]
+}
+
+func picks(s *routes.Share[string], n int, exclude func(string) bool) string {
+	var b strings.Builder
+	for range n {
+		p, ok := s.Pick(exclude)
+		if !ok {
+			p = "-"
+		}
+		b.WriteString(p)
+	}
+	return b.String()
+}
+
+func TestPeersTakeTurnsByTheNumberOfTheirMembers(t *testing.T) {
+	cases := map[string]struct {
+		members []uint32
+		want    string
+	}{
+		"one peer":                      {[]uint32{3}, "aaaa"},
+		"equal peers take turns":        {[]uint32{2, 2, 2}, "abcabcabc"},
+		"more members come more often":  {[]uint32{1, 2}, "babbab"},
+		"and are spread evenly":         {[]uint32{5, 1, 1}, "aabacaaaabacaa"},
+		"the largest number of members": {[]uint32{1<<32 - 1, 1<<32 - 1}, "abab"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			_, s := shareOf(c.members...)
+			if got := picks(s, len(c.want), nil); got != c.want {
+				t.Errorf("picked %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestExcludedPeersAreNotPicked(t *testing.T) {
+	_, s := shareOf(2, 1, 1)
+	notA := func(p string) bool { return p == "a" }
+	if got := picks(s, 4, notA); got != "bcbc" {
+		t.Errorf("without a: picked %s, want bcbc", got)
+	}
+	if got := picks(s, 4, nil); strings.Count(got, "a") != 2 {
+		t.Errorf("afterwards picked %s, want a twice: being excluded earns no credit", got)
+	}
+	if got := picks(s, 2, func(string) bool { return true }); got != "--" {
+		t.Errorf("without anybody: picked %s, want nobody", got)
+	}
+}
+
+func TestExcludeIsAskedOnceForEachPeerAndMayUseTheShare(t *testing.T) {
+	tab, s := shareOf(1, 1, 1)
+	var asked []string
+	_, ok := s.Pick(func(p string) bool {
+		asked = append(asked, p)
+		if p == "a" { // none of this may find a lock taken
+			s.Pick(nil)
+			tab.Withdraw("b", "t", "g")
+			tab.Announce("d", shared("g", "t", 1))
+		}
+		return p != "c"
+	})
+	if !ok {
+		t.Error("nobody was picked")
+	}
+	if diff := cmp.Diff([]string{"a", "b", "c"}, asked); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestPeersThatComeAndGoJoinAndLeaveTheTurn(t *testing.T) {
+	tab, s := shareOf(1, 1)
+	picks(s, 1, nil)
+	tab.Announce("c", shared("g", "t", 1))
+	if got := picks(s, 30, nil); strings.Count(got, "a") < 9 || strings.Count(got, "b") < 9 || strings.Count(got, "c") < 9 {
+		t.Errorf("picked %s, want each about ten times", got)
+	}
+	tab.Withdraw("a", "t", "g")
+	if got := picks(s, 30, nil); strings.Contains(got, "a") || strings.Count(got, "b") < 14 || strings.Count(got, "c") < 14 {
+		t.Errorf("picked %s, want b and c about fifteen times", got)
+	}
+	tab.Drop("b")
+	tab.Drop("c")
+	if got := picks(s, 2, nil); got != "--" {
+		t.Errorf("picked %s when all had gone", got)
+	}
+	tab.Announce("d", shared("g", "t", 1))
+	if got := picks(tab.Shares("t", nil)[0], 2, nil); got != "dd" {
+		t.Errorf("picked %s, want the one that came after all had gone", got)
+	}
+}
+
+func TestALargeGroupThatShrinksIsSharedFairlyAtOnce(t *testing.T) {
+	tab, s := shareOf(1_000_000, 1_000_000)
+	picks(s, 1, nil)
+	tab.Announce("a", shared("g", "t", 1))
+	tab.Announce("b", shared("g", "t", 1))
+	if got := picks(s, 20, nil); strings.Count(got, "a") < 8 || strings.Count(got, "b") < 8 {
+		t.Errorf("picked %s, want each about ten times", got)
+	}
+}
+
+// Over one round, as many picks as there are members, everybody comes exactly as often as it has members.
+func TestEveryRoundIsExactlyFair(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		members := rapid.SliceOfN(rapid.Uint32Range(1, 20), 1, 8).Draw(t, "members")
+		out := rapid.IntRange(-1, len(members)-1).Draw(t, "excluded")
+		_, s := shareOf(members...)
+		exclude := func(p string) bool { return p == string(rune('a'+out)) }
+		total := 0
+		for i, n := range members {
+			if i != out {
+				total += int(n)
+			}
+		}
+		for round := range 3 {
+			got := picks(s, total, exclude)
+			for i, n := range members {
+				if i == out {
+					n = 0
+				}
+				if c := strings.Count(got, string(rune('a'+i))); c != int(n) {
+					t.Fatalf("round %d: %d picks of %c in %s, want %d", round, c, 'a'+i, got, n)
+				}
+			}
+		}
+	})
+}
+
+func BenchmarkPick(b *testing.B) {
+	for _, peers := range []int{1, 3, 10, 100} {
+		tab := routes.NewTable[int]()
+		for p := 1; p <= peers; p++ {
+			tab.Announce(p, shared("g", "t", uint32(p%7+1)))
+		}
+		s := tab.Shares("t", nil)[0]
+		b.Run(fmt.Sprintf("%d_peers", peers), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, ok := s.Pick(nil); !ok {
+					b.Fatal("nobody")
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("%d_peers_and_exclude", peers), func(b *testing.B) {
+			b.ReportAllocs()
+			exclude := func(p int) bool { return p == 2 }
+			for b.Loop() {
+				if _, ok := s.Pick(exclude); !ok {
+					b.Fatal("nobody")
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,62 @@
+// Command gateway runs one gateway as a process of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/beeline-mqtt/beeline/internal/config"
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/node"
+	"github.com/beeline-mqtt/beeline/services/gateway"
+)
+
+// settings is the whole configuration of the process.
+type settings struct {
+	node.Config `koanf:",squash"`
+
+	Gateway gateway.Config `koanf:"gateway"`
+	// Anonymous lets every client in. Without it there is nobody yet who could say who a client is.
+	Anonymous bool `koanf:"anonymous" help:"let every client in and permit everything"`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil && !errors.Is(err, config.ErrDone) {
+		fmt.Fprintln(os.Stderr, "gateway:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	defaults := settings{Config: node.DefaultConfig(), Gateway: gateway.DefaultConfig()}
+	cfg, err := config.Load(defaults, config.Source{
+		Program: "gateway", Args: os.Args[1:], Environ: os.Environ(), Output: os.Stdout,
+	})
+	if err != nil {
+		return err
+	}
+	n, err := node.New(ctx, cfg.Config, "gateway", os.Stderr, node.Options{Server: mesh.ServerOptions(), Dial: mesh.DialOptions()})
+	if err != nil {
+		return err
+	}
+	deps := gateway.Deps{Etcd: n.Etcd, Dial: n.Dialer.Dial, Metrics: n.Metrics, Logger: n.Logger}
+	if cfg.Anonymous {
+		n.Logger.WarnContext(ctx, "every client is let in", slog.String("because", "anonymous is set"))
+		gateway.AllowAnonymous(&deps)
+	}
+	g, err := gateway.New(cfg.Gateway, deps)
+	if err != nil {
+		return errors.Join(err, n.Close())
+	}
+	g.Register(n.Server)
+	n.Readiness.Add("gateway", g.Ready)
+	return n.Run(ctx, lifecycle.Simple("gateway", func(ctx context.Context) error { return g.Run(ctx, n.Address()) }))
+}

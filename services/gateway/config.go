@@ -1,0 +1,95 @@
+package gateway
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/config"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/listener"
+)
+
+// Listener configures one place where clients connect; Limits bound each client.
+type (
+	Listener = listener.Config
+	Limits   = client.Limits
+)
+
+// Config is everything that one gateway has to know, beside what it is given in Deps.
+type Config struct {
+	// Cluster names the cluster: its keys in etcd stand under it.
+	Cluster string `koanf:"cluster" help:"name of the cluster, a word without slashes"`
+	// Advertise is the host:port under which other processes reach this one's gRPC server; empty means the
+	// address that the server listens on.
+	Advertise string `koanf:"advertise" help:"host:port at which peers reach this gateway's gRPC server; default: where it listens"`
+	// Zone and Weight are told to whoever places clients.
+	Zone   string `koanf:"zone" help:"where this gateway runs"`
+	Weight uint32 `koanf:"weight" help:"share of new clients, relative to other gateways"`
+	// LeaseTTL is how long the cluster waits for a gateway that is silent.
+	LeaseTTL time.Duration `koanf:"lease_ttl" help:"how long the cluster waits for a silent gateway"`
+	// MaxClients bounds the clients, MaxConnections the sockets on each listener.
+	MaxClients     int `koanf:"max_clients" help:"clients connected at once"`
+	MaxConnections int `koanf:"max_connections" help:"connections of one listener, clients or not yet"`
+	// LinkBytes bounds what is kept for one peer until it has taken it.
+	LinkBytes config.Bytes `koanf:"link_bytes" help:"bytes kept for one peer until it has taken them"`
+	// CachedLeases bounds the cache of who holds whom.
+	CachedLeases int `koanf:"cached_leases" help:"holders of clients remembered for direct messages"`
+	// UnresolvedBytes bounds the direct messages that wait for their receiver to be found.
+	UnresolvedBytes config.Bytes `koanf:"unresolved_bytes" help:"bytes of direct messages whose receiver is being looked up"`
+	// RouteAckTimeout is how long a SUBSCRIBE waits for the other gateways.
+	RouteAckTimeout time.Duration `koanf:"route_ack_timeout" help:"how long a SUBSCRIBE waits for the other gateways"`
+	// Listeners are where clients connect.
+	Listeners []Listener `koanf:"listeners" help:"where clients connect"`
+	// Limits bound each client.
+	Limits Limits `koanf:"limits"`
+}
+
+// DefaultConfig is a gateway that listens for MQTT on port 1883.
+func DefaultConfig() Config {
+	return Config{
+		Cluster:         "default",
+		Weight:          1,
+		LeaseTTL:        10 * time.Second,
+		MaxClients:      100_000,
+		MaxConnections:  110_000,
+		LinkBytes:       16 * config.MiB,
+		CachedLeases:    100_000,
+		UnresolvedBytes: 64 * config.MiB,
+		RouteAckTimeout: 5 * time.Second,
+		Listeners:       []Listener{{Name: "tcp", Address: ":1883"}},
+		Limits:          client.DefaultLimits(),
+	}
+}
+
+// Validate reports the first setting that cannot work, by its key.
+func (c Config) Validate() error {
+	switch {
+	case c.Cluster == "" || strings.Contains(c.Cluster, "/"):
+		return config.Invalid("cluster", "must be a word without slashes")
+	case c.LeaseTTL < 2*time.Second || c.LeaseTTL%time.Second != 0:
+		return config.Invalid("lease_ttl", "must be whole seconds, at least 2s")
+	case c.MaxClients < 1:
+		return config.Invalid("max_clients", "must be positive")
+	case c.MaxConnections < 1:
+		return config.Invalid("max_connections", "must be positive")
+	case c.LinkBytes < 128*config.KiB:
+		return config.Invalid("link_bytes", "must be at least 128KiB")
+	case c.CachedLeases < 1:
+		return config.Invalid("cached_leases", "must be positive")
+	case c.UnresolvedBytes < 1:
+		return config.Invalid("unresolved_bytes", "must be positive")
+	case c.RouteAckTimeout <= 0:
+		return config.Invalid("route_ack_timeout", "must be positive")
+	case len(c.Listeners) == 0:
+		return config.Invalid("listeners", "is missing: at least one is needed")
+	}
+	seen := make(map[string]bool, len(c.Listeners))
+	for i, l := range c.Listeners {
+		if l.Name == "" || seen[l.Name] {
+			return config.Invalid(fmt.Sprintf("listeners[%d].name", i), "must be given, and not twice")
+		}
+		seen[l.Name] = true
+	}
+	return nil
+}

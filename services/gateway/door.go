@@ -1,0 +1,30 @@
+package gateway
+
+import (
+	"sync/atomic"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
+)
+
+// meshDoor is the MeshService of the process: it passes streams on to the mesh of the incarnation in force.
+type meshDoor struct {
+	meshv1.UnimplementedMeshServiceServer
+
+	current atomic.Pointer[meshv1.MeshServiceServer]
+}
+
+func (d *meshDoor) open(s meshv1.MeshServiceServer) { d.current.Store(&s) }
+
+func (d *meshDoor) close() { d.current.Store(nil) }
+
+// Connect implements meshv1.MeshServiceServer.
+func (d *meshDoor) Connect(s meshv1.MeshService_ConnectServer) error {
+	m := d.current.Load()
+	if m == nil {
+		return status.Error(codes.Unavailable, "no incarnation is in force")
+	}
+	return (*m).Connect(s)
+}

@@ -1,0 +1,182 @@
+// Package gateway is the service that ends MQTT: it owns the sockets and live sessions of its clients and
+// passes their messages to the other gateways. It keeps nothing that must survive it.
+//
+// A Gateway lives one incarnation after the other. An incarnation has a random id, one key in etcd, one mesh,
+// one broker; when its lease is lost, all of it ends, its clients too, and the next begins from nothing. Only
+// the listening sockets stay. Between incarnations clients are told to come back later.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/listener"
+)
+
+// Deps are what a gateway works with.
+type Deps struct {
+	Etcd *clientv3.Client
+	// Dial connects to the gRPC server of another process.
+	Dial func(address string) (*grpc.ClientConn, error)
+	// Authenticate and Authorize decide about clients; nil refuses all of them, and permits all that is asked.
+	Authenticate auth.Authenticate
+	Authorize    auth.Authorize
+	Metrics      prometheus.Registerer
+	Logger       *slog.Logger
+}
+
+// AllowAnonymous lets every client in and permits everything. It is for laptops and closed networks.
+func AllowAnonymous(d *Deps) {
+	d.Authenticate, d.Authorize = auth.AllowAnonymous, auth.AllowAll
+}
+
+// Gateway is one gateway process, or one of several in a process.
+type Gateway struct {
+	cfg       Config
+	deps      Deps
+	listeners []*listener.Listener
+	metrics   metrics
+	door      meshDoor
+	life      atomic.Pointer[life]
+	missing   atomic.Pointer[string] // why there is no life
+	closed    client.Deps            // for connections that come while there is no incarnation
+}
+
+// New makes a gateway and binds its listeners. Nobody is accepted before Run.
+func New(cfg Config, deps Deps) (*Gateway, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if err := cfg.Limits.Validate(); err != nil {
+		return nil, fmt.Errorf("limits.%w", err)
+	}
+	if deps.Authenticate == nil {
+		deps.Authenticate = auth.RefuseAll
+	}
+	if deps.Authorize == nil {
+		deps.Authorize = auth.AllowAll
+	}
+	g := &Gateway{cfg: cfg, deps: deps, metrics: newMetrics(deps.Metrics)}
+	g.closed = client.Deps{
+		Authenticate: deps.Authenticate, Authorize: deps.Authorize, Metrics: g.metrics.clients, Logger: deps.Logger,
+		Serving:   func() bool { return true },
+		Available: func() bool { return false },
+	}
+	for _, lc := range cfg.Listeners {
+		l, err := listener.Listen(lc, cfg.MaxConnections, deps.Logger)
+		if err != nil {
+			g.closeListeners()
+			return nil, err
+		}
+		g.listeners = append(g.listeners, l)
+	}
+	return g, nil
+}
+
+func (g *Gateway) closeListeners() {
+	for _, l := range g.listeners {
+		_ = l.Close()
+	}
+}
+
+// Register adds the gateway's gRPC services to the process's server.
+func (g *Gateway) Register(s grpc.ServiceRegistrar) {
+	meshv1.RegisterMeshServiceServer(s, &g.door)
+}
+
+// Addr returns the address of a listener by its name, nil when there is none.
+func (g *Gateway) Addr(name string) net.Addr {
+	for _, l := range g.listeners {
+		if l.Name() == name {
+			return l.Addr()
+		}
+	}
+	return nil
+}
+
+// Ready says what keeps this gateway from taking new clients; nil when nothing does.
+func (g *Gateway) Ready() error {
+	l := g.life.Load()
+	switch {
+	case l == nil && g.missing.Load() == nil:
+		return errors.New("not started")
+	case l == nil:
+		return errors.New(*g.missing.Load())
+	case !l.deps.Available():
+		return errors.New("the session service cannot be reached")
+	}
+	return nil
+}
+
+func (g *Gateway) notReady(why string) { g.missing.Store(&why) }
+
+// Run accepts clients and lives incarnation after incarnation until ctx ends. address is where the process's
+// gRPC server listens. On the way out clients are told, leases given up and peers bidden goodbye.
+func (g *Gateway) Run(ctx context.Context, address string) error {
+	if g.cfg.Advertise != "" {
+		address = g.cfg.Advertise
+	}
+	accepting, stop := context.WithCancel(ctx)
+	defer stop()
+	var serving sync.WaitGroup
+	failed := make(chan error, len(g.listeners))
+	for _, l := range g.listeners {
+		serving.Go(func() {
+			if err := l.Serve(accepting, g.serve); err != nil {
+				failed <- err
+				stop()
+			}
+		})
+	}
+	err := g.live(accepting, address)
+	stop()
+	serving.Wait()
+	select {
+	case listenErr := <-failed:
+		return errors.Join(listenErr, err)
+	default:
+		return err
+	}
+}
+
+// incarnationPause is how long a gateway waits before it tries to join again after it could not.
+const incarnationPause = 500 * time.Millisecond
+
+// live runs incarnations until ctx ends.
+func (g *Gateway) live(ctx context.Context, address string) error {
+	for ctx.Err() == nil {
+		err := g.incarnate(ctx, address)
+		switch {
+		case ctx.Err() != nil:
+			return err
+		case err != nil:
+			g.deps.Logger.WarnContext(ctx, "incarnation ended; a new one begins", slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(incarnationPause):
+		}
+	}
+	return nil
+}
+
+// serve handles one connection in the incarnation that is in force.
+func (g *Gateway) serve(ctx context.Context, nc net.Conn, name string) {
+	if l := g.life.Load(); l != nil && l.serve(nc, name) {
+		return
+	}
+	client.Serve(ctx, nc, name, &g.cfg.Limits, &g.closed)
+}

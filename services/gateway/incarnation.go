@@ -1,0 +1,184 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/routes"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/broker"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
+)
+
+// stopGrace bounds the orderly end of an incarnation.
+const stopGrace = 15 * time.Second
+
+// life is what one incarnation is made of, as far as connections need it.
+type life struct {
+	limits *client.Limits
+	deps   client.Deps
+
+	ctx   context.Context //nolint:containedctx // of the incarnation: its connections end with it
+	end   context.CancelFunc
+	mu    sync.Mutex
+	over  bool
+	conns sync.WaitGroup
+}
+
+// serve handles a connection, unless the incarnation is over.
+func (l *life) serve(nc net.Conn, listener string) bool {
+	l.mu.Lock()
+	if l.over {
+		l.mu.Unlock()
+		return false
+	}
+	l.conns.Add(1)
+	l.mu.Unlock()
+	defer l.conns.Done()
+	client.Serve(l.ctx, nc, listener, l.limits, &l.deps)
+	return true
+}
+
+// close ends all connections and returns when they are gone.
+func (l *life) close() {
+	l.mu.Lock()
+	l.over = true
+	l.mu.Unlock()
+	l.end()
+	l.conns.Wait()
+}
+
+// incarnate joins the cluster and lives until ctx ends or the lease is lost: everything starts in the order of
+// the parts below and stops in reverse.
+func (g *Gateway) incarnate(ctx context.Context, address string) error {
+	g.notReady("joining the cluster")
+	cd := cluster.Deps{Client: g.deps.Etcd, Keys: cluster.Keys(g.cfg.Cluster), Logger: g.deps.Logger}
+	inc, err := cluster.Join(ctx, cd, cluster.IncarnationConfig{
+		Kind:   cluster.Gateway,
+		Member: cluster.Member{Address: address, Zone: g.cfg.Zone, Weight: g.cfg.Weight},
+		TTL:    g.cfg.LeaseTTL,
+	})
+	if err != nil {
+		return fmt.Errorf("join the cluster: %w", err)
+	}
+	g.metrics.incarnations.Inc()
+	registered := &scope{Registerer: g.deps.Metrics}
+	defer registered.end()
+	cd.Metrics = registered
+	logger := g.deps.Logger.With(slog.String("incarnation", inc.ID()))
+
+	table := routes.NewTable[*mesh.Link]()
+	var peers members
+	directory := cluster.NewDirectory(cd, peers.alive)
+	sessions := cluster.NewSessions(cd, g.deps.Dial)
+	b := broker.New(broker.Config{
+		Incarnation: inc.ID(), MaxClients: g.cfg.MaxClients, CachedLeases: g.cfg.CachedLeases,
+		UnresolvedBytes: int(g.cfg.UnresolvedBytes), ReceiptTimeout: g.cfg.Limits.ReceiptTimeout,
+	}, broker.Deps{Routes: table, LookUp: directory.LookUp, Metrics: g.metrics.broker, Logger: logger})
+	keeper := lease.New(lease.Config{Incarnation: inc.ID(), OnEvict: b.Evict, Holdings: b.Holdings},
+		lease.Deps{Sessions: sessions, Metrics: registered, Logger: logger})
+	m, err := mesh.New(mesh.Config{
+		Incarnation: inc.ID(), Revision: inc.Revision(), LinkBytes: int(g.cfg.LinkBytes), RouteAckTimeout: g.cfg.RouteAckTimeout,
+	}, mesh.Deps{
+		Logger: logger, Metrics: registered, Routes: table, Accept: b.Accept, Dial: g.deps.Dial, Serving: inc.Serving,
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("make the mesh: %w", err), inc.Run(ended(), nil))
+	}
+	b.Use(m, keeper)
+
+	l := &life{limits: &g.cfg.Limits, deps: client.Deps{
+		Broker: b, Authenticate: g.deps.Authenticate, Authorize: g.deps.Authorize,
+		Serving: inc.Serving, Available: keeper.Available,
+		Incarnation: inc.ID(), NextSequence: counter(), Metrics: g.metrics.clients, Logger: logger,
+	}}
+	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
+	return lifecycle.Run(ctx, stopGrace,
+		lifecycle.Simple("incarnation", func(ctx context.Context) error { return inc.Run(ctx, sessions.AllBlind) }),
+		lifecycle.Simple("sessions", sessions.Run),
+		lifecycle.Simple("directory", func(ctx context.Context) error {
+			<-ctx.Done()
+			directory.Close()
+			return nil
+		}),
+		lifecycle.Simple("mesh", func(ctx context.Context) error {
+			g.door.open(m.Service())
+			defer g.door.close()
+			return m.Run(ctx)
+		}),
+		lifecycle.Simple("members", func(ctx context.Context) error {
+			return cluster.WatchMembers(ctx, cd, cluster.Gateway, func(v cluster.View) {
+				peers.set(v)
+				m.SetPeers(peersOf(v, inc.ID()))
+			})
+		}),
+		lifecycle.Simple("leases", keeper.Run),
+		lifecycle.Simple("broker", b.Run),
+		lifecycle.Part{Name: "clients", Run: func(ctx context.Context, started func()) error {
+			return g.takeClients(ctx, l, m, started)
+		}},
+	)
+}
+
+// takeClients opens the gateway to clients once it has the routes of all older peers, and ends them at the end.
+func (g *Gateway) takeClients(ctx context.Context, l *life, m *mesh.Mesh, started func()) error {
+	defer l.close()
+	g.notReady("waiting for the routes of the other gateways")
+	started()
+	if err := m.WaitSynced(ctx); err != nil {
+		return err
+	}
+	g.life.Store(l)
+	<-ctx.Done()
+	g.notReady("incarnation is ending")
+	g.life.CompareAndSwap(l, nil)
+	return nil
+}
+
+// members is the last view of the gateways.
+type members struct {
+	view atomic.Pointer[cluster.View]
+}
+
+func (m *members) set(v cluster.View) { m.view.Store(&v) }
+
+func (m *members) alive(id string) bool {
+	v := m.view.Load()
+	if v == nil {
+		return false
+	}
+	_, ok := v.Find(id)
+	return ok
+}
+
+func peersOf(v cluster.View, self string) []mesh.Peer {
+	peers := make([]mesh.Peer, 0, len(v.Members))
+	for _, m := range v.Members {
+		if m.ID != self {
+			peers = append(peers, mesh.Peer{ID: m.ID, Address: m.Address, Revision: m.Revision})
+		}
+	}
+	return peers
+}
+
+// counter numbers the messages of one incarnation.
+func counter() func() uint64 {
+	var n atomic.Uint64
+	return func() uint64 { return n.Add(1) }
+}
+
+// ended is a context that is over: with it an incarnation leaves at once.
+func ended() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}

@@ -1,0 +1,82 @@
+// Package auth is the seam between the gateway and whoever knows its users: one function says who a client
+// is, one what it may do. The gateway asks the first once per connection, the second for every PUBLISH,
+// SUBSCRIBE and will; it caches nothing and never goes on without an answer.
+package auth
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+)
+
+// Refusals an Authenticator may give. Any other error means that the answer is not known: the client is told
+// to come back later.
+var (
+	// ErrBadCredentials: user name or password are wrong (MQTT 5 reason 0x86).
+	ErrBadCredentials = errors.New("bad user name or password")
+	// ErrNotAuthorized: the client is known and may not connect (0x87).
+	ErrNotAuthorized = errors.New("not authorized")
+	// ErrBanned: the client is banned (0x8A).
+	ErrBanned = errors.New("banned")
+)
+
+// Attempt is one CONNECT, as far as it says who the client is.
+type Attempt struct {
+	ClientID    string
+	Username    string
+	HasUsername bool
+	// Password is valid during the call only and must not be logged.
+	Password    []byte
+	HasPassword bool
+	// Listener is the configured name of the listener; Remote the client's address.
+	Listener string
+	Remote   net.Addr
+	// TLS is nil on a plain connection.
+	TLS *tls.ConnectionState
+}
+
+// Identity is who a client turned out to be, for as long as its connection lasts.
+type Identity struct {
+	ClientID string
+	// Username is empty for an anonymous client.
+	Username string
+}
+
+// Authenticate decides on an attempt. It may block, within the context.
+type Authenticate func(ctx context.Context, a Attempt) (Identity, error)
+
+// Action is what a client wants to do with a topic.
+type Action byte
+
+// The two actions.
+const (
+	Publish Action = iota + 1
+	Subscribe
+)
+
+// Request is one thing that a client wants to do.
+type Request struct {
+	Action Action
+	// Topic is a topic name for Publish, with its alias resolved; a topic filter, without $share prefix, for
+	// Subscribe.
+	Topic  string
+	QoS    byte
+	Retain bool
+}
+
+// Authorize decides on a request. It is on the path of every message: it must not block.
+type Authorize func(id Identity, r Request) bool
+
+// AllowAnonymous lets everybody in under the name given, unverified. It is for laptops and closed networks.
+func AllowAnonymous(_ context.Context, a Attempt) (Identity, error) {
+	return Identity{ClientID: a.ClientID, Username: a.Username}, nil
+}
+
+// RefuseAll lets nobody in. It is what a gateway without a configured authenticator does.
+func RefuseAll(context.Context, Attempt) (Identity, error) {
+	return Identity{}, ErrNotAuthorized
+}
+
+// AllowAll permits everything.
+func AllowAll(Identity, Request) bool { return true }

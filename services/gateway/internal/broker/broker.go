@@ -1,0 +1,127 @@
+// Package broker is what the clients of one gateway have in common: who is connected, who subscribes to what
+// here, and how a message gets to everybody it is for, here and on other gateways.
+//
+// Nothing in it blocks but Attach: publishing, delivering and settling run on the reading goroutines of
+// clients and links and only ever append to queues. Locks are held for look-ups and never while another
+// client's or link's lock is taken, except where a comment says why.
+package broker
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/routes"
+	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+)
+
+// Mesh is what the broker needs of the links to other processes.
+type Mesh interface {
+	// Announce changes this process's routes and calls done once: with nil when every peer that counts has them.
+	Announce(changes []routes.Route, done func(error))
+	// Link returns the link to an incarnation, nil when it is not a peer.
+	Link(incarnation string) *mesh.Link
+}
+
+// Leases is what the broker needs of the session service.
+type Leases interface {
+	// Claim takes a client. granted is called, before any later eviction is told, with the epoch of its lease.
+	Claim(ctx context.Context, clientID string, granted func(epoch uint64)) error
+	// Release gives a client up, if it is still held at that epoch. It does not wait.
+	Release(clientID string, epoch uint64)
+}
+
+// Config sets a broker's bounds.
+type Config struct {
+	// Incarnation names this gateway.
+	Incarnation string
+	// MaxClients bounds the clients connected at once.
+	MaxClients int
+	// CachedLeases bounds the cache of holders for direct addressing.
+	CachedLeases int
+	// UnresolvedBytes bounds the messages that wait for their receiver's holder to be found.
+	UnresolvedBytes int
+	// ReceiptTimeout is when nobody waits for a message any more.
+	ReceiptTimeout time.Duration
+}
+
+// Deps are what a broker works with.
+type Deps struct {
+	// Mesh and Leases may be given later, with Use.
+	Mesh   Mesh
+	Leases Leases
+	// Routes is the table that the mesh fills with the routes of all peers.
+	Routes *routes.Table[*mesh.Link]
+	// LookUp reads leases from etcd; what it does not return has no valid lease.
+	LookUp  func(ctx context.Context, clientIDs []string) (map[string]cluster.Lease, error)
+	Metrics *Metrics
+	Logger  *slog.Logger
+}
+
+// Broker is safe for concurrent use.
+type Broker struct {
+	cfg     Config
+	deps    Deps
+	self    *mesh.Link // stands for this gateway among the holders of shared subscriptions; nothing is sent on it
+	clients directory
+	subs    *subscriptions.Index[*client.Client]
+	groups  groups
+	direct  *direct
+	scratch sync.Pool
+
+	// announcing makes "first subscriber here, so announce" one step: routes reach the mesh in the order in
+	// which they changed. It is held over calls into the route tables, which do not block.
+	announcing sync.Mutex
+	background sync.WaitGroup
+}
+
+// New makes a broker. Run has to run for time-outs and direct addressing to work.
+func New(cfg Config, deps Deps) *Broker {
+	b := &Broker{cfg: cfg, deps: deps, self: new(mesh.Link), subs: subscriptions.New[*client.Client]()}
+	b.clients.init()
+	b.direct = newDirect(b)
+	b.scratch.New = func() any { return new(scratch) }
+	return b
+}
+
+// Use gives the broker its mesh and its leases, which in turn need the broker to be made. It is called once,
+// before anything else.
+func (b *Broker) Use(m Mesh, l Leases) { b.deps.Mesh, b.deps.Leases = m, l }
+
+// Run looks after what time brings, until ctx ends; then it ends all clients and returns when they are gone.
+func (b *Broker) Run(ctx context.Context) error {
+	var own sync.WaitGroup
+	own.Go(func() { b.direct.run(ctx) })
+	b.sweep(ctx)
+	own.Wait()
+	b.background.Wait()
+	return nil
+}
+
+// sweep visits every client about once a second, a part of them at a time.
+func (b *Broker) sweep(ctx context.Context) {
+	const step = time.Second / shards
+	tick := time.NewTicker(step)
+	defer tick.Stop()
+	last := time.Now()
+	heldUp := last
+	for i := 0; ; i = (i + 1) % shards {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := time.Now()
+		if now.Sub(last) > time.Second {
+			// The process was stopped or starved: what clients sent meanwhile may not have been read yet.
+			heldUp = now
+		}
+		last = now
+		late := now.Sub(heldUp) < 2*time.Second
+		b.clients.each(i, func(c *client.Client) { c.Sweep(now, late) })
+	}
+}

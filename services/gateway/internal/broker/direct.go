@@ -1,0 +1,358 @@
+package broker
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/engine"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/topic"
+	"github.com/beeline-mqtt/beeline/internal/turn"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/maypok86/otter/v2"
+)
+
+const (
+	// lookUpTimeout bounds one read of leases.
+	lookUpTimeout = 2 * time.Second
+	// firstRetry and lastRetry bound the pause before a receiver is looked up again.
+	firstRetry = 25 * time.Millisecond
+	lastRetry  = 400 * time.Millisecond
+)
+
+// direct sends messages to clients by id: the receiver is found in local memory, in a cache of leases, or in
+// etcd. The cache is never told of changes: a holder that does not hold the client any more says so, and then
+// it is looked up again.
+//
+// While a client is being looked up, everything for it waits, in order. When a holder has answered that it is
+// not, the look-up begins only when everything sent to that holder has been answered: what was on its way
+// comes back first and is put before what was published later.
+type direct struct {
+	b     *Broker
+	cache *otter.Cache[string, cluster.Lease]
+	wake  chan struct{} // one element: there is something in ready
+	busy  atomic.Int64  // len(waiting), to be read without mu
+
+	mu      sync.Mutex
+	waiting map[string]*unresolved
+	ready   []string // to be looked up
+	bytes   int
+}
+
+// unresolved is a client that is being looked up, with the messages that wait for it.
+type unresolved struct {
+	items  []unsent
+	failed uint64 // epoch whose holder has answered that it does not hold the client
+	tries  int
+}
+
+// unsent is one message. p is nil for QoS 0.
+type unsent struct {
+	m *message.Message
+	p *publication
+}
+
+func newDirect(b *Broker) *direct {
+	return &direct{
+		b:       b,
+		cache:   otter.Must(&otter.Options[string, cluster.Lease]{MaximumSize: max(b.cfg.CachedLeases, 1)}),
+		wake:    make(chan struct{}, 1),
+		waiting: make(map[string]*unresolved),
+	}
+}
+
+// publish sends m to the client that its topic names. It may wait, without blocking the caller.
+func (d *direct) publish(m *message.Message, p *publication, t *turn.Turn) {
+	id, err := topic.ParseDirect(m.Topic)
+	if err != nil {
+		return // a will: nobody else gets here with a topic that does not parse
+	}
+	if p != nil {
+		p.Expect()
+	}
+	if d.busy.Load() > 0 && d.joinQueue(id, m, p, t) {
+		return
+	}
+	if d.deliverHere(id, 0, m, p, t) {
+		return
+	}
+	if lease, ok := d.cache.GetIfPresent(id); ok {
+		if l := d.b.deps.Mesh.Link(lease.Holder); l != nil {
+			d.send(l, id, lease.Epoch, m, p, t)
+			return
+		}
+		d.cache.Invalidate(id)
+	}
+	d.mu.Lock()
+	d.queue(id, m, p, t)
+	d.mu.Unlock()
+}
+
+// joinQueue puts m behind others for the same client, if there are any.
+func (d *direct) joinQueue(id string, m *message.Message, p *publication, t *turn.Turn) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.waiting[id] == nil {
+		return false
+	}
+	d.queue(id, m, p, t)
+	return true
+}
+
+// queue has m wait for its receiver to be looked up. With d.mu held.
+func (d *direct) queue(id string, m *message.Message, p *publication, t *turn.Turn) {
+	if d.bytes+m.Size() > d.b.cfg.UnresolvedBytes {
+		d.giveUp(unsent{m, p}, packet.QuotaExceeded, dropUnresolved, t)
+		return
+	}
+	u := d.waiting[id]
+	if u == nil {
+		u = new(unresolved)
+		d.waiting[id] = u
+		d.busy.Add(1)
+		d.lookUpSoon(id)
+	}
+	d.insert(u, unsent{m, p})
+}
+
+// insert keeps the items in the order in which they were published.
+func (d *direct) insert(u *unresolved, x unsent) {
+	i := len(u.items)
+	for i > 0 && u.items[i-1].m.Seq > x.m.Seq {
+		i--
+	}
+	u.items = slices.Insert(u.items, i, x)
+	d.bytes += x.m.Size()
+	d.b.deps.Metrics.unresolved.Set(float64(d.bytes))
+}
+
+// lookUpSoon hands id to the goroutine that reads leases. With d.mu held.
+func (d *direct) lookUpSoon(id string) {
+	d.ready = append(d.ready, id)
+	select {
+	case d.wake <- struct{}{}:
+	default: // it has been woken already
+	}
+}
+
+// deliverHere delivers m if its receiver is connected to this gateway under that epoch or a later one.
+func (d *direct) deliverHere(id string, epoch uint64, m *message.Message, p *publication, t *turn.Turn) bool {
+	c := d.b.clients.get(id).current
+	if c == nil || c.Epoch() == 0 || c.Epoch() < epoch {
+		return false
+	}
+	x := client.Delivery{Message: m, QoS: m.QoS, Until: engine.UntilQueued}
+	if p == nil {
+		return c.Deliver(x, t) != engine.Ended
+	}
+	x.Ticket = p
+	switch c.Deliver(x, t) {
+	case engine.Ended:
+		return false
+	case engine.Waiting:
+		return true
+	}
+	p.Done(packet.Success, t)
+	return true
+}
+
+// send sends m to the holder that was found at epoch.
+func (d *direct) send(l *mesh.Link, id string, epoch uint64, m *message.Message, p *publication, t *turn.Turn) {
+	x := mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetClient, ClientID: id, Epoch: epoch}, Message: m}
+	if p == nil {
+		if !l.SendInTurn(t, x, unasked{d}) {
+			d.b.deps.Metrics.dropped(dropLinkFull)
+		}
+		return
+	}
+	if !l.SendInTurn(t, x, p) {
+		p.Done(packet.QuotaExceeded, t)
+	}
+}
+
+// again takes back a message whose holder was not the holder any more. Later messages for the same client
+// wait behind it.
+func (d *direct) again(l *mesh.Link, x mesh.Delivery, p *publication, t *turn.Turn) {
+	id := x.Target.ClientID
+	if lease, ok := d.cache.GetIfPresent(id); ok && lease.Epoch <= x.Target.Epoch {
+		d.cache.Invalidate(id)
+	}
+	if p != nil && p.Overdue() {
+		p.Done(packet.UnspecifiedError, t)
+		return
+	}
+	d.mu.Lock()
+	u := d.waiting[id]
+	first := u == nil
+	if first {
+		u = new(unresolved)
+		d.waiting[id] = u
+		d.busy.Add(1)
+	}
+	u.failed = max(u.failed, x.Target.Epoch)
+	d.insert(u, unsent{x.Message, p})
+	d.mu.Unlock()
+	if first {
+		l.Barrier(func() {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.lookUpSoon(id)
+		})
+	}
+}
+
+// giveUp ends the waiting of one message.
+func (d *direct) giveUp(x unsent, code packet.Code, reason dropReason, t *turn.Turn) {
+	if x.p == nil {
+		d.b.deps.Metrics.dropped(reason)
+		return
+	}
+	x.p.Done(code, t)
+}
+
+// run reads leases until ctx ends: whatever waits is read together.
+func (d *direct) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.wake:
+		}
+		d.mu.Lock()
+		ids := d.ready
+		d.ready = nil
+		d.mu.Unlock()
+		d.lookUp(ctx, ids)
+	}
+}
+
+func (d *direct) lookUp(ctx context.Context, ids []string) {
+	if len(ids) == 0 {
+		return
+	}
+	d.b.deps.Metrics.lookUps.Add(float64(len(ids)))
+	ctx, cancel := context.WithTimeout(ctx, lookUpTimeout)
+	defer cancel()
+	leases, err := d.b.deps.LookUp(ctx, ids)
+	t := turn.Turn{Now: time.Now()}
+	for _, id := range ids {
+		lease, found := leases[id]
+		switch {
+		case err != nil:
+			// Not known is not the same as not there: messages wait until their publishers give up.
+			d.retry(id, &t)
+		case !found:
+			d.finish(id, &t, func(x unsent) { d.giveUp(x, packet.NoMatchingSubscribers, dropUnknownClient, &t) })
+		default:
+			d.resolved(id, lease, &t)
+		}
+	}
+	t.End()
+}
+
+// resolved sends what waits for a client to its holder.
+func (d *direct) resolved(id string, lease cluster.Lease, t *turn.Turn) {
+	d.mu.Lock()
+	u := d.waiting[id]
+	stale := u != nil && lease.Epoch <= u.failed && u.tries == 0
+	d.mu.Unlock()
+	if stale {
+		// That holder has just said no: it may be ending the session, or only beginning it.
+		d.retry(id, t)
+		return
+	}
+	if lease.Holder == d.b.cfg.Incarnation {
+		if c := d.b.clients.get(id).current; c == nil || c.Epoch() < lease.Epoch {
+			d.retry(id, t)
+			return
+		}
+		d.finish(id, t, func(x unsent) {
+			if !d.deliverHere(id, lease.Epoch, x.m, x.p, t) {
+				d.giveUp(x, packet.NoMatchingSubscribers, dropUnknownClient, t)
+			}
+		})
+		return
+	}
+	l := d.b.deps.Mesh.Link(lease.Holder)
+	if l == nil {
+		d.retry(id, t)
+		return
+	}
+	d.cache.Set(id, lease)
+	d.finish(id, t, func(x unsent) { d.send(l, id, lease.Epoch, x.m, x.p, t) })
+}
+
+// finish passes everything that waits for id to f, in order, and opens the way for what is published next.
+// The lock is held over the calls, which only append to queues: nothing may overtake.
+func (d *direct) finish(id string, t *turn.Turn, f func(unsent)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	u := d.waiting[id]
+	if u == nil {
+		return
+	}
+	for _, x := range u.items {
+		d.bytes -= x.m.Size()
+		if x.m.Expired(t.Now) {
+			d.giveUp(x, packet.Success, dropUnresolved, t)
+			continue
+		}
+		f(x)
+	}
+	d.b.deps.Metrics.unresolved.Set(float64(d.bytes))
+	delete(d.waiting, id)
+	d.busy.Add(-1)
+}
+
+// retry looks id up again after a pause. Meanwhile QoS 0 messages are shed, and those whose publishers have
+// given up are let go.
+func (d *direct) retry(id string, t *turn.Turn) {
+	d.mu.Lock()
+	u := d.waiting[id]
+	if u == nil {
+		d.mu.Unlock()
+		return
+	}
+	u.items = slices.DeleteFunc(u.items, func(x unsent) bool {
+		over := x.p == nil && u.tries > 0 || x.p != nil && x.p.Overdue()
+		if over {
+			d.bytes -= x.m.Size()
+			d.giveUp(x, packet.UnspecifiedError, dropUnresolved, t)
+		}
+		return over
+	})
+	empty := len(u.items) == 0
+	if empty {
+		delete(d.waiting, id)
+		d.busy.Add(-1)
+	}
+	pause := min(firstRetry<<min(u.tries, 8), lastRetry)
+	u.tries++
+	d.mu.Unlock()
+	if !empty {
+		time.AfterFunc(pause, func() {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.lookUpSoon(id)
+		})
+	}
+}
+
+// unasked is the waiter of QoS 0 messages: nobody waits, but a wrong holder is corrected.
+type unasked struct{ d *direct }
+
+// Settled sends the message after its receiver, once more.
+func (u unasked) Settled(l *mesh.Link, x mesh.Delivery, r mesh.Receipt, t *turn.Turn) {
+	switch r.Outcome {
+	case mesh.NotHolder, mesh.Moved:
+		u.d.again(l, x, nil, t)
+	case mesh.Overloaded, mesh.Refused, mesh.Gone:
+		u.d.b.deps.Metrics.dropped(dropUnresolved)
+	}
+}

@@ -1,0 +1,171 @@
+package broker
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/engine"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/internal/topic"
+	"github.com/beeline-mqtt/beeline/internal/turn"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+)
+
+// inbound delivers what one peer sends. It belongs to the link's receiving goroutine: what one frame brings to
+// a connection is written at once, at the end of the frame.
+type inbound struct {
+	b     *Broker
+	turn  turn.Turn
+	local []subscriptions.Match[*client.Client]
+}
+
+// Accept makes the receiving end for a peer. It is the mesh's Deps.Accept.
+func (b *Broker) Accept(string) mesh.Inbound {
+	return &inbound{b: b}
+}
+
+// Deliver takes one delivery.
+func (i *inbound) Deliver(d mesh.Delivery, later mesh.Later) mesh.Receipt {
+	if i.turn.Now.IsZero() {
+		i.turn.Now = time.Now()
+	}
+	switch d.Target.Kind {
+	case mesh.TargetMatch:
+		return i.match(d.Message, later)
+	case mesh.TargetShare:
+		return i.share(d, later)
+	case mesh.TargetClient:
+		return i.client(d, later)
+	}
+	return mesh.Receipt{Outcome: mesh.Refused}
+}
+
+// Flush ends the turn of a frame.
+func (i *inbound) Flush() {
+	i.turn.End()
+	i.turn.Now = time.Time{}
+}
+
+// Close is called when the link is over.
+func (i *inbound) Close() {}
+
+// match delivers to everybody who subscribes here.
+func (i *inbound) match(m *message.Message, later mesh.Later) mesh.Receipt {
+	i.local = i.b.subs.Match(m.Topic, nil, i.local[:0])
+	if len(i.local) >= fanOut {
+		m.Forms = new(message.Forms)
+	}
+	var a *arrival
+	if m.QoS > 0 {
+		a = &arrival{later: later, settled: mesh.Receipt{Outcome: mesh.Queued}}
+		a.waiting.Store(1)
+	}
+	for k := range i.local {
+		to := &i.local[k]
+		d := client.Delivery{
+			Message: m, QoS: min(m.QoS, to.QoS), Retain: m.Retain && to.RetainAsPublished, IDs: to.IDs, Until: engine.UntilQueued,
+		}
+		if a == nil {
+			to.Key.Deliver(d, &i.turn)
+			continue
+		}
+		i.b.deliverTo(to.Key, d, a, &i.turn)
+	}
+	clear(i.local)
+	return a.receipt()
+}
+
+// share delivers to one local member of a shared subscription.
+func (i *inbound) share(d mesh.Delivery, later mesh.Later) mesh.Receipt {
+	s := topic.Shared{Group: d.Target.Group, Filter: d.Target.Filter}
+	if !i.b.deliverShared(s, d.Message, membership{later}, &i.turn) {
+		return mesh.Receipt{Outcome: mesh.NoMember}
+	}
+	if d.Message.QoS == 0 {
+		return mesh.Receipt{Outcome: mesh.Queued}
+	}
+	return mesh.Receipt{Outcome: mesh.Accepted}
+}
+
+// client delivers to one client, if it is held here.
+func (i *inbound) client(d mesh.Delivery, later mesh.Later) mesh.Receipt {
+	c := i.b.clients.get(d.Target.ClientID).current
+	gone := mesh.Receipt{Outcome: mesh.NotHolder, ClientID: d.Target.ClientID}
+	if c == nil || c.Epoch() == 0 || c.Epoch() < d.Target.Epoch {
+		return gone
+	}
+	m := d.Message
+	delivery := client.Delivery{Message: m, QoS: m.QoS, Until: engine.UntilQueued}
+	if m.QoS == 0 {
+		if c.Deliver(delivery, &i.turn) == engine.Ended {
+			return gone
+		}
+		return mesh.Receipt{Outcome: mesh.Queued}
+	}
+	a := &arrival{later: later, settled: mesh.Receipt{Outcome: mesh.Queued}, ended: gone}
+	delivery.Ticket = a
+	switch c.Deliver(delivery, &i.turn) {
+	case engine.Ended:
+		return gone
+	case engine.Waiting:
+		return mesh.Receipt{Outcome: mesh.Accepted}
+	default:
+		return mesh.Receipt{Outcome: mesh.Queued}
+	}
+}
+
+// arrival is a message from a peer whose receipt waits for local queues.
+type arrival struct {
+	later   mesh.Later
+	settled mesh.Receipt
+	ended   mesh.Receipt // instead of settled, when not zero and the session ended
+	waiting atomic.Int32
+}
+
+// Expect adds a queue to wait for.
+func (a *arrival) Expect() { a.waiting.Add(1) }
+
+// Done counts a queue that has the message, or has nobody to give it to any more.
+func (a *arrival) Done(packet.Code, *turn.Turn) {
+	if a.waiting.Add(-1) == 0 {
+		a.later.Settle(a.settled)
+	}
+}
+
+// Settle is the receipt of a queue in which the message had to wait for room.
+func (a *arrival) Settle(o engine.Outcome, t *turn.Turn) {
+	if a.ended.Outcome != 0 {
+		r := a.settled
+		if o == engine.Ended {
+			r = a.ended
+		}
+		a.later.Settle(r)
+		return
+	}
+	a.Done(packet.Success, t)
+}
+
+// receipt is what is known when all local subscribers have been offered the message.
+func (a *arrival) receipt() mesh.Receipt {
+	if a == nil || a.waiting.Add(-1) == 0 {
+		return mesh.Receipt{Outcome: mesh.Queued}
+	}
+	return mesh.Receipt{Outcome: mesh.Accepted}
+}
+
+// membership is the ticket of a delivery to a member of a shared subscription for a peer.
+type membership struct {
+	later mesh.Later
+}
+
+// Settle tells the peer whether the member has acknowledged the message, or somebody else has to get it.
+func (s membership) Settle(o engine.Outcome, _ *turn.Turn) {
+	if o == engine.Ended {
+		s.later.Settle(mesh.Receipt{Outcome: mesh.NoMember})
+		return
+	}
+	s.later.Settle(mesh.Receipt{Outcome: mesh.Acked})
+}

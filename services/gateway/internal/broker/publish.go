@@ -1,0 +1,154 @@
+package broker
+
+import (
+	"github.com/beeline-mqtt/beeline/internal/engine"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/routes"
+	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/internal/topic"
+	"github.com/beeline-mqtt/beeline/internal/turn"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+)
+
+// fanOut is from how many local receivers on the encoded forms of a message are kept for reuse.
+const fanOut = 3
+
+// scratch is what one publish needs for its matches.
+type scratch struct {
+	local  []subscriptions.Match[*client.Client]
+	links  []*mesh.Link
+	shares []*routes.Share[*mesh.Link]
+}
+
+// Publish sends m to everybody it is for: subscribers here, one frame to each other holder whose routes match,
+// one member of each shared subscription; or to one client, for a direct topic. See client.Broker.
+func (b *Broker) Publish(from *client.Client, id uint16, m *message.Message, t *turn.Turn) {
+	var p *publication
+	if m.QoS > 0 {
+		p = &publication{b: b}
+		p.Begin(from, id, m.QoS, m.Size(), t.Now)
+	}
+	if topic.IsDirect(m.Topic) {
+		b.direct.publish(m, p, t)
+	} else {
+		b.publish(from, m, p, t)
+	}
+	if p != nil {
+		p.Done(packet.NoMatchingSubscribers, t)
+		p.Pending()
+	}
+}
+
+func (b *Broker) publish(from *client.Client, m *message.Message, p *publication, t *turn.Turn) {
+	s := b.scratch.Get().(*scratch) //nolint:forcetypeassert // the pool holds nothing else
+	s.local = b.subs.Match(m.Topic, from, s.local[:0])
+	s.links = b.deps.Routes.Match(m.Topic, s.links[:0])
+	s.shares = b.deps.Routes.Shares(m.Topic, s.shares[:0])
+	if len(s.local) >= fanOut {
+		m.Forms = new(message.Forms)
+	}
+	for i := range s.local {
+		b.deliver(&s.local[i], m, p, t)
+	}
+	for _, l := range s.links {
+		b.forward(l, mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetMatch}, Message: m}, p, t)
+	}
+	for _, sh := range s.shares {
+		b.publishShared(sh, m, p, t)
+	}
+	b.scratch.Put(s.reset())
+}
+
+// reset lets go of what the last publish matched.
+func (s *scratch) reset() *scratch {
+	clear(s.local)
+	clear(s.links)
+	clear(s.shares)
+	return s
+}
+
+// receiver waits for the receipts of one message: the publication of a local publisher, or the arrival of a
+// message from a peer. Deliver asks it to expect a receipt before it hands the message on.
+type receiver interface {
+	client.Ticket
+	Expect()
+	Done(code packet.Code, t *turn.Turn)
+}
+
+// deliver hands m to one local subscriber.
+func (b *Broker) deliver(to *subscriptions.Match[*client.Client], m *message.Message, p *publication, t *turn.Turn) {
+	d := client.Delivery{
+		Message: m, QoS: min(m.QoS, to.QoS), Retain: m.Retain && to.RetainAsPublished, IDs: to.IDs, Until: engine.UntilQueued,
+	}
+	if p == nil {
+		to.Key.Deliver(d, t)
+		return
+	}
+	b.deliverTo(to.Key, d, p, t)
+}
+
+// deliverTo hands a delivery to c on behalf of r, which gets its receipt now or later.
+func (b *Broker) deliverTo(c *client.Client, d client.Delivery, r receiver, t *turn.Turn) {
+	r.Expect()
+	d.Ticket = r
+	switch c.Deliver(d, t) {
+	case engine.Waiting: // the ticket comes back
+	case engine.Ended:
+		r.Done(packet.NoMatchingSubscribers, t)
+	default:
+		r.Done(packet.Success, t)
+	}
+}
+
+// forward sends a delivery to another holder.
+func (b *Broker) forward(l *mesh.Link, d mesh.Delivery, p *publication, t *turn.Turn) {
+	if p == nil {
+		if !l.SendInTurn(t, d, nil) {
+			b.deps.Metrics.dropped(dropLinkFull)
+		}
+		return
+	}
+	p.Expect()
+	if !l.SendInTurn(t, d, p) {
+		p.Done(packet.QuotaExceeded, t)
+	}
+}
+
+// publication is a client's publication with what the broker does about its receipts.
+type publication struct {
+	client.Publication
+	b *Broker
+}
+
+// Settle takes the receipt of a local delivery that had to wait for room. A session that ended first has
+// nobody left to deliver to.
+func (p *publication) Settle(o engine.Outcome, t *turn.Turn) {
+	if o == engine.Ended {
+		p.Done(packet.NoMatchingSubscribers, t)
+		return
+	}
+	p.Done(packet.Success, t)
+}
+
+// Settled takes the receipt of another holder.
+func (p *publication) Settled(l *mesh.Link, d mesh.Delivery, r mesh.Receipt, t *turn.Turn) {
+	switch r.Outcome {
+	case mesh.Queued, mesh.Acked, mesh.Stored:
+		p.Done(packet.Success, t)
+	case mesh.Gone:
+		if d.Target.Kind == mesh.TargetClient {
+			p.b.direct.again(l, d, p, t)
+			return
+		}
+		// The holder's transient sessions have ended with it.
+		p.Done(packet.NoMatchingSubscribers, t)
+	case mesh.NotHolder, mesh.Moved:
+		p.b.direct.again(l, d, p, t)
+	case mesh.Overloaded:
+		p.Done(packet.QuotaExceeded, t)
+	default:
+		p.Done(packet.ImplementationSpecificError, t)
+	}
+}

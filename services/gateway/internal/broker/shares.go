@@ -1,0 +1,214 @@
+package broker
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/engine"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/routes"
+	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/internal/topic"
+	"github.com/beeline-mqtt/beeline/internal/turn"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+)
+
+// shareRetry is how long a message waits before it is offered again to a shared subscription of which no
+// member had room.
+const shareRetry = 50 * time.Millisecond
+
+// groups are the shared subscriptions with members on this gateway.
+type groups struct {
+	mu sync.RWMutex
+	m  map[topic.Shared]*group
+}
+
+// group is the local part of one shared subscription.
+type group struct {
+	members []member
+	next    int
+}
+
+type member struct {
+	c *client.Client
+	o subscriptions.Options
+}
+
+// join adds or changes a member and returns how many there are.
+func (g *groups) join(s topic.Shared, c *client.Client, o subscriptions.Options) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.m == nil {
+		g.m = make(map[topic.Shared]*group)
+	}
+	x := g.m[s]
+	if x == nil {
+		x = new(group)
+		g.m[s] = x
+	}
+	if i := x.find(c); i >= 0 {
+		x.members[i].o = o
+	} else {
+		x.members = append(x.members, member{c, o})
+	}
+	return len(x.members)
+}
+
+// leave removes a member and returns how many are left, and whether it was one.
+func (g *groups) leave(s topic.Shared, c *client.Client) (left int, was bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	x := g.m[s]
+	if x == nil {
+		return 0, false
+	}
+	i := x.find(c)
+	if i < 0 {
+		return len(x.members), false
+	}
+	x.members = slices.Delete(x.members, i, i+1)
+	if len(x.members) == 0 {
+		delete(g.m, s)
+	}
+	return len(x.members), true
+}
+
+func (x *group) find(c *client.Client) int {
+	return slices.IndexFunc(x.members, func(m member) bool { return m.c == c })
+}
+
+// inTurn returns the members, beginning with the one whose turn it is.
+func (g *groups) inTurn(s topic.Shared) []member {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	x := g.m[s]
+	if x == nil {
+		return nil
+	}
+	x.next = (x.next + 1) % len(x.members)
+	return slices.Concat(x.members[x.next:], x.members[:x.next])
+}
+
+// publishShared gives m to one member of a shared subscription, on whatever gateway.
+func (b *Broker) publishShared(s *routes.Share[*mesh.Link], m *message.Message, p *publication, t *turn.Turn) {
+	if p == nil {
+		b.offerOnce(s, m, t)
+		return
+	}
+	p.Expect()
+	o := &offer{b: b, share: s, m: m, p: p}
+	o.choose(t)
+}
+
+// offerOnce gives a QoS 0 message to a member. There is no second try: nobody waits for it.
+func (b *Broker) offerOnce(s *routes.Share[*mesh.Link], m *message.Message, t *turn.Turn) {
+	l, ok := s.Pick(nil)
+	switch {
+	case !ok:
+		return
+	case l != b.self:
+		d := mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetShare, Group: s.Group(), Filter: s.Filter()}, Message: m}
+		b.forward(l, d, nil, t)
+	case !b.deliverShared(topic.Shared{Group: s.Group(), Filter: s.Filter()}, m, nil, t):
+		b.deps.Metrics.dropped(dropNoMember)
+	}
+}
+
+// deliverShared gives m to the local member whose turn it is and that has room, and reports whether there was
+// one. ticket, which may be nil, is told when the member has acknowledged it, or its session has ended before.
+func (b *Broker) deliverShared(s topic.Shared, m *message.Message, ticket client.Ticket, t *turn.Turn) bool {
+	for _, x := range b.groups.inTurn(s) {
+		if !x.c.HasRoom() {
+			continue
+		}
+		d := client.Delivery{Message: m, QoS: min(m.QoS, x.o.QoS), Retain: m.Retain && x.o.RetainAsPublished, Until: engine.UntilAcked}
+		if x.o.ID != 0 {
+			d.IDs = []uint32{x.o.ID}
+		}
+		if m.QoS > 0 {
+			d.Ticket = ticket
+		}
+		switch x.c.Deliver(d, t) {
+		case engine.Queued:
+			// A subscription at QoS 0 acknowledges nothing.
+			if d.Ticket != nil {
+				d.Ticket.Settle(engine.Queued, t)
+			}
+			return true
+		case engine.Waiting:
+			return true
+		}
+	}
+	return false
+}
+
+// offer is a message on its way to a member of a shared subscription: it goes from holder to holder until one
+// member has acknowledged it. MQTT 5, 4.8.2.
+type offer struct {
+	b     *Broker
+	share *routes.Share[*mesh.Link]
+	m     *message.Message
+	p     *publication
+	tried []*mesh.Link
+}
+
+// choose picks the next holder. When all have refused and there are members, it begins again a little later.
+func (o *offer) choose(t *turn.Turn) {
+	for !o.p.Overdue() {
+		l, ok := o.share.Pick(func(l *mesh.Link) bool { return slices.Contains(o.tried, l) })
+		if !ok {
+			o.wait(t)
+			return
+		}
+		o.tried = append(o.tried, l)
+		if l == o.b.self {
+			if o.b.deliverShared(topic.Shared{Group: o.share.Group(), Filter: o.share.Filter()}, o.m, o, t) {
+				return
+			}
+			continue
+		}
+		d := mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetShare, Group: o.share.Group(), Filter: o.share.Filter()}, Message: o.m}
+		if l.SendInTurn(t, d, o) {
+			return
+		}
+	}
+	o.p.Done(packet.NoMatchingSubscribers, t)
+}
+
+func (o *offer) wait(t *turn.Turn) {
+	if _, ok := o.share.Pick(nil); !ok {
+		o.p.Done(packet.NoMatchingSubscribers, t)
+		return
+	}
+	o.tried = nil
+	time.AfterFunc(shareRetry, func() {
+		again := turn.Turn{Now: time.Now()}
+		o.choose(&again)
+		again.End()
+	})
+}
+
+// Settle is the receipt of a local member.
+func (o *offer) Settle(out engine.Outcome, t *turn.Turn) {
+	if out == engine.Ended {
+		o.tried = nil
+		o.choose(t)
+		return
+	}
+	o.p.Done(packet.Success, t)
+}
+
+// Settled is the receipt of another holder.
+func (o *offer) Settled(_ *mesh.Link, _ mesh.Delivery, r mesh.Receipt, t *turn.Turn) {
+	switch r.Outcome {
+	case mesh.Acked, mesh.Stored, mesh.Queued:
+		o.p.Done(packet.Success, t)
+	case mesh.Refused:
+		o.p.Done(packet.ImplementationSpecificError, t)
+	default:
+		o.choose(t)
+	}
+}

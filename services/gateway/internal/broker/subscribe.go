@@ -1,0 +1,61 @@
+package broker
+
+import (
+	"errors"
+
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/routes"
+	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/internal/topic"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+)
+
+// Subscribe adds a subscription and calls done once: with nil when every other process that could publish
+// routes to this gateway, else after the subscription has been withdrawn. See client.Broker.
+func (b *Broker) Subscribe(c *client.Client, filter string, o subscriptions.Options, done func(error)) {
+	inForce := func(err error) {
+		// When the mesh has closed the gateway is going away, and nobody is told of routes any more.
+		if err != nil && !errors.Is(err, mesh.ErrClosed) {
+			b.Unsubscribe(c, filter)
+		}
+		done(err)
+	}
+	b.announcing.Lock()
+	defer b.announcing.Unlock()
+	s, shared, _ := topic.ParseShared(filter) // valid: the client has checked it
+	if !shared {
+		b.subs.Subscribe(filter, c, o)
+		b.deps.Mesh.Announce([]routes.Route{{Filter: filter, Members: 1}}, inForce)
+		return
+	}
+	r := routes.Route{Filter: s.Filter, Group: s.Group, Members: uint32(b.groups.join(s, c, o))}
+	b.deps.Routes.Announce(b.self, r)
+	b.deps.Mesh.Announce([]routes.Route{r}, inForce)
+}
+
+// Unsubscribe drops a subscription, and its route with the last one.
+func (b *Broker) Unsubscribe(c *client.Client, filter string) {
+	b.announcing.Lock()
+	defer b.announcing.Unlock()
+	s, shared, _ := topic.ParseShared(filter)
+	if !shared {
+		if last, _ := b.subs.Unsubscribe(filter, c); last {
+			b.deps.Mesh.Announce([]routes.Route{{Filter: filter}}, notAwaited)
+		}
+		return
+	}
+	left, was := b.groups.leave(s, c)
+	if !was {
+		return
+	}
+	r := routes.Route{Filter: s.Filter, Group: s.Group, Members: uint32(left)}
+	if left == 0 {
+		b.deps.Routes.Withdraw(b.self, s.Filter, s.Group)
+	} else {
+		b.deps.Routes.Announce(b.self, r)
+	}
+	b.deps.Mesh.Announce([]routes.Route{r}, notAwaited)
+}
+
+// notAwaited is for withdrawals: a peer that does not know of one yet sends in vain, no more.
+func notAwaited(error) {}

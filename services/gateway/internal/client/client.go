@@ -1,0 +1,187 @@
+// Package client is the MQTT server's side of one connection: it reads a client's packets and does what they
+// ask, and writes what the client is owed. Everything that concerns more than one client, subscriptions,
+// routing, leases, is behind the Broker.
+//
+// One goroutine per connection reads; it never waits for the cluster while it has packets to read, except
+// where the client is over its bounds. Deliveries and acknowledgements come from any goroutine: they go
+// through the session (internal/engine) into the connection's output under the client's lock, and are flushed
+// at the end of the turn that brought them. No goroutine ever holds the locks of two clients.
+package client
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/engine"
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/internal/turn"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/conn"
+)
+
+// Broker is what a client needs of all the others.
+type Broker interface {
+	// Attach makes c the connection of its client id in the whole cluster: it ends the former connection,
+	// wherever it is, takes the lease, and tells c its epoch. It returns when the former connection is gone.
+	// ctx ends when c is stopped.
+	Attach(ctx context.Context, c *Client) error
+	// Detach undoes Attach and drops the client's subscriptions. No delivery begins after it.
+	Detach(c *Client)
+	// Publish sends m to everybody it is for. With QoS 1 or 2 it keeps a Publication for the packet id and
+	// settles it, possibly before it returns, when every holder has given its receipt. from is nil for a will.
+	Publish(from *Client, id uint16, m *message.Message, t *turn.Turn)
+	// Subscribe calls done once: with nil when the whole cluster routes to c.
+	Subscribe(c *Client, filter string, o subscriptions.Options, done func(error))
+	// Unsubscribe drops a subscription.
+	Unsubscribe(c *Client, filter string)
+}
+
+// Ticket is told what became of a delivery that could not be settled at once.
+type Ticket interface {
+	Settle(o engine.Outcome, t *turn.Turn)
+}
+
+// Delivery is a message for one client.
+type Delivery = engine.Delivery[Ticket]
+
+// Deps are what clients share.
+type Deps struct {
+	Broker       Broker
+	Authenticate auth.Authenticate
+	Authorize    auth.Authorize
+	// Serving reports whether this gateway's incarnation is in force; looked at after every read.
+	Serving func() bool
+	// Available reports whether new clients can be taken.
+	Available func() bool
+	// Incarnation and NextSequence name messages.
+	Incarnation  string
+	NextSequence func() uint64
+	Metrics      *Metrics
+	Logger       *slog.Logger
+}
+
+// state is where a client is in its life. It only grows.
+type state byte
+
+const (
+	unknown state = iota // nothing says yet that the other side speaks MQTT
+	opening              // CONNECT has come, CONNACK has not been written
+	open
+	ended // no packet is handled and no delivery taken any more
+)
+
+// Client is one connection with its session.
+type Client struct {
+	// ID, Version and the other exported fields do not change once the CONNECT has been accepted.
+	ID       string
+	Version  packet.Version
+	Identity auth.Identity
+
+	deps      *Deps
+	limits    *Limits
+	nc        net.Conn
+	reader    *packet.Reader
+	turn      turn.Turn // of the reading goroutine, as is aliasesIn
+	aliasesIn []string
+	// resolved from CONNECT
+	will          *packet.Will
+	keepAlive     time.Duration // 0: none
+	maximumPacket int           // what the client takes; 0: any size
+	problemInfo   bool
+	mayExpire     bool // it asked for a session that outlives the connection
+
+	epoch    atomic.Uint64
+	lastRead atomic.Int64 // unix nanoseconds
+	paused   atomic.Bool  // the socket is not read for now
+	room     chan struct{}
+	stopped  chan struct{} // closed when the connection is to end
+	gone     chan struct{} // closed when nothing of it is left but the socket
+
+	mu        sync.Mutex // guards what follows, and out
+	state     state
+	cause     *Cause
+	abort     context.CancelFunc // ends the attaching
+	flagged   bool               // in somebody's turn
+	out       *conn.Output
+	session   *engine.Session[Ticket] // nil before CONNECT
+	filters   map[string]subscriptions.Options
+	unsettled unsettledList
+	aliases   aliasTable
+	counted   counted
+}
+
+// Epoch returns the epoch of the client's lease, 0 before it has one.
+func (c *Client) Epoch() uint64 { return c.epoch.Load() }
+
+// SetEpoch is called by the broker when the lease has been taken, before anything that happened to the lease
+// later is told.
+func (c *Client) SetEpoch(e uint64) { c.epoch.Store(e) }
+
+// Filters returns what the client is subscribed to, as it wrote it.
+func (c *Client) Filters() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.filters))
+}
+
+// Gone is closed when the connection has ended: the session too, and its last packet written or given up.
+func (c *Client) Gone() <-chan struct{} { return c.gone }
+
+// Stopped is closed when the connection begins to end.
+func (c *Client) Stopped() <-chan struct{} { return c.stopped }
+
+// Read is the reading end under the packet reader: whatever the goroutine has gathered goes out before it may
+// block, and after a pause of the process nothing is read on behalf of an incarnation that has ended.
+func (c *Client) Read(p []byte) (int, error) {
+	c.turn.End()
+	n, err := c.nc.Read(p)
+	now := time.Now()
+	c.turn.Now = now
+	c.lastRead.Store(now.UnixNano())
+	if !c.deps.Serving() {
+		return 0, errNotServing
+	}
+	return n, err
+}
+
+// Flush writes what waits for the client. It is called at the end of turns.
+func (c *Client) Flush(*turn.Turn) {
+	c.mu.Lock()
+	c.flagged = false
+	c.mu.Unlock()
+	c.out.Flush()
+}
+
+// flag has c flushed at the end of the turn. With c.mu held.
+func (c *Client) flag(t *turn.Turn) {
+	if !c.flagged {
+		c.flagged = true
+		t.Add(c)
+	}
+}
+
+// unlock releases c.mu and tells the tickets that the last step has settled. It is deferred wherever the step
+// does more than assign: a panic must not leave the lock held, or everybody who publishes to c would hang.
+func (c *Client) unlock(t *turn.Turn) {
+	settled := c.session.Settled(nil)
+	c.mu.Unlock()
+	for _, s := range settled {
+		s.Ticket.Settle(s.Outcome, t)
+	}
+}
+
+// send appends a packet made by f and flushes it at the end of the turn.
+func (c *Client) send(t *turn.Turn, f func(dst []byte) []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.out.Append(f(c.out.Buffer()))
+	c.flag(t)
+}

@@ -1,0 +1,130 @@
+package client
+
+import (
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/engine"
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/turn"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/conn"
+)
+
+// Deliver puts a message into the client's queue and, where there is room, into its output, to be flushed at
+// the end of the turn. See engine.Session.Offer for what it returns; a client that is ending takes nothing more
+// and answers Ended. It never blocks.
+func (c *Client) Deliver(d Delivery, t *turn.Turn) engine.Outcome {
+	if c.maximumPacket > 0 {
+		// MQTT-3.1.2-25: a packet that is too large for the client is discarded, as if it had been sent.
+		o := packet.PublishOptions{QoS: d.QoS, Retain: d.Retain, IDs: d.IDs}
+		if packet.PublishSize(c.Version, d.Message, o) > c.maximumPacket {
+			c.deps.Metrics.dropped(dropTooLarge, 1)
+			return engine.Queued
+		}
+	}
+	c.mu.Lock()
+	defer c.unlock(t)
+	if c.state == ended || c.cause != nil {
+		return engine.Ended
+	}
+	a := c.session.Offer(d, t.Now)
+	if a == engine.Dropped {
+		c.deps.Metrics.dropped(dropQueueFull, 1)
+	}
+	c.fill(t.Now)
+	c.flag(t)
+	return a
+}
+
+// HasRoom reports whether the client's queue takes a message now. It chooses members of shared subscriptions.
+func (c *Client) HasRoom() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state == open && c.cause == nil && c.session.FullSince().IsZero()
+}
+
+// acknowledge tells the client what became of a message that it published: the acknowledgement goes out as
+// soon as those of its earlier messages have.
+func (c *Client) acknowledge(id uint16, qos byte, code packet.Code, t *turn.Turn) {
+	if code.Failure() && c.Version < packet.V5 {
+		// 3.1.1 has no way to say no: the connection ends and the client keeps its message.
+		c.Stop(notDelivered(code))
+		return
+	}
+	c.mu.Lock()
+	defer c.unlock(t)
+	if c.state == ended {
+		return
+	}
+	c.session.Forwarded(id, qos, code)
+	c.fillAcks()
+	c.flag(t)
+	if c.paused.Load() && !c.overBounds() {
+		select {
+		case c.room <- struct{}{}:
+		default: // it has been told
+		}
+	}
+}
+
+// fill moves what the session has to send into the output, up to its high-water mark. With c.mu held.
+func (c *Client) fill(now time.Time) {
+	if c.state != open || c.cause != nil {
+		return
+	}
+	for c.out.Len() < conn.HighWater {
+		o, ok := c.session.Next(now)
+		if !ok {
+			return
+		}
+		c.out.Append(c.encode(c.out.Buffer(), o, now))
+	}
+}
+
+// fillAcks moves acknowledgements that are due into the output. They are few: the client's own window bounds
+// them. With c.mu held.
+func (c *Client) fillAcks() {
+	for {
+		a, ok := c.session.NextAck()
+		if !ok {
+			return
+		}
+		c.out.Append(packet.AppendAck(c.out.Buffer(), c.Version, a.Type, a.PacketID, a.Code))
+	}
+}
+
+// refill is the output's: a write has made room.
+func (c *Client) refill() {
+	t := turn.Turn{Now: time.Now()}
+	err := c.protect(func() error {
+		c.mu.Lock()
+		defer c.unlock(&t)
+		c.fill(t.Now)
+		return nil
+	})
+	if err != nil {
+		c.Stop(causeOf(err))
+	}
+	t.End()
+}
+
+func (c *Client) encode(dst []byte, o engine.Outgoing, now time.Time) []byte {
+	if o.Type == packet.PUBREL {
+		return packet.AppendAck(dst, c.Version, packet.PUBREL, o.PacketID, packet.Success)
+	}
+	po := packet.PublishOptions{PacketID: o.PacketID, Dup: o.Dup, QoS: o.QoS, Retain: o.Retain, IDs: o.IDs}
+	if c.aliasFits(o) {
+		po.Alias, po.OmitTopic = c.aliases.use(o.Message.Topic)
+	}
+	c.deps.Metrics.sent(o.QoS)
+	return packet.AppendPublish(dst, c.Version, o.Message, po, now)
+}
+
+// aliasFits reports whether a topic alias may be given: the three bytes that it takes must not make a packet
+// too large that is not so without it.
+func (c *Client) aliasFits(o engine.Outgoing) bool {
+	if c.aliases.maximum == 0 || c.maximumPacket == 0 {
+		return true
+	}
+	po := packet.PublishOptions{QoS: o.QoS, IDs: o.IDs, Alias: 1}
+	return packet.PublishSize(c.Version, o.Message, po) <= c.maximumPacket
+}

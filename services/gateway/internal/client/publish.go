@@ -1,0 +1,182 @@
+package client
+
+import (
+	"strings"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/engine"
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/topic"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
+)
+
+// onPublish handles a PUBLISH from the client.
+func (c *Client) onPublish(p packet.Publish) error {
+	c.deps.Metrics.received(p.QoS)
+	if err := c.resolveAlias(&p); err != nil {
+		return err
+	}
+	if err := c.validName(p.Topic); err != nil {
+		return &packet.Error{Code: packet.TopicNameInvalid, Detail: err.Error()}
+	}
+	if p.Retain && c.Version >= packet.V5 {
+		// MQTT-3.2.2-14: CONNACK said that retained messages are not available.
+		return &packet.Error{Code: packet.RetainNotSupported, Detail: "retained messages are not available"}
+	}
+	if p.QoS > 0 {
+		switch c.published(p.PacketID, p.QoS) {
+		case engine.Duplicate:
+			return nil
+		case engine.OverReceiveMaximum:
+			// MQTT-3.3.4-9.
+			return &packet.Error{Code: packet.ReceiveMaximumExceeded, Detail: "more messages in flight than the Receive Maximum"}
+		case engine.IdentifierInUse:
+			return &packet.Error{Code: packet.ProtocolError, Detail: "packet identifier in use at another QoS"}
+		}
+	}
+	if !c.deps.Authorize(c.Identity, auth.Request{Action: auth.Publish, Topic: p.Topic, QoS: p.QoS, Retain: p.Retain}) {
+		c.deps.Metrics.dropped(dropDenied, 1)
+		if p.QoS > 0 {
+			c.acknowledge(p.PacketID, p.QoS, packet.NotAuthorized, &c.turn)
+		}
+		return nil
+	}
+	c.deps.Broker.Publish(c, p.PacketID, c.message(p), &c.turn)
+	if p.QoS > 0 {
+		c.waitForRoom()
+	}
+	return nil
+}
+
+// validName says whether name may be published to; a direct address has to be complete.
+func (c *Client) validName(name string) error {
+	if err := topic.ValidateName(name, c.limits.Topic()); err != nil {
+		return err
+	}
+	if !topic.IsDirect(name) {
+		return nil
+	}
+	_, err := topic.ParseDirect(name)
+	return err
+}
+
+// published asks the session what to do with a PUBLISH, and answers one that it has seen before.
+func (c *Client) published(id uint16, qos byte) engine.Verdict {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	verdict := c.session.Published(id, qos)
+	if verdict == engine.Duplicate {
+		c.fillAcks()
+		c.flag(&c.turn)
+	}
+	return verdict
+}
+
+// resolveAlias puts the topic name in place of a topic alias (MQTT 5, 3.3.2.3.4).
+func (c *Client) resolveAlias(p *packet.Publish) error {
+	if p.Alias == 0 {
+		return nil
+	}
+	if int(p.Alias) > c.limits.TopicAliases {
+		// MQTT-3.3.2-9.
+		return &packet.Error{Code: packet.TopicAliasInvalid, Detail: "topic alias above the Topic Alias Maximum"}
+	}
+	if c.aliasesIn == nil {
+		c.aliasesIn = make([]string, c.limits.TopicAliases+1)
+	}
+	if p.Topic != "" {
+		// The name lives longer than the message whose buffer it is part of.
+		c.aliasesIn[p.Alias] = strings.Clone(p.Topic)
+		return nil
+	}
+	p.Topic = c.aliasesIn[p.Alias]
+	if p.Topic == "" {
+		return &packet.Error{Code: packet.ProtocolError, Detail: "topic alias that was not set"}
+	}
+	return nil
+}
+
+func (c *Client) message(p packet.Publish) *message.Message {
+	m := &message.Message{
+		ID:        message.ID{Origin: c.deps.Incarnation, Seq: c.deps.NextSequence()},
+		Publisher: c.ID,
+		Topic:     p.Topic,
+		Payload:   p.Payload,
+		QoS:       p.QoS,
+		Props:     p.Props,
+	}
+	if p.HasExpiry {
+		m.Expires = c.turn.Now.Add(time.Duration(p.Expiry) * time.Second)
+	}
+	return m
+}
+
+// willMessage makes the message of a will.
+func (c *Client) willMessage(w *packet.Will, now time.Time) *message.Message {
+	m := &message.Message{
+		ID:        message.ID{Origin: c.deps.Incarnation, Seq: c.deps.NextSequence()},
+		Publisher: c.ID,
+		Topic:     w.Topic,
+		Payload:   w.Payload,
+		QoS:       w.QoS,
+		Props:     w.Props,
+	}
+	if w.HasExpiry {
+		m.Expires = now.Add(time.Duration(w.Expiry) * time.Second)
+	}
+	return m
+}
+
+// onAck handles PUBACK, PUBREC and PUBCOMP for what we sent, and PUBREL for what we received.
+func (c *Client) onAck(a packet.Ack) error {
+	c.mu.Lock()
+	defer c.unlock(&c.turn)
+	if a.Type == packet.PUBREL {
+		code := c.session.Released(a.PacketID)
+		c.out.Append(packet.AppendAck(c.out.Buffer(), c.Version, packet.PUBCOMP, a.PacketID, code))
+		c.flag(&c.turn)
+		return nil
+	}
+	reply, send, err := c.session.Acked(a)
+	if send {
+		c.out.Append(packet.AppendAck(c.out.Buffer(), c.Version, reply.Type, reply.PacketID, reply.Code))
+	}
+	c.fill(c.turn.Now)
+	c.flag(&c.turn)
+	return err
+}
+
+// overBounds reports whether the client's socket is not to be read for now: 3.1.1 has no Receive Maximum to
+// exceed, and bytes are bounded for all. Only what the cluster has to settle counts, never what waits for the
+// client's own PUBREL, which would not be read either. With c.mu held.
+func (c *Client) overBounds() bool {
+	return c.unsettled.bytes > int(c.limits.UnsettledBytes) ||
+		(c.Version < packet.V5 && len(c.unsettled.list) >= c.limits.ReceiveMaximum)
+}
+
+// waitForRoom returns when the client is within its bounds again, or is to end. Its keepalive is suspended
+// meanwhile: it may well have sent a PINGREQ that nobody reads.
+func (c *Client) waitForRoom() {
+	c.mu.Lock()
+	over := c.overBounds()
+	if over {
+		c.paused.Store(true)
+	}
+	c.mu.Unlock()
+	if !over {
+		return
+	}
+	c.turn.End()
+	for over {
+		select {
+		case <-c.room:
+		case <-c.stopped:
+		}
+		c.mu.Lock()
+		over = c.overBounds() && c.cause == nil
+		c.mu.Unlock()
+	}
+	c.lastRead.Store(time.Now().UnixNano())
+	c.paused.Store(false)
+}

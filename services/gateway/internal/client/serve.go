@@ -1,0 +1,276 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/turn"
+)
+
+// Serve handles one connection from its first byte to its last, on the calling goroutine. It returns when the
+// socket is closed and nothing of the client is left. A panic ends this connection and nothing else.
+func Serve(ctx context.Context, nc net.Conn, listener string, limits *Limits, deps *Deps) {
+	defer nc.Close()
+	c := &Client{
+		deps: deps, limits: limits, nc: nc,
+		room: make(chan struct{}, 1), stopped: make(chan struct{}), gone: make(chan struct{}),
+	}
+	c.out = c.newOutput()
+	c.reader = packet.NewReader(c)
+	stop := context.AfterFunc(ctx, func() { c.Stop(ShuttingDown()) })
+	defer stop()
+	defer c.out.Close()
+	if err := c.connect(ctx, listener); err != nil {
+		c.refuse(c.refusalFor(err))
+		return
+	}
+	c.run()
+	c.finish()
+}
+
+// connect takes the connection to the point where it is an attached client with its CONNACK written.
+func (c *Client) connect(ctx context.Context, listener string) error {
+	var ack packet.Connack
+	err := c.protect(func() error {
+		p, err := c.readConnect()
+		if err != nil {
+			return err
+		}
+		ack, err = c.accept(ctx, p, listener)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = c.attach(ctx)
+	attached := err == nil || errors.Is(err, errPanic) // nobody knows how far a panic let it come
+	if err == nil {
+		err = c.welcome(ack)
+	}
+	if err != nil {
+		c.leave(attached)
+	}
+	return err
+}
+
+func (c *Client) attach(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.mu.Lock()
+	c.abort = cancel
+	stopped := c.cause != nil
+	c.mu.Unlock()
+	if stopped {
+		return errStopped
+	}
+	return c.protect(func() error { return c.deps.Broker.Attach(ctx, c) })
+}
+
+// welcome opens the client; its CONNACK goes out before the first read.
+func (c *Client) welcome(ack packet.Connack) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.abort = nil
+	if c.cause != nil {
+		return errStopped
+	}
+	c.deps.Metrics.accepted.Inc()
+	c.deps.Metrics.Connected.Inc()
+	// Under the lock: Stop, which cuts the next read short, comes before or after.
+	_ = c.nc.SetDeadline(time.Time{})
+	c.turn.Now = time.Now()
+	c.lastRead.Store(c.turn.Now.UnixNano())
+	c.state = open
+	c.out.Append(packet.AppendConnack(c.out.Buffer(), c.Version, ack))
+	c.flag(&c.turn)
+	return nil
+}
+
+// run reads and handles packets until the connection is to end. What was delivered while the client was being
+// attached goes out first.
+func (c *Client) run() {
+	err := c.protect(func() error {
+		c.begin()
+		for {
+			first, body, owned, err := c.reader.Next(int(c.limits.PacketBytes))
+			if err != nil {
+				return err
+			}
+			if done, err := c.handle(first, body, owned); done || err != nil {
+				return err
+			}
+			select {
+			case <-c.stopped:
+				return nil
+			default:
+			}
+		}
+	})
+	if err != nil {
+		c.Stop(causeOf(err))
+	}
+	_ = c.protect(func() error {
+		c.turn.End()
+		return nil
+	})
+}
+
+func (c *Client) begin() {
+	c.mu.Lock()
+	defer c.unlock(&c.turn)
+	c.fill(c.turn.Now)
+}
+
+// handle does what one packet asks. done: it was the client's DISCONNECT.
+func (c *Client) handle(first byte, body []byte, owned bool) (done bool, err error) {
+	switch t := packet.Type(first >> 4); t {
+	case packet.PUBLISH:
+		p, err := packet.DecodePublish(c.Version, first, body, owned)
+		if err != nil {
+			return false, err
+		}
+		return false, c.onPublish(p)
+	case packet.PUBACK, packet.PUBREC, packet.PUBREL, packet.PUBCOMP:
+		a, err := packet.DecodeAck(c.Version, first, body)
+		if err != nil {
+			return false, err
+		}
+		return false, c.onAck(a)
+	case packet.SUBSCRIBE:
+		s, err := packet.DecodeSubscribe(c.Version, first, body)
+		if err != nil {
+			return false, err
+		}
+		return false, c.onSubscribe(s)
+	case packet.UNSUBSCRIBE:
+		u, err := packet.DecodeUnsubscribe(c.Version, first, body)
+		if err != nil {
+			return false, err
+		}
+		return false, c.onUnsubscribe(u)
+	case packet.PINGREQ:
+		if err := packet.DecodeEmpty(first, body); err != nil {
+			return false, err
+		}
+		c.send(&c.turn, packet.AppendPingresp)
+		return false, nil
+	case packet.DISCONNECT:
+		return c.onDisconnect(first, body)
+	default:
+		// CONNECT once more (MQTT-3.1.0-2), AUTH without enhanced authentication, or a packet only servers send.
+		return false, &packet.Error{Code: packet.ProtocolError, Detail: "packet type not expected here"}
+	}
+}
+
+// onDisconnect ends the connection as the client asked. With 0x00 its will is forgotten (MQTT-3.14.4-3).
+func (c *Client) onDisconnect(first byte, body []byte) (bool, error) {
+	d, err := packet.DecodeDisconnect(c.Version, first, body)
+	if err != nil {
+		return false, err
+	}
+	if d.HasSessionExpiry && d.SessionExpiry > 0 && !c.mayExpire {
+		// 3.14.2.2.2. A client that asked for more than 0 in its CONNECT may do so again, and in vain again.
+		return false, &packet.Error{Code: packet.ProtocolError, Detail: "Session Expiry Interval after none"}
+	}
+	c.Stop(Cause{NoWill: d.Code == packet.Success, reason: closedByClient})
+	return true, nil
+}
+
+// finish takes an open client apart. Whoever waits for it to be gone is told before the socket's last breath.
+func (c *Client) finish() {
+	c.Stop(Cause{reason: closedByNetwork})
+	<-c.stopped // somebody else may have been first, and has to have done his part
+	c.leave(true)
+	c.mu.Lock()
+	cause := *c.cause
+	c.mu.Unlock()
+	c.deps.Metrics.Connected.Dec()
+	c.deps.Metrics.closed.WithLabelValues(string(cause.reason)).Inc()
+	if c.will != nil && !cause.NoWill && c.deps.Serving() {
+		_ = c.protect(func() error {
+			t := turn.Turn{Now: time.Now()}
+			defer t.End()
+			c.deps.Broker.Publish(nil, 0, c.willMessage(c.will, t.Now), &t)
+			return nil
+		})
+	}
+	if cause.reason != closedByNetwork {
+		linger(c.nc, c.limits.Patience)
+	}
+}
+
+// leave ends the session, takes the client out of the broker if it is there, and waits for its last packet.
+func (c *Client) leave(attached bool) {
+	defer close(c.gone)
+	_ = c.protect(func() error {
+		t := turn.Turn{Now: time.Now()}
+		defer t.End()
+		c.mu.Lock()
+		defer c.unlock(&t)
+		c.state = ended
+		c.session.End()
+		c.countDrops()
+		return nil
+	})
+	if attached {
+		_ = c.protect(func() error {
+			c.deps.Broker.Detach(c)
+			return nil
+		})
+	}
+	c.out.Wait()
+}
+
+// protect runs f and turns a panic into errPanic: one client's packets must not end the others' connections.
+func (c *Client) protect(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.deps.Metrics.panics.Inc()
+			c.deps.Logger.Error("panic while handling a client", slog.Any("panic", r), slog.String("client_id", c.ID),
+				slog.String("stack", string(debug.Stack())))
+			err = errPanic
+		}
+	}()
+	return f()
+}
+
+// Sweep looks after what time brings: a client that is silent, publications that nobody answered, a queue
+// that stays full. The broker calls it about once a second. late says that the process itself was held up, so
+// that silence proves nothing.
+func (c *Client) Sweep(now time.Time, late bool) {
+	paused := c.paused.Load() // first: the end of a pause sets lastRead before it
+	silence := now.Sub(time.Unix(0, c.lastRead.Load()))
+	c.mu.Lock()
+	if c.state != open {
+		c.mu.Unlock()
+		return
+	}
+	full := c.session.FullSince()
+	overdue := c.unsettled.overdue(now.Add(-c.limits.ReceiptTimeout))
+	c.countDrops()
+	c.mu.Unlock()
+	switch {
+	case c.keepAlive > 0 && !late && !paused && silence > c.keepAlive+c.keepAlive/2:
+		// MQTT-3.1.2-22.
+		c.Stop(Cause{Code: packet.KeepAliveTimeout, Reason: "no packet within one and a half times the keep alive", reason: closedKeepAlive})
+		return
+	case !full.IsZero() && now.Sub(full) > c.limits.SlowTimeout:
+		c.Stop(Cause{Code: packet.QuotaExceeded, Reason: "receiver too slow", reason: closedSlow})
+		return
+	}
+	t := turn.Turn{Now: now}
+	for _, p := range overdue {
+		p.merge(packet.UnspecifiedError)
+		p.settle(&t)
+	}
+	t.End()
+}
+
+// assignedID makes an id for a client that came without one. It cannot be guessed.
+func assignedID() string { return "auto-" + rand.Text() }

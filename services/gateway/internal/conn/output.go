@@ -1,0 +1,309 @@
+// Package conn owns the writing half of one client's socket. It knows no MQTT.
+//
+// Whoever has something for a client appends it to the client's Output and flushes it. The first to flush
+// writes on the spot, without blocking; those who come meanwhile only append, and what they appended goes out
+// with the next write. When the socket takes no more, one goroutine takes over, blocks in its stead under a
+// deadline, and ends when there is nothing left to write. So a burst is one system call, an idle connection
+// has no goroutine and no buffer, and nobody but that goroutine ever waits for a slow client.
+package conn
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// HighWater is how many bytes may wait in an Output before its filler should hold back, so that what the
+// socket cannot take stays in the session's queue, where it is bounded and can be shed.
+const HighWater = 32 << 10
+
+// spotRounds is how often one caller goes on writing on the spot before it hands over to the goroutine:
+// others may append as fast as it writes.
+const spotRounds = 4
+
+// ErrSlow is the cause of a connection that took no byte within the write time-out.
+var ErrSlow = errors.New("client does not read")
+
+// Output is the queue of bytes for one socket. Its lock is the owner's: Append and Len are called with it
+// held, everything else without.
+type Output struct {
+	mu      *sync.Mutex
+	nc      net.Conn
+	raw     syscall.RawConn // nil when the socket cannot be written without blocking (TLS, WebSocket)
+	try     attempt
+	run     func(fd uintptr) bool // try.run, made once
+	timeout time.Duration
+	refill  func()
+	failed  func(error)
+
+	buf     *[]byte // nil when empty
+	writing bool    // somebody is writing, or the goroutine lives
+	closing bool    // close when everything is written
+	closed  bool
+	idle    chan struct{} // closed when writing ends; nil unless somebody waits
+}
+
+// NewOutput makes the output of nc. mu guards it together with whatever refill touches. refill is called,
+// without mu, when a write has made room; it locks mu itself and appends what waits elsewhere. failed is
+// called at most once, without mu, when a write fails or times out. timeout bounds every blocking write.
+func NewOutput(nc net.Conn, mu *sync.Mutex, timeout time.Duration, refill func(), failed func(error)) *Output {
+	o := &Output{mu: mu, nc: nc, timeout: timeout, refill: refill, failed: failed}
+	if tcp, ok := nc.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			o.raw, o.run = raw, o.try.run
+		}
+	}
+	return o
+}
+
+// Len returns how many bytes wait that no write has taken yet.
+func (o *Output) Len() int {
+	if o.buf == nil {
+		return 0
+	}
+	return len(*o.buf)
+}
+
+// Buffer returns the bytes that wait, to be appended to and given back with Append.
+func (o *Output) Buffer() []byte {
+	if o.buf == nil {
+		o.buf = buffers.get()
+	}
+	return *o.buf
+}
+
+// Append replaces the waiting bytes by b, which is Buffer with more at its end.
+func (o *Output) Append(b []byte) {
+	if o.closed || o.closing {
+		return
+	}
+	*o.buf = b
+}
+
+// Flush writes what waits, as far as the socket takes it at once; the rest is the goroutine's.
+func (o *Output) Flush() {
+	o.mu.Lock()
+	if o.writing || o.closed || o.Len() == 0 {
+		o.mu.Unlock()
+		return
+	}
+	o.writing = true
+	if o.raw == nil {
+		o.startDraining(nil, 0)
+		o.mu.Unlock()
+		return
+	}
+	for range spotRounds {
+		b := o.take()
+		o.mu.Unlock()
+		n, err := o.tryWrite(*b)
+		if err != nil {
+			o.fail(err)
+			return
+		}
+		if n < len(*b) {
+			o.mu.Lock()
+			o.startDraining(b, n)
+			o.mu.Unlock()
+			return
+		}
+		buffers.put(b)
+		o.refill()
+		o.mu.Lock()
+		if o.finish() {
+			return
+		}
+	}
+	o.startDraining(nil, 0)
+	o.mu.Unlock()
+}
+
+// Close closes the socket at once. What waits is thrown away.
+func (o *Output) Close() {
+	o.mu.Lock()
+	o.close()
+	o.mu.Unlock()
+}
+
+// CloseAfter writes last after everything that waits and closes the writing half then, or after patience,
+// whichever is first. It does not wait for that; Wait does.
+func (o *Output) CloseAfter(last []byte, patience time.Duration) {
+	o.mu.Lock()
+	if o.closed || o.closing {
+		o.mu.Unlock()
+		return
+	}
+	b := append(o.Buffer(), last...)
+	*o.buf = b
+	o.closing = true
+	o.timeout = patience
+	_ = o.nc.SetWriteDeadline(time.Now().Add(patience))
+	if !o.writing {
+		o.writing = true
+		o.startDraining(nil, 0)
+	}
+	o.mu.Unlock()
+}
+
+// Wait returns when nobody is writing any more. After Close or CloseAfter nobody begins again.
+func (o *Output) Wait() {
+	o.mu.Lock()
+	if !o.writing {
+		o.mu.Unlock()
+		return
+	}
+	if o.idle == nil {
+		o.idle = make(chan struct{})
+	}
+	idle := o.idle
+	o.mu.Unlock()
+	<-idle
+}
+
+// stopWriting ends the writer's turn. With mu held.
+func (o *Output) stopWriting() {
+	o.writing = false
+	if o.idle != nil {
+		close(o.idle)
+		o.idle = nil
+	}
+}
+
+// take hands the waiting bytes to the writer.
+func (o *Output) take() *[]byte {
+	b := o.buf
+	o.buf = nil
+	return b
+}
+
+// finish ends the writer's work when nothing is left to write, and reports whether it has. It is called with mu
+// held and releases it when it returns true.
+func (o *Output) finish() bool {
+	if o.Len() > 0 && !o.closed {
+		return false
+	}
+	if o.buf != nil {
+		buffers.put(o.take())
+	}
+	if o.closing && !o.closed {
+		o.closed = true
+		// It may write, and so wait; nobody else writes before stopWriting.
+		o.mu.Unlock()
+		o.closeWrite()
+		o.mu.Lock()
+	}
+	o.stopWriting()
+	o.mu.Unlock()
+	return true
+}
+
+// startDraining starts the goroutine that may block. With mu held and writing set.
+func (o *Output) startDraining(b *[]byte, written int) {
+	go o.drain(b, written)
+}
+
+func (o *Output) drain(b *[]byte, written int) {
+	for {
+		if b != nil {
+			if err := o.write((*b)[written:]); err != nil {
+				o.fail(err)
+				return
+			}
+			buffers.put(b)
+			o.refill()
+		}
+		o.mu.Lock()
+		if o.finish() {
+			return
+		}
+		b, written = o.take(), 0
+		o.mu.Unlock()
+	}
+}
+
+// write blocks until everything is written or the deadline of this write has passed.
+func (o *Output) write(b []byte) error {
+	o.mu.Lock()
+	if !o.closing {
+		_ = o.nc.SetWriteDeadline(time.Now().Add(o.timeout))
+	}
+	o.mu.Unlock()
+	_, err := o.nc.Write(b)
+	var ne net.Error
+	if errors.As(err, &ne) && ne.Timeout() {
+		return ErrSlow
+	}
+	return err
+}
+
+// attempt is one write that does not block. It belongs to whoever is writing.
+type attempt struct {
+	b   []byte
+	n   int
+	err error
+}
+
+// run writes what the socket takes at once. It always returns true: the caller does not wait for more.
+func (a *attempt) run(fd uintptr) bool {
+	for a.n < len(a.b) {
+		k, err := syscall.Write(int(fd), a.b[a.n:])
+		switch {
+		case err == nil:
+			a.n += k
+		case errors.Is(err, syscall.EINTR):
+		case errors.Is(err, syscall.EAGAIN):
+			return true
+		default:
+			a.err = err
+			return true
+		}
+	}
+	return true
+}
+
+// tryWrite writes what the socket takes at once.
+func (o *Output) tryWrite(b []byte) (int, error) {
+	o.try = attempt{b: b}
+	err := o.raw.Write(o.run)
+	done := o.try
+	o.try = attempt{}
+	switch {
+	case done.err != nil:
+		return done.n, done.err
+	case errors.Is(err, net.ErrClosed):
+		return done.n, err
+	}
+	// A write deadline that has passed belongs to an earlier, blocking write: let the goroutine set its own.
+	return done.n, nil
+}
+
+func (o *Output) fail(err error) {
+	o.mu.Lock()
+	was := o.closed
+	o.close()
+	o.stopWriting()
+	o.mu.Unlock()
+	if !was {
+		o.failed(err)
+	}
+}
+
+func (o *Output) close() {
+	if o.closed {
+		return
+	}
+	o.closed = true
+	o.buf = nil
+	_ = o.nc.Close()
+}
+
+// closeWrite ends the writing half, so that what was written still reaches a peer whose own bytes we have not
+// read: closing both at once would reset the connection and may destroy the last packet on its way.
+func (o *Output) closeWrite() {
+	if h, ok := o.nc.(interface{ CloseWrite() error }); ok && h.CloseWrite() == nil {
+		return
+	}
+	_ = o.nc.Close()
+}

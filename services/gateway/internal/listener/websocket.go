@@ -1,0 +1,184 @@
+package listener
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+const (
+	// subprotocol is the WebSocket subprotocol that clients have to name (MQTT-6.0.0-3).
+	subprotocol = "mqtt"
+	// upgradeTimeout bounds the HTTP request and its answer, TLS included.
+	upgradeTimeout = 10 * time.Second
+)
+
+// serveWebSocket accepts HTTP requests on the listener and serves those that become WebSockets.
+func (l *Listener) serveWebSocket(ctx context.Context, h Handler) error {
+	u := &upgrader{l: l, ctx: ctx, h: h}
+	srv := &http.Server{
+		Handler:        u,
+		ReadTimeout:    upgradeTimeout,
+		WriteTimeout:   upgradeTimeout,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       slog.NewLogLogger(l.logger.Handler(), slog.LevelDebug),
+		ConnContext:    func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, socketKey{}, nc) },
+	}
+	err := srv.Serve(gate{l, ctx})
+	_ = srv.Close() // what is no WebSocket yet; the others see ctx end
+	u.wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// gate is what the HTTP server accepts from: the listener with its bounds.
+type gate struct {
+	l   *Listener
+	ctx context.Context //nolint:containedctx // of Serve, in which the gate lives
+}
+
+func (g gate) Addr() net.Addr { return g.l.Addr() }
+func (g gate) Close() error   { return g.l.ln.Close() }
+
+func (g gate) Accept() (net.Conn, error) {
+	nc, err := g.l.accept(g.ctx)
+	if err != nil {
+		return nil, err
+	}
+	nc = &countedConn{Conn: nc, l: g.l}
+	if g.l.tls != nil {
+		nc = tls.Server(nc, g.l.tls)
+	}
+	return nc, nil
+}
+
+// countedConn is counted among the open connections until it is closed.
+type countedConn struct {
+	net.Conn
+
+	l      *Listener
+	closed atomic.Bool
+}
+
+func (c *countedConn) Close() error {
+	if c.closed.CompareAndSwap(false, true) {
+		c.l.open.Add(-1)
+	}
+	return c.Conn.Close()
+}
+
+// socketKey is the key of a request's connection in its context.
+type socketKey struct{}
+
+// upgrader turns requests into WebSockets and has them handled.
+type upgrader struct {
+	l   *Listener
+	ctx context.Context //nolint:containedctx // of Serve, in which the upgrader lives
+	h   Handler
+
+	mu       sync.Mutex
+	over     bool
+	handlers sync.WaitGroup
+}
+
+// begin counts a handler in, unless the listener has ended.
+func (u *upgrader) begin() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.over {
+		return false
+	}
+	u.handlers.Add(1)
+	return true
+}
+
+// wait returns when no handler runs; none begins any more.
+func (u *upgrader) wait() {
+	u.mu.Lock()
+	u.over = true
+	u.mu.Unlock()
+	u.handlers.Wait()
+}
+
+// ServeHTTP implements http.Handler.
+func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != u.l.cfg.Path {
+		http.NotFound(w, r)
+		return
+	}
+	if !u.begin() {
+		return
+	}
+	defer u.handlers.Done()
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		Subprotocols:   []string{subprotocol},
+		OriginPatterns: u.l.cfg.Origins,
+	})
+	if err != nil {
+		return // Accept has answered
+	}
+	nc := newWSConn(ws, r)
+	defer func() { _ = ws.CloseNow() }()
+	if ws.Subprotocol() != subprotocol {
+		_ = nc.closeHandshake(websocket.StatusPolicyViolation, "the subprotocol has to be mqtt")
+		return
+	}
+	u.h(u.ctx, nc, u.l.cfg.Name)
+}
+
+// wsConn is a WebSocket as a stream of bytes: MQTT packets may lie across its messages (MQTT-6.0.0-2), which have
+// to be binary (MQTT-6.0.0-1).
+type wsConn struct {
+	net.Conn
+
+	ws     *websocket.Conn
+	socket net.Conn // under TLS and all
+	tls    *tls.ConnectionState
+}
+
+func newWSConn(ws *websocket.Conn, r *http.Request) *wsConn {
+	c := &wsConn{Conn: websocket.NetConn(context.Background(), ws, websocket.MessageBinary), ws: ws, tls: r.TLS}
+	c.socket, _ = r.Context().Value(socketKey{}).(net.Conn)
+	if t, ok := c.socket.(*tls.Conn); ok {
+		c.socket = t.NetConn()
+	}
+	return c
+}
+
+// Close closes the socket at once, without the closing handshake. It waits for nobody.
+func (c *wsConn) Close() error { return c.socket.Close() }
+
+// CloseWrite ends the WebSocket with its closing handshake, within closePatience.
+func (c *wsConn) CloseWrite() error { return c.closeHandshake(websocket.StatusNormalClosure, "") }
+
+func (c *wsConn) closeHandshake(code websocket.StatusCode, reason string) error {
+	t := time.AfterFunc(closePatience, func() { _ = c.socket.Close() })
+	defer t.Stop()
+	return c.ws.Close(code, reason)
+}
+
+// SetReadDeadline ignores a deadline that has passed: for a WebSocket it would not end one read but the
+// connection, with what waits to be written. Whoever wants to end a read closes.
+func (c *wsConn) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() && !t.After(time.Now()) {
+		return nil
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// ConnectionState returns the TLS facts of the HTTP request; the zero state when it came without TLS.
+func (c *wsConn) ConnectionState() tls.ConnectionState {
+	if c.tls == nil {
+		return tls.ConnectionState{}
+	}
+	return *c.tls
+}

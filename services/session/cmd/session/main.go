@@ -1,0 +1,56 @@
+// Command session runs one instance of the session service as a process of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/beeline-mqtt/beeline/internal/config"
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
+	"github.com/beeline-mqtt/beeline/internal/node"
+	"github.com/beeline-mqtt/beeline/services/session"
+)
+
+// settings is the whole configuration of the process.
+type settings struct {
+	node.Config `koanf:",squash"`
+
+	Session session.Config `koanf:"session"`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil && !errors.Is(err, config.ErrDone) {
+		fmt.Fprintln(os.Stderr, "session:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	defaults := settings{Config: node.DefaultConfig(), Session: session.Default()}
+	cfg, err := config.Load(defaults, config.Source{
+		Program: "session", Args: os.Args[1:], Environ: os.Environ(), Output: os.Stdout,
+	})
+	if err != nil {
+		return err
+	}
+	n, err := node.New(ctx, cfg.Config, "session", os.Stderr, node.Options{})
+	if err != nil {
+		return err
+	}
+	if cfg.Session.Address == "" {
+		cfg.Session.Address = n.Address()
+	}
+	s, err := session.New(cfg.Session, session.Deps{Etcd: n.Etcd, Logger: n.Logger, Metrics: n.Metrics, Dial: n.Dialer.Dial})
+	if err != nil {
+		return errors.Join(err, n.Close())
+	}
+	s.Register(n.Server)
+	n.Readiness.Add("session", s.Ready)
+	return n.Run(ctx, lifecycle.Simple("session", s.Run))
+}

@@ -1,0 +1,196 @@
+package session
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
+	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/rpc"
+	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
+)
+
+const (
+	helloTimeout = 5 * time.Second
+	aliveTimeout = 2 * time.Second
+)
+
+// How a stream ends, as the gateway sees it.
+var (
+	errNotActive = rpc.Refuse(rpc.NotActive, "this is not the active session instance")
+	errDead      = rpc.Refuse(rpc.NotAlive, "the incarnation of this gateway is not alive")
+	errReplaced  = status.Error(codes.Aborted, "the gateway has attached again")
+	errCutOff    = status.Error(codes.ResourceExhausted, "the gateway does not read its stream")
+	errStopping  = rpc.Refuse(rpc.Stopping, "the session instance is stopping")
+)
+
+// Witness implements the service.
+func (s *Session) Witness(context.Context, *sessionv1.WitnessRequest) (*sessionv1.WitnessResponse, error) {
+	return &sessionv1.WitnessResponse{EtcdReachable: s.probe.Reachable()}, nil
+}
+
+// Attach implements the service.
+func (s *Session) Attach(g grpc.BidiStreamingServer[sessionv1.AttachRequest, sessionv1.AttachResponse]) error {
+	t, err := s.enter()
+	if err != nil {
+		return err
+	}
+	defer s.streams.Done()
+	ctx, cancel := context.WithCancelCause(g.Context())
+	defer cancel(nil)
+	gateway, err := s.hello(ctx, g)
+	if err != nil {
+		return err
+	}
+	if err := t.checkAlive(ctx, gateway); err != nil {
+		return err
+	}
+	st := &stream{
+		term: t, gateway: gateway, number: s.numbers.Add(1), grpc: g,
+		holdings: make(chan *sessionv1.Holdings, holdingsWaiting),
+		filled:   make(chan struct{}, 1),
+		cancel:   cancel,
+	}
+	st.push(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Welcome{
+		Welcome: &sessionv1.Welcome{Incarnation: t.instance},
+	}})
+	if !t.attach(st) {
+		return s.refusal()
+	}
+	s.metrics.attached.Inc()
+	defer s.metrics.attached.Dec()
+	s.deps.Logger.InfoContext(ctx, "gateway attached", slog.String("peer", gateway))
+	err = st.serve(ctx, &s.streams)
+	t.detach(st)
+	s.deps.Logger.InfoContext(g.Context(), "gateway detached", slog.String("peer", gateway), slog.Any("error", err))
+	return err
+}
+
+// enter counts a stream, unless it has to be refused.
+func (s *Session) enter() (*term, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.stopping:
+		return nil, errStopping
+	case s.term == nil:
+		return nil, errNotActive
+	}
+	s.streams.Add(1)
+	return s.term, nil
+}
+
+// hello receives the first frame, within its time.
+func (s *Session) hello(ctx context.Context, g grpc.BidiStreamingServer[sessionv1.AttachRequest, sessionv1.AttachResponse]) (string, error) {
+	type first struct {
+		r   *sessionv1.AttachRequest
+		err error
+	}
+	// Recv ends with the stream at the latest, which ends when Attach returns.
+	got := make(chan first, 1)
+	s.streams.Go(func() {
+		r, err := g.Recv()
+		got <- first{r, err}
+	})
+	timeout := time.NewTimer(helloTimeout)
+	defer timeout.Stop()
+	select {
+	case f := <-got:
+		if f.err != nil {
+			return "", f.err
+		}
+		id := f.r.GetHello().GetIncarnation()
+		if id == "" {
+			return "", status.Error(codes.InvalidArgument, "the first frame is not a Hello with an incarnation")
+		}
+		return id, nil
+	case <-timeout.C:
+		return "", status.Error(codes.DeadlineExceeded, "no Hello")
+	case <-ctx.Done():
+		return "", status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// checkAlive asks etcd about a gateway that is not in the view, which may be behind.
+func (t *term) checkAlive(ctx context.Context, gateway string) error {
+	t.mu.Lock()
+	_, known := t.view.Find(gateway)
+	t.mu.Unlock()
+	if known {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)
+	defer cancel()
+	d := t.session.cluster
+	r, err := d.Client.Get(ctx, d.Keys.Member(cluster.Gateway, gateway))
+	if err != nil {
+		return status.Error(codes.Unavailable, "etcd cannot be asked about the gateway")
+	}
+	if len(r.Kvs) == 0 {
+		return errDead
+	}
+	return nil
+}
+
+// attach makes st the gateway's stream, in place of an older one.
+func (t *term) attach(st *stream) bool {
+	t.mu.Lock()
+	if t.ended {
+		t.mu.Unlock()
+		return false
+	}
+	older := t.streams[st.gateway]
+	t.streams[st.gateway] = st
+	t.mu.Unlock()
+	if older != nil {
+		older.end(errReplaced)
+	}
+	t.step(func(q *claims.Queue, now time.Time) {
+		q.Detached(now, st.gateway)
+		q.Attached(st.gateway)
+	})
+	return true
+}
+
+func (t *term) detach(st *stream) {
+	t.mu.Lock()
+	mine := t.streams[st.gateway] == st
+	if mine {
+		delete(t.streams, st.gateway)
+	}
+	t.mu.Unlock()
+	if mine {
+		t.step(func(q *claims.Queue, now time.Time) { q.Detached(now, st.gateway) })
+	}
+}
+
+// response is the frame for an effect.
+func response(e claims.Effect) *sessionv1.AttachResponse {
+	switch e.Kind {
+	case claims.Claimed:
+		return &sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Claimed{Claimed: &sessionv1.Claimed{
+			RequestId: e.Request.ID, Epoch: e.Epoch, FormerHolder: e.Former,
+		}}}
+	case claims.Evict:
+		return &sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Evict{Evict: &sessionv1.Evict{
+			ClientId: e.Client, Epoch: e.Epoch,
+		}}}
+	case claims.Superseded:
+		return refused(e.Request.ID, sessionv1.Refusal_REFUSAL_SUPERSEDED)
+	case claims.HolderDead:
+		return refused(e.Request.ID, sessionv1.Refusal_REFUSAL_INCARNATION_DEAD)
+	default:
+		return refused(e.Request.ID, sessionv1.Refusal_REFUSAL_UNAVAILABLE)
+	}
+}
+
+func refused(id uint64, why sessionv1.Refusal) *sessionv1.AttachResponse {
+	return &sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Refused{
+		Refused: &sessionv1.Refused{RequestId: id, Reason: why},
+	}}
+}

@@ -1,0 +1,186 @@
+// Package session is the service that decides who holds a client. One instance is active and serialises everything
+// about a client; standbys wait in etcd for its place. It owns the clients' records in etcd and the streams of the
+// gateways that are attached; it keeps nothing in memory that a successor could not find out.
+//
+// Each time that the instance is the active one is a term with its own state, which ends with it: nothing of one
+// term reaches the next. Within a term the claims of each client are decided by internal/claims, under one lock that is
+// never held while waiting. README.md describes what happens when a part fails.
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
+	"github.com/beeline-mqtt/beeline/internal/cluster"
+)
+
+// Deps are what a session instance works with; all are required.
+type Deps struct {
+	// Etcd is made by cluster.Connect, and closed by the caller after Run.
+	Etcd    *clientv3.Client
+	Logger  *slog.Logger
+	Metrics prometheus.Registerer
+	// Dial reaches other session instances.
+	Dial cluster.Dial
+}
+
+// Session is one instance.
+type Session struct {
+	sessionv1.UnimplementedSessionServiceServer
+
+	config   Config
+	deps     Deps
+	cluster  cluster.Deps
+	metrics  *metrics
+	sessions *cluster.Sessions
+	probe    *cluster.Probe
+	// streams are counted so that Run waits for their goroutines.
+	streams sync.WaitGroup
+	// numbers tell the answers to one stream of a gateway from those to the next.
+	numbers atomic.Uint64
+	joined  atomic.Bool
+
+	mu       sync.Mutex
+	term     *term // guarded by mu; nil while another instance is active
+	stopping bool  // guarded by mu
+}
+
+// New returns an instance that does nothing before Run.
+func New(c Config, d Deps) (*Session, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(d.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	cd := cluster.Deps{Client: d.Etcd, Keys: cluster.Keys(c.Cluster), Logger: d.Logger, Metrics: d.Metrics}
+	return &Session{
+		config: c, deps: d, cluster: cd, metrics: m,
+		sessions: cluster.NewSessions(cd, d.Dial),
+		probe:    cluster.NewProbe(cd, c.BlindAfter/3, c.BlindAfter),
+	}, nil
+}
+
+// Register adds the service to a gRPC server, which has to serve for as long as Run does: gateways that cannot
+// reach etcd ask this instance for its view even while it has no incarnation.
+func (s *Session) Register(r grpc.ServiceRegistrar) { sessionv1.RegisterSessionServiceServer(r, s) }
+
+// Ready reports why the instance can neither be active nor take the active one's place; nil when it can.
+func (s *Session) Ready() error {
+	if !s.joined.Load() {
+		return errors.New("not joined: etcd has not been reached, or the incarnation was lost")
+	}
+	return nil
+}
+
+// Active says whether this is the active instance and serves gateways.
+func (s *Session) Active() bool { return s.current() != nil }
+
+// Run joins the cluster, and again under a new incarnation whenever one is lost, until the context is done. It
+// returns nil when all streams have ended.
+func (s *Session) Run(ctx context.Context) error {
+	defer context.AfterFunc(ctx, s.stop)()
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = s.sessions.Run(ctx) })
+	wg.Go(func() { _ = s.probe.Run(ctx) })
+	for ctx.Err() == nil {
+		if err := s.live(ctx); err != nil {
+			s.deps.Logger.WarnContext(ctx, "session instance starts again", slog.Any("error", err))
+			wait := time.NewTimer(time.Second)
+			select {
+			case <-ctx.Done():
+			case <-wait.C:
+			}
+			wait.Stop()
+		}
+	}
+	s.stop()
+	wg.Wait()
+	s.streams.Wait()
+	return nil
+}
+
+func (s *Session) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopping = true
+}
+
+// live is one incarnation.
+func (s *Session) live(ctx context.Context) error {
+	join, cancelJoin := context.WithTimeout(ctx, s.config.TTL)
+	defer cancelJoin()
+	i, err := cluster.Join(join, s.cluster, cluster.IncarnationConfig{
+		Kind:   cluster.Session,
+		TTL:    s.config.TTL,
+		Member: cluster.Member{Address: s.config.Address, Zone: s.config.Zone},
+	})
+	if err != nil {
+		return err
+	}
+	s.joined.Store(true)
+	defer s.joined.Store(false)
+	s.deps.Logger.InfoContext(ctx, "joined the cluster", slog.String("incarnation", i.ID()))
+
+	// The incarnation is given back only after the term has ended.
+	lead, stopLeading := context.WithCancel(ctx)
+	defer stopLeading()
+	live, stopLiving := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLiving()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = cluster.Lead(lead, i, func(ctx context.Context, t cluster.Term) { s.lead(ctx, i, t) })
+		stopLiving()
+	})
+	err = i.Run(live, func(ctx context.Context) bool {
+		return !s.probe.Reachable() && s.sessions.OthersBlind(ctx, i.ID())
+	})
+	stopLeading()
+	wg.Wait()
+	if err != nil {
+		return fmt.Errorf("incarnation %s: %w", i.ID(), err)
+	}
+	return nil
+}
+
+// lead is one term.
+func (s *Session) lead(ctx context.Context, i *cluster.Incarnation, t cluster.Term) {
+	s.deps.Logger.InfoContext(ctx, "active session instance", slog.String("incarnation", i.ID()), slog.Int64("revision", t.Revision))
+	s.metrics.active.Set(1)
+	defer s.metrics.active.Set(0)
+	newTerm(s, i, t).run(ctx, s.setTerm)
+	s.deps.Logger.InfoContext(ctx, "no longer the active session instance", slog.String("incarnation", i.ID()))
+}
+
+func (s *Session) setTerm(t *term) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.term = t
+}
+
+// refusal is what gateways are told while there is no term.
+func (s *Session) refusal() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return errStopping
+	}
+	return errNotActive
+}
+
+func (s *Session) current() *term {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.term
+}

@@ -1,0 +1,193 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
+	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
+)
+
+const (
+	// outboxFrames may wait to be sent to one gateway. One that has more to read is cut off and attaches again: by
+	// then its answers are worth less than those of the others.
+	outboxFrames = 65_536
+	// holdingsWaiting frames may wait to be compared; then the stream is not read for a while.
+	holdingsWaiting = 4
+	compareRetry    = time.Second
+)
+
+// stream is one attached gateway. One goroutine reads, one writes, one compares holdings.
+type stream struct {
+	term     *term
+	gateway  string
+	number   uint64
+	grpc     grpc.BidiStreamingServer[sessionv1.AttachRequest, sessionv1.AttachResponse]
+	holdings chan *sessionv1.Holdings
+	cancel   context.CancelCauseFunc
+	filled   chan struct{} // signal: the outbox is not empty
+
+	mu     sync.Mutex
+	outbox []*sessionv1.AttachResponse // guarded by mu
+}
+
+// end makes Attach return the error. It does not wait.
+func (st *stream) end(err error) { st.cancel(err) }
+
+// push hands a frame to the writer and never waits.
+func (st *stream) push(r *sessionv1.AttachResponse) {
+	st.mu.Lock()
+	full := len(st.outbox) >= outboxFrames
+	if !full {
+		st.outbox = append(st.outbox, r)
+	}
+	st.mu.Unlock()
+	if full {
+		st.term.session.metrics.cutOff.Inc()
+		st.end(errCutOff)
+		return
+	}
+	signal(st.filled)
+}
+
+// serve runs the stream until it breaks or is ended, and returns what the gateway is told.
+func (st *stream) serve(ctx context.Context, streams *sync.WaitGroup) error {
+	streams.Go(func() { st.cancel(st.read(ctx)) })
+	streams.Go(func() { st.cancel(st.write(ctx)) })
+	streams.Go(func() { st.compare(ctx) })
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func (st *stream) write(ctx context.Context) error {
+	var frames []*sessionv1.AttachResponse
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-st.filled:
+		}
+		st.mu.Lock()
+		frames, st.outbox = st.outbox, frames[:0]
+		st.mu.Unlock()
+		for i, f := range frames {
+			if err := st.grpc.Send(f); err != nil {
+				return fmt.Errorf("send to gateway: %w", err)
+			}
+			frames[i] = nil
+		}
+	}
+}
+
+func (st *stream) read(ctx context.Context) error {
+	m := st.term.session.metrics
+	for {
+		r, err := st.grpc.Recv()
+		if err != nil {
+			return err
+		}
+		switch f := r.GetFrame().(type) {
+		case *sessionv1.AttachRequest_Claim:
+			m.claims.Inc()
+			if f.Claim.GetClientId() == "" {
+				return status.Error(codes.InvalidArgument, "claim without a client id")
+			}
+			st.term.step(func(q *claims.Queue, now time.Time) {
+				q.Claim(now, f.Claim.GetClientId(), claims.Request{Gateway: st.gateway, Stream: st.number, ID: f.Claim.GetRequestId()})
+			})
+		case *sessionv1.AttachRequest_Release:
+			m.releases.Inc()
+			st.release(f.Release)
+		case *sessionv1.AttachRequest_Evicted:
+			st.term.step(func(q *claims.Queue, now time.Time) {
+				q.Evicted(now, f.Evicted.GetClientId(), st.gateway, f.Evicted.GetEpoch())
+			})
+		case *sessionv1.AttachRequest_Holdings:
+			select {
+			case st.holdings <- f.Holdings:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		default:
+			return status.Error(codes.InvalidArgument, "frame of unknown kind")
+		}
+	}
+}
+
+func (st *stream) release(r *sessionv1.Release) {
+	st.term.recorder.Release(r.GetClientId(), st.gateway, r.GetEpoch(), func(c cluster.Claimed) {
+		if c.Err != nil {
+			st.term.session.metrics.refusals.WithLabelValues("unavailable").Inc()
+			st.push(refused(r.GetRequestId(), sessionv1.Refusal_REFUSAL_UNAVAILABLE))
+			return
+		}
+		st.push(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Released{
+			Released: &sessionv1.Released{RequestId: r.GetRequestId()},
+		}})
+	})
+}
+
+// compare looks up what the gateway says that it holds, and evicts what it does not hold any more.
+func (st *stream) compare(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case h := <-st.holdings:
+			for !st.compareFrame(ctx, h) {
+				wait := time.NewTimer(compareRetry)
+				select {
+				case <-ctx.Done():
+					wait.Stop()
+					return
+				case <-wait.C:
+				}
+			}
+			if h.GetLast() {
+				st.term.step(func(q *claims.Queue, now time.Time) { q.Compared(now, st.gateway) })
+			}
+		}
+	}
+}
+
+func (st *stream) compareFrame(ctx context.Context, h *sessionv1.Holdings) bool {
+	ids := make([]string, len(h.GetHoldings()))
+	for i, one := range h.GetHoldings() {
+		ids[i] = one.GetClientId()
+	}
+	records, err := st.term.directory.Records(ctx, ids)
+	if err != nil {
+		if ctx.Err() == nil {
+			st.term.session.deps.Logger.Warn("holdings not compared yet", slog.String("peer", st.gateway), slog.Any("error", err))
+		}
+		return false
+	}
+	st.term.step(func(q *claims.Queue, now time.Time) {
+		for _, one := range h.GetHoldings() {
+			if epoch, stale := newer(st.gateway, one.GetEpoch(), records[one.GetClientId()]); stale {
+				q.Stale(now, one.GetClientId(), st.gateway, one.GetEpoch(), epoch)
+			}
+		}
+	})
+	return true
+}
+
+// newer says whether a holding has ended, and the epoch before which its connections have to go.
+func newer(gateway string, epoch uint64, record cluster.Lease) (uint64, bool) {
+	switch {
+	case record.Holder == gateway && record.Epoch >= epoch:
+		// A younger record of its own is a claim that it is about to repeat.
+		return 0, false
+	case record.Holder == gateway || record.Holder == "":
+		return epoch + 1, true
+	}
+	return max(record.Epoch, epoch+1), true
+}

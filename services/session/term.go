@@ -1,0 +1,228 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
+)
+
+// sweepRetry is the pause after a sweep that broke off.
+const sweepRetry = 5 * time.Second
+
+// term is the state of an active instance.
+type term struct {
+	session   *Session
+	instance  string
+	recorder  *cluster.Recorder
+	directory *cluster.Directory
+	// sweep and wake are signals: they hold one.
+	sweep chan struct{}
+	wake  chan struct{}
+
+	// mu guards the following. Under it nothing waits: frames are appended to streams' outboxes, no more.
+	mu      sync.Mutex
+	queue   *claims.Queue // nil before the first view
+	streams map[string]*stream
+	view    cluster.View
+	armed   time.Time // when run wakes up by itself; zero: not
+	ended   bool
+}
+
+func newTerm(s *Session, i *cluster.Incarnation, t cluster.Term) *term {
+	return &term{
+		session:   s,
+		instance:  i.ID(),
+		recorder:  cluster.NewRecorder(i, t, cluster.RecorderConfig{}),
+		directory: cluster.NewDirectory(s.cluster, nil),
+		sweep:     make(chan struct{}, 1),
+		wake:      make(chan struct{}, 1),
+		streams:   map[string]*stream{},
+	}
+}
+
+// run serves until the context is done. publish is called with the term when gateways may attach, and with nil
+// at the end.
+func (t *term) run(ctx context.Context, publish func(*term)) {
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = t.recorder.Run(ctx) })
+	wg.Go(func() {
+		_ = cluster.WatchMembers(ctx, t.session.cluster, cluster.Gateway, func(v cluster.View) { t.setView(v, publish) })
+	})
+	wg.Go(func() { t.keepSwept(ctx) })
+	t.tick(ctx)
+	publish(nil)
+
+	t.mu.Lock()
+	t.ended = true
+	streams := t.streams
+	t.streams = map[string]*stream{}
+	t.mu.Unlock()
+	for _, st := range streams {
+		st.end(t.session.refusal())
+	}
+	wg.Wait()
+	t.directory.Close()
+}
+
+func (t *term) setView(v cluster.View, publish func(*term)) {
+	ids := make([]string, len(v.Members))
+	for i, m := range v.Members {
+		ids[i] = m.ID
+	}
+	t.mu.Lock()
+	first := t.queue == nil
+	if first {
+		t.queue = claims.New(time.Now(), t.session.config.claims(), ids, v.Revision)
+	}
+	died := first
+	for _, m := range t.view.Members {
+		if _, lives := v.Find(m.ID); !lives {
+			died = true
+			if st := t.streams[m.ID]; st != nil {
+				st.end(errDead)
+			}
+		}
+	}
+	t.view = v
+	t.mu.Unlock()
+	t.step(func(q *claims.Queue, now time.Time) { q.View(now, ids, v.Revision) })
+	if first {
+		publish(t)
+	}
+	if died {
+		signal(t.sweep)
+	}
+}
+
+// step tells the queue something and does what it wants done.
+func (t *term) step(tell func(*claims.Queue, time.Time)) {
+	t.mu.Lock()
+	if t.queue == nil {
+		t.mu.Unlock()
+		return
+	}
+	tell(t.queue, time.Now())
+	effects := t.queue.Effects()
+	for _, e := range effects {
+		t.send(e)
+	}
+	t.session.metrics.count(t.queue.Counters())
+	next, due := t.queue.Next()
+	if due && (t.armed.IsZero() || next.Before(t.armed)) {
+		t.armed = next
+		signal(t.wake)
+	}
+	t.mu.Unlock()
+
+	// The recorder may answer on the spot. Of one client there is only one record under way: their order is free.
+	for _, e := range effects {
+		if e.Kind == claims.Record {
+			t.recorder.Claim(e.Client, e.Gateway, func(c cluster.Claimed) { t.recorded(e.Client, c) })
+		}
+	}
+}
+
+func (t *term) recorded(client string, c cluster.Claimed) {
+	o := claims.Outcome{Epoch: c.Epoch, Former: c.Former.Holder, FormerEpoch: c.Former.Epoch}
+	switch {
+	case errors.Is(c.Err, cluster.ErrHolderDead):
+		o.Err = claims.HolderDead
+	case c.Err != nil:
+		o.Err = claims.Unavailable
+	}
+	t.step(func(q *claims.Queue, now time.Time) { q.Recorded(now, client, o) })
+}
+
+// send needs mu.
+func (t *term) send(e claims.Effect) {
+	m := t.session.metrics
+	switch e.Kind {
+	case claims.Claimed:
+		m.latency.Observe(e.Took.Seconds())
+	case claims.Superseded:
+		m.refusals.WithLabelValues("superseded").Inc()
+	case claims.HolderDead:
+		m.refusals.WithLabelValues("incarnation_dead").Inc()
+	case claims.Unavailable:
+		m.refusals.WithLabelValues("unavailable").Inc()
+	case claims.Record:
+		return
+	}
+	st := t.streams[e.Gateway]
+	if st == nil || e.Kind != claims.Evict && st.number != e.Request.Stream {
+		return
+	}
+	st.push(response(e))
+}
+
+// tick calls the queue when something is due.
+func (t *term) tick(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.wake:
+		case <-timer.C:
+			t.mu.Lock()
+			t.armed = time.Time{}
+			t.mu.Unlock()
+			t.step(func(q *claims.Queue, now time.Time) { q.Tick(now) })
+		}
+		t.mu.Lock()
+		armed := t.armed
+		t.mu.Unlock()
+		if armed.IsZero() {
+			timer.Reset(time.Hour)
+		} else {
+			timer.Reset(time.Until(armed))
+		}
+	}
+}
+
+// keepSwept deletes dead gateways' records: once at first, then after each death.
+func (t *term) keepSwept(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.sweep:
+		}
+		n, err := t.recorder.Sweep(ctx, t.dead, t.session.config.SweepRate)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			t.session.deps.Logger.InfoContext(ctx, "swept records of dead gateways", slog.Int("records", n))
+			continue
+		}
+		t.session.deps.Logger.WarnContext(ctx, "sweep broke off", slog.Int("records", n), slog.Any("error", err))
+		wait := time.NewTimer(sweepRetry)
+		select {
+		case <-ctx.Done():
+		case <-wait.C:
+		}
+		wait.Stop()
+		signal(t.sweep)
+	}
+}
+
+func (t *term) dead(holder string, epoch uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, alive := t.view.Find(holder)
+	return !alive && int64(epoch) <= t.view.Revision
+}
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
