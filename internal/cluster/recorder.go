@@ -17,7 +17,8 @@ type RecorderConfig struct {
 	InFlight int
 	// Batch is how many clients share a request at most (60; etcd takes 127).
 	Batch int
-	// Timeout is how long an operation waits to be sent, and a request for its answer (2 s).
+	// Timeout is how long a request waits for its answer, and an operation to be sent while etcd does not answer at
+	// all (2 s). While it answers, only slowly, operations wait five times as long.
 	Timeout time.Duration
 	// Waiting is how many operations may wait (100,000); what comes then is answered ErrUnavailable.
 	Waiting int
@@ -75,6 +76,8 @@ type Recorder struct {
 
 	generation atomic.Int64
 	fencing    sync.Mutex // held while the generation is raised
+	// answered is when etcd answered last, or Run began: nanoseconds since 1970.
+	answered atomic.Int64
 	// seen is the highest revision in any answer so far: what was completed came before it.
 	seen atomic.Int64
 }
@@ -129,13 +132,18 @@ func (r *Recorder) Run(ctx context.Context) error {
 			}
 		})
 	}
+	r.answered.Store(time.Now().UnixNano())
 	check := time.NewTicker(r.config.Timeout / 4)
 	defer check.Stop()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case now := <-check.C:
-			for _, o := range r.queue.expire(now.Add(-r.config.Timeout)) {
+			patience := r.config.Timeout
+			if now.Sub(time.Unix(0, r.answered.Load())) < patience {
+				patience *= 5
+			}
+			for _, o := range r.queue.expire(now.Add(-patience)) {
 				o.done(Claimed{Err: ErrUnavailable})
 			}
 		}
@@ -160,6 +168,9 @@ func (r *Recorder) carryOut(ctx context.Context, batch []*op) {
 		Else(clientv3.OpGet(r.deps.Keys.Active())).
 		Commit()
 	cancel()
+	if err == nil {
+		r.answered.Store(time.Now().UnixNano())
+	}
 	r.metrics.durations.Observe(time.Since(start).Seconds())
 	r.metrics.batches.Observe(float64(len(batch)))
 	switch {

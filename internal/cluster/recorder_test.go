@@ -113,7 +113,7 @@ func TestAReleaseOfAnyEpochCountsForItsHolderOnly(t *testing.T) {
 
 // Any number of changes of one client, given at once among thousands of others, happen in the order they came.
 func TestChangesOfOneClientKeepTheirOrder(t *testing.T) {
-	s := newStage(t, cluster.RecorderConfig{})
+	s := newStage(t, cluster.RecorderConfig{Timeout: 20 * time.Second})
 	const clients, rounds = 200, 20
 	var wg sync.WaitGroup
 	var mu sync.Mutex

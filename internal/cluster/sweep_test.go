@@ -23,12 +23,15 @@ func countRecords(t *testing.T, d cluster.Deps) int64 {
 func fill(t *testing.T, r *cluster.Recorder, holder, prefix string, n int) {
 	t.Helper()
 	var wg sync.WaitGroup
+	slots := make(chan struct{}, 240)
 	for i := range n {
 		wg.Add(1)
+		slots <- struct{}{}
 		r.Claim(fmt.Sprintf("%s-%d", prefix, i), holder, func(c cluster.Claimed) {
 			if c.Err != nil {
 				t.Error(c.Err)
 			}
+			<-slots
 			wg.Done()
 		})
 	}

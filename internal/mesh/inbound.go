@@ -266,6 +266,7 @@ func (in *inbound) takeCold(st *inStream, b []byte) error {
 		if ack {
 			in.mu.Lock()
 			in.ack = in.routes.version
+			in.books.flush()
 			in.mu.Unlock()
 			st.nudge()
 			if !in.inForce.Swap(true) {
@@ -274,12 +275,12 @@ func (in *inbound) takeCold(st *inStream, b []byte) error {
 		}
 		return nil
 	case *meshv1.ConnectRequest_RouteDigest:
-		if differs(&in.routes, f.RouteDigest, table, in.l) {
-			in.mu.Lock()
-			in.wanted = true
-			in.mu.Unlock()
-		}
-		st.nudge() // credit that was held back goes out with the answer, or alone
+		differ := differs(&in.routes, f.RouteDigest, table, in.l)
+		in.mu.Lock()
+		in.wanted = in.wanted || differ
+		in.books.flush()
+		in.mu.Unlock()
+		st.nudge()
 		return nil
 	case *meshv1.ConnectRequest_Goodbye:
 		return errGoodbye

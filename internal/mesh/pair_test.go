@@ -156,6 +156,7 @@ func TestAcrossBreaksEveryDeliveryArrivesOnceInOrderAndSettlesOnceAsAnswered(t *
 				}
 			},
 			"answer": func(*rapid.T) { p.answer() },
+			"flush":  func(*rapid.T) { p.r.flush() },
 			"take":   p.take,
 			"break":  p.breakStream,
 			"":       func(t *rapid.T) { p.check(t) },
@@ -183,6 +184,7 @@ func (p *pair) drain(t *rapid.T) {
 	for len(p.owed) > 0 {
 		p.settle(0, Acked)
 	}
+	p.r.flush()
 	for p.answer() {
 	}
 	for len(p.in) > 0 {

@@ -117,20 +117,26 @@ func (r *receiver) settle(seq uint64, receipt Receipt) (due bool) {
 	return true
 }
 
+// flush has the credit that was held back go out now, if there is any: another frame is about to go anyway, or
+// the sender has asked for it.
+func (r *receiver) flush() {
+	r.urgent = r.urgent || r.through != r.told
+}
+
 // due reports whether a frame should be sent without waiting for another reason.
 func (r *receiver) due() bool {
 	return r.urgent || r.owed || len(r.pending) > 0 || r.replay < len(r.kept) ||
 		r.bytes >= creditBytes || r.through-r.told >= creditDeliveries
 }
 
-// next returns the bytes of the next frame to send, false when there is none. The bytes must not be changed.
+// next returns the bytes of the next frame to send, false when none is due. The bytes must not be changed.
 func (r *receiver) next() ([]byte, bool) {
 	if r.replay < len(r.kept) {
 		f := r.kept[r.replay].frame
 		r.replay++
 		return f, true
 	}
-	if len(r.pending) == 0 && r.through == r.told && !r.owed {
+	if !r.due() {
 		return nil, false
 	}
 	f := r.cut()

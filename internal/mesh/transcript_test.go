@@ -171,6 +171,9 @@ func newReceiverScript() func([]string) []string {
 		case "settle": // settle SEQ=OUTCOME
 			rs := receiptsOf(c[1:])
 			return []string{due[r.settle(rs[0].seq, rs[0].receipt)]}
+		case "flush":
+			r.flush()
+			return nil
 		case "confirm":
 			r.confirm(uint64(number(c[1])))
 			return []string{fmt.Sprintf("%d kept", len(r.kept))}

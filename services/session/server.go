@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -67,6 +68,9 @@ func (s *Session) Attach(g grpc.BidiStreamingServer[sessionv1.AttachRequest, ses
 	s.deps.Logger.InfoContext(ctx, "gateway attached", slog.String("peer", gateway))
 	err = st.serve(ctx, &s.streams)
 	t.detach(st)
+	if errors.Is(err, errCutOff) {
+		s.metrics.cutOff.Inc()
+	}
 	s.deps.Logger.InfoContext(g.Context(), "gateway detached", slog.String("peer", gateway), slog.Any("error", err))
 	return err
 }
@@ -76,7 +80,7 @@ func (s *Session) enter() (*term, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.stopping:
+	case closed(s.done):
 		return nil, errStopping
 	case s.term == nil:
 		return nil, errNotActive

@@ -50,9 +50,9 @@ type Session struct {
 	numbers atomic.Uint64
 	joined  atomic.Bool
 
-	mu       sync.Mutex
-	term     *term // guarded by mu; nil while another instance is active
-	stopping bool  // guarded by mu
+	mu   sync.Mutex
+	term *term           // guarded by mu; nil while another instance is active
+	done <-chan struct{} // guarded by mu; closed when Run is to return, nil before Run
 }
 
 // New returns an instance that does nothing before Run.
@@ -90,7 +90,9 @@ func (s *Session) Active() bool { return s.current() != nil }
 // Run joins the cluster, and again under a new incarnation whenever one is lost, until the context is done. It
 // returns nil when all streams have ended.
 func (s *Session) Run(ctx context.Context) error {
-	defer context.AfterFunc(ctx, s.stop)()
+	s.mu.Lock()
+	s.done = ctx.Done()
+	s.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.sessions.Run(ctx) })
 	wg.Go(func() { _ = s.probe.Run(ctx) })
@@ -105,16 +107,26 @@ func (s *Session) Run(ctx context.Context) error {
 			wait.Stop()
 		}
 	}
-	s.stop()
 	wg.Wait()
+	// Whoever enters looks at done under the lock: after this, nobody does.
+	_ = s.stopping()
 	s.streams.Wait()
 	return nil
 }
 
-func (s *Session) stop() {
+func (s *Session) stopping() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopping = true
+	return closed(s.done)
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // live is one incarnation.
@@ -171,9 +183,7 @@ func (s *Session) setTerm(t *term) {
 
 // refusal is what gateways are told while there is no term.
 func (s *Session) refusal() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopping {
+	if s.stopping() {
 		return errStopping
 	}
 	return errNotActive

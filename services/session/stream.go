@@ -51,7 +51,6 @@ func (st *stream) push(r *sessionv1.AttachResponse) {
 	}
 	st.mu.Unlock()
 	if full {
-		st.term.session.metrics.cutOff.Inc()
 		st.end(errCutOff)
 		return
 	}

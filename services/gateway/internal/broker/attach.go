@@ -2,10 +2,12 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
 )
 
 // Attach makes c the connection of its client id: the one before on this gateway ends, the session service
@@ -17,17 +19,17 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 	former := b.clients.put(c)
 	if former != nil {
 		former.Stop(client.TakenOver())
-		select {
-		case <-former.Gone():
-		case <-ctx.Done():
-			b.clients.remove(c)
-			return context.Cause(ctx)
-		}
+		// Even when c itself is to end: whoever replaces c waits for c alone, and so for everybody before it. It
+		// does not take long, because former has been told.
+		<-former.Gone()
 	}
 	err := b.deps.Leases.Claim(ctx, c.ID, c.SetEpoch)
 	switch {
 	case b.clients.get(c.ID).current != c:
 		// A newer connection on this gateway waits for this one to be gone; it takes the lease over.
+		return client.ErrReplaced
+	case errors.Is(err, lease.ErrSuperseded):
+		b.clients.remove(c)
 		return client.ErrReplaced
 	case err != nil:
 		b.clients.remove(c)

@@ -82,6 +82,9 @@ type Listener struct {
 // Listen binds the address; Serve accepts. At most maxConns connections are open at once, further ones are
 // closed as they come.
 func Listen(cfg Config, maxConns int, logger *slog.Logger) (*Listener, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("listener %q: %w", cfg.Name, err)
+	}
 	l := &Listener{cfg: cfg, max: int64(maxConns), logger: logger.With(slog.String("listener", cfg.Name))}
 	if l.cfg.Path == "" {
 		l.cfg.Path = "/mqtt"
