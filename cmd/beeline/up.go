@@ -22,6 +22,7 @@ type upOptions struct {
 	gateways  int
 	dir       string
 	firstPort int
+	pprof     bool
 	log       telemetry.LogConfig
 }
 
@@ -44,6 +45,7 @@ func upCommand() *cobra.Command {
 	f.IntVar(&o.gateways, "gateways", 3, "how many gateways")
 	f.StringVar(&o.dir, "data", "beeline-data", "directory for data and certificates")
 	f.IntVar(&o.firstPort, "first-port", 18831, "MQTT port of the first gateway, the others follow; 0 takes free ports")
+	f.BoolVar(&o.pprof, "pprof", false, "serve profiles under /debug/pprof on the admin addresses")
 	f.TextVar(&o.log.Level, "log-level", o.log.Level, "debug, info, warn or error")
 	f.StringVar(&o.log.Format, "log-format", o.log.Format, "text or json")
 	return cmd
@@ -64,7 +66,7 @@ func (o *upOptions) run(ctx context.Context, out, log io.Writer) error {
 		return fmt.Errorf("--data: %w", err)
 	}
 	c, err := local.Start(ctx, local.Config{
-		Dir: o.dir, Gateways: o.gateways, FirstPort: o.firstPort, Log: log, LogLevel: o.log,
+		Dir: o.dir, Gateways: o.gateways, FirstPort: o.firstPort, Pprof: o.pprof, Log: log, LogLevel: o.log,
 	})
 	if err != nil {
 		return fmt.Errorf("start: %w", err)

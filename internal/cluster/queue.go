@@ -23,10 +23,17 @@ func (o *op) size() int { return 2*len(o.client) + len(o.value) + len(o.holder) 
 
 // opQueue gathers operations for requests. It hands out an operation only after the one before it on the same
 // client has been completed: two of one client are never in one request, nor in two at a time.
+//
+// A request costs etcd far more than an operation in it. So while requests are under way, a further one is worth
+// while only when many operations wait; the others go with the request that starts when one has ended.
 type opQueue struct {
 	mu      sync.Mutex
-	nonzero sync.Cond // on mu: waiting has grown, or closed
+	changed sync.Cond // on mu: something that take waits for
 	waiting []*op     // at most one of each client
+	// running requests, and how many operations have to wait for each of them before another one starts.
+	running, step int
+	// hurry: what waits has waited long, as when one request is stuck.
+	hurry bool
 	// behind has an entry for each client with an operation in waiting or handed out: those that come after it.
 	behind map[string][]*op
 	length int // all operations that were not completed
@@ -34,9 +41,9 @@ type opQueue struct {
 	closed bool
 }
 
-func newOpQueue(bound int) *opQueue {
-	q := &opQueue{behind: map[string][]*op{}, bound: bound}
-	q.nonzero.L = &q.mu
+func newOpQueue(bound, step int) *opQueue {
+	q := &opQueue{behind: map[string][]*op{}, bound: bound, step: step}
+	q.changed.L = &q.mu
 	return q
 }
 
@@ -57,7 +64,7 @@ func (q *opQueue) add(o *op) error {
 	}
 	q.behind[o.client] = nil
 	q.waiting = append(q.waiting, o)
-	q.nonzero.Signal()
+	q.changed.Signal()
 	return nil
 }
 
@@ -65,12 +72,14 @@ func (q *opQueue) add(o *op) error {
 func (q *opQueue) take(count, bytes int) []*op {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.waiting) == 0 && !q.closed {
-		q.nonzero.Wait()
+	for !q.ready() && !q.closed {
+		q.changed.Wait()
 	}
 	if q.closed {
 		return nil
 	}
+	q.running++
+	q.hurry = false
 	n, size := 0, 0
 	for n < len(q.waiting) && n < count && (n == 0 || size+q.waiting[n].size() <= bytes) {
 		size += q.waiting[n].size()
@@ -84,6 +93,19 @@ func (q *opQueue) take(count, bytes int) []*op {
 	return taken
 }
 
+// ready needs mu.
+func (q *opQueue) ready() bool {
+	return len(q.waiting) > 0 && (q.hurry || len(q.waiting) > q.running*q.step)
+}
+
+// ended says that the request for which operations were taken is not under way any more.
+func (q *opQueue) ended() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.running--
+	q.changed.Signal()
+}
+
 // again puts back what was handed out and is to be tried once more, before everything that waits. Not taken after
 // close.
 func (q *opQueue) again(ops []*op) (taken bool) {
@@ -93,7 +115,7 @@ func (q *opQueue) again(ops []*op) (taken bool) {
 		return false
 	}
 	q.waiting = append(append(make([]*op, 0, len(ops)+len(q.waiting)), ops...), q.waiting...)
-	q.nonzero.Broadcast()
+	q.changed.Broadcast()
 	return true
 }
 
@@ -104,9 +126,7 @@ func (q *opQueue) complete(ops []*op) {
 	for _, o := range ops {
 		q.next(o.client)
 	}
-	if len(q.waiting) > 0 {
-		q.nonzero.Signal()
-	}
+	q.changed.Signal()
 }
 
 // next needs mu.
@@ -121,7 +141,8 @@ func (q *opQueue) next(client string) {
 	q.waiting = append(q.waiting, behind[0])
 }
 
-// expire takes out what was added before a time and has not been handed out since.
+// expire takes out what was added before a time and has not been handed out since. What is left and could be sent
+// is sent.
 func (q *opQueue) expire(before time.Time) []*op {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -149,7 +170,8 @@ func (q *opQueue) expire(before time.Time) []*op {
 			q.waiting = append(q.waiting, o)
 		}
 	}
-	q.nonzero.Broadcast()
+	q.hurry = len(q.waiting) > 0
+	q.changed.Broadcast()
 	return expired
 }
 
@@ -163,6 +185,6 @@ func (q *opQueue) close() []*op {
 		left = append(left, behind...)
 	}
 	q.waiting, q.behind = nil, map[string][]*op{}
-	q.nonzero.Broadcast()
+	q.changed.Broadcast()
 	return left
 }

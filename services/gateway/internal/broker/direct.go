@@ -183,7 +183,7 @@ func (d *direct) again(l *mesh.Link, x mesh.Delivery, p *publication, t *turn.Tu
 	if lease, ok := d.cache.GetIfPresent(id); ok && lease.Epoch <= x.Target.Epoch {
 		d.cache.Invalidate(id)
 	}
-	if p != nil && p.Overdue() {
+	if p != nil && p.over(t.Now) {
 		p.Done(packet.UnspecifiedError, t)
 		return
 	}
@@ -320,7 +320,7 @@ func (d *direct) retry(id string, t *turn.Turn) {
 		return
 	}
 	u.items = slices.DeleteFunc(u.items, func(x unsent) bool {
-		over := x.p == nil && u.tries > 0 || x.p != nil && x.p.Overdue()
+		over := x.p == nil && u.tries > 0 || x.p != nil && x.p.over(t.Now)
 		if over {
 			d.bytes -= x.m.Size()
 			d.giveUp(x, packet.UnspecifiedError, dropUnresolved, t)

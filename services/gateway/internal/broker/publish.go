@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"time"
+
 	"github.com/beeline-mqtt/beeline/internal/engine"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/message"
@@ -120,6 +122,11 @@ func (b *Broker) forward(l *mesh.Link, d mesh.Delivery, p *publication, t *turn.
 type publication struct {
 	client.Publication
 	b *Broker
+}
+
+// over reports whether nobody waits for the message any more. A will has no publisher that could give up.
+func (p *publication) over(now time.Time) bool {
+	return p.Overdue() || now.Sub(p.Since()) > p.b.cfg.ReceiptTimeout
 }
 
 // Settle takes the receipt of a local delivery that had to wait for room. A session that ended first has

@@ -157,7 +157,7 @@ type offer struct {
 
 // choose picks the next holder. When all have refused and there are members, it begins again a little later.
 func (o *offer) choose(t *turn.Turn) {
-	for !o.p.Overdue() {
+	for !o.p.over(t.Now) {
 		l, ok := o.share.Pick(func(l *mesh.Link) bool { return slices.Contains(o.tried, l) })
 		if !ok {
 			o.wait(t)
