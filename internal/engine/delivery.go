@@ -44,15 +44,18 @@ const (
 	// Expired: its Message Expiry Interval passed before it was sent. Nobody needs it any more, so a publisher
 	// that waits for it is answered as after Acked.
 	Expired
-	// Ended: the session ended first. The client may or may not have the message.
+	// Ended: the session ended first. At QoS 1 the client may or may not have the message.
 	Ended
+	// Interrupted: the session ended when the message had been sent at QoS 2 and not been acknowledged. The client may
+	// or may not have it, and nobody else may get it (MQTT-4.8.2-5).
+	Interrupted
 )
 
 func (o Outcome) String() string {
-	return [...]string{"queued", "waiting", "dropped", "acked", "expired", "ended"}[o]
+	return [...]string{"queued", "waiting", "dropped", "acked", "expired", "ended", "interrupted"}[o]
 }
 
-// Settlement says what has become of the delivery with the ticket: Queued, Acked, Expired or Ended.
+// Settlement says what has become of the delivery with the ticket: anything but Waiting and Dropped.
 type Settlement[T comparable] struct {
 	Ticket  T
 	Outcome Outcome

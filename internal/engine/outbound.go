@@ -198,10 +198,14 @@ func (o *outbound[T]) fullSince() time.Time {
 // end settles whatever waits, oldest first, and lets go of everything but settlements and counters.
 func (o *outbound[T]) end() {
 	for _, f := range o.window.oldestFirst() {
+		outcome := Ended
 		if !f.released {
 			o.counters.Ended++
+			if f.qos == message.ExactlyOnce {
+				outcome = Interrupted
+			}
 		}
-		o.settle(&f.entry, Ended)
+		o.settle(&f.entry, outcome)
 	}
 	for i := range o.ordered.n {
 		o.settle(o.ordered.at(i), Ended)

@@ -157,7 +157,7 @@ func TestNothingIsKeptOfADeliveryThatIsOver(t *testing.T) {
 
 func TestOutcomesAndVerdictsHaveNames(t *testing.T) {
 	for outcome, want := range map[Outcome]string{
-		Queued: "queued", Waiting: "waiting", Dropped: "dropped", Acked: "acked", Expired: "expired", Ended: "ended",
+		Queued: "queued", Waiting: "waiting", Dropped: "dropped", Acked: "acked", Expired: "expired", Ended: "ended", Interrupted: "interrupted",
 	} {
 		if got := outcome.String(); got != want {
 			t.Errorf("outcome %d is called %q, want %q", outcome, got, want)

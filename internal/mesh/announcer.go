@@ -174,17 +174,28 @@ func (a *announcer[P]) release(out []finished) []finished {
 	return out
 }
 
-// expire finishes with err what has waited until now.
-func (a *announcer[P]) expire(now time.Time, err error, out []finished) []finished {
+// expire finishes with ErrNotAcknowledged what has waited until now.
+func (a *announcer[P]) expire(now time.Time, out []finished) []finished {
+	return a.finish(ErrNotAcknowledged, func(w *announcement) bool { return !w.deadline.After(now) }, out)
+}
+
+// close finishes with ErrClosed whatever waits.
+func (a *announcer[P]) close(out []finished) []finished {
+	return a.finish(ErrClosed, func(*announcement) bool { return true }, out)
+}
+
+// finish finishes the oldest announcements, as far as due says.
+func (a *announcer[P]) finish(err error, due func(*announcement) bool, out []finished) []finished {
 	n := len(out)
 	for _, w := range a.oldest {
-		if !w.over && w.deadline.After(now) {
+		if w.over {
+			continue
+		}
+		if !due(w) {
 			break
 		}
-		if !w.over {
-			w.over = true
-			out = append(out, finished{done: w.done, err: err})
-		}
+		w.over = true
+		out = append(out, finished{done: w.done, err: err})
 	}
 	if len(out) > n {
 		a.waiting = slices.DeleteFunc(a.waiting, func(w *announcement) bool { return w.over })

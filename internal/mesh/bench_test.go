@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
-
 	"github.com/beeline-mqtt/beeline/internal/turn"
 )
 

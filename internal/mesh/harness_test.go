@@ -3,7 +3,6 @@ package mesh
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -18,7 +17,6 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/routes"
-
 	"github.com/beeline-mqtt/beeline/internal/turn"
 )
 
@@ -70,7 +68,7 @@ func startNode(t testing.TB, id string, o nodeOptions) *node {
 		dial = append(dial, grpc.WithContextDialer(o.dialer))
 	}
 	m, err := New(cfg, Deps{
-		Logger:  slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger:  slog.New(slog.DiscardHandler),
 		Metrics: prometheus.NewRegistry(),
 		Routes:  n.table,
 		Accept:  o.accept,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -155,7 +156,12 @@ func (st *inStream) receive() {
 	err := st.receiveAll()
 	if errors.Is(err, errProtocol) || errors.Is(err, errMalformed) || errors.Is(err, errSequenceGap) {
 		st.m.counters.broken.Add(1)
-		st.m.deps.Logger.WarnContext(st.stopped, "stream ended because of what it carried", "error", err)
+		peer := ""
+		if st.in != nil {
+			peer = st.in.l.peer.ID
+		}
+		st.m.deps.Logger.LogAttrs(st.stopped, slog.LevelWarn, "stream ended because of what it carried",
+			slog.String("peer", peer), slog.Any("error", err))
 	}
 	st.stop(err)
 }

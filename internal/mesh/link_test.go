@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -265,7 +266,7 @@ func TestARemovedIncarnationIsRefusedForGood(t *testing.T) {
 	if n := len(y.living()); n != 0 {
 		t.Errorf("%d links", n)
 	}
-	if _, err := y.admit(t.Context(), "x"); err != errPeerGone {
+	if _, err := y.admit(t.Context(), "x"); !errors.Is(err, errPeerGone) {
 		t.Errorf("admitted: %v", err)
 	}
 	if accepted != 1 {

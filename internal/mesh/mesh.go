@@ -115,7 +115,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 
 	m.routesMu.Lock()
 	m.routesClosed = true
-	over := m.routes.expire(farFuture, ErrClosed, nil)
+	over := m.routes.close(nil)
 	m.routesMu.Unlock()
 	call(over)
 	m.lateMu.Lock()
@@ -124,9 +124,6 @@ func (m *Mesh) Run(ctx context.Context) error {
 	m.runLate()
 	return nil
 }
-
-// farFuture is after every deadline.
-var farFuture = time.Unix(1<<40, 0)
 
 // loop does what belongs to no link: it calls back for callers that must not be called back at once, and ends
 // announcements that nobody acknowledges.
@@ -137,7 +134,7 @@ func (m *Mesh) loop(ctx context.Context) {
 		m.runLate()
 		now := time.Now()
 		m.routesMu.Lock()
-		over := m.routes.expire(now, ErrNotAcknowledged, nil)
+		over := m.routes.expire(now, nil)
 		next, ok := m.routes.deadline()
 		m.routesMu.Unlock()
 		call(over)
@@ -283,7 +280,7 @@ func (m *Mesh) synced() bool {
 		return false
 	}
 	for _, l := range m.links {
-		if l.peer.Revision < m.cfg.Revision && !(l.announced.Load() && l.in.inForce.Load()) {
+		if l.peer.Revision < m.cfg.Revision && (!l.announced.Load() || !l.in.inForce.Load()) {
 			return false
 		}
 	}

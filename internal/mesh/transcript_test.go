@@ -16,7 +16,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/beeline-mqtt/beeline/internal/routes"
-
 	"github.com/beeline-mqtt/beeline/internal/turn"
 )
 
@@ -250,7 +249,7 @@ func newAnnouncerScript() func([]string) []string {
 			return show()
 		case "later": // later SECONDS
 			now = now.Add(time.Duration(number(c[1])) * time.Second)
-			over = a.expire(now, ErrNotAcknowledged, nil)
+			over = a.expire(now, nil)
 			return show()
 		case "since":
 			return describeUpdate(a.since(uint64(number(c[1]))))

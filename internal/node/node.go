@@ -30,8 +30,9 @@ type Config struct {
 	Log   telemetry.LogConfig   `koanf:"log"`
 	Admin telemetry.AdminConfig `koanf:"admin"`
 	RPC   rpc.Config            `koanf:"rpc"`
-	// Listen is where the gRPC server listens.
-	Listen string `koanf:"listen" help:"host:port of the gRPC server"`
+	// Listen is where the gRPC server listens; Advertise where other processes reach it, by default the same.
+	Listen    string `koanf:"listen" help:"host:port of the gRPC server"`
+	Advertise string `koanf:"advertise" help:"host:port at which other services reach the gRPC server; default: where it listens"`
 	Etcd   Etcd   `koanf:"etcd"`
 	// StopGrace bounds the orderly end of the process.
 	StopGrace time.Duration `koanf:"stop_grace" help:"how long the process may take to stop"`
@@ -65,9 +66,9 @@ func (e Etcd) Validate() error {
 func DefaultConfig() Config {
 	return Config{
 		Log:       telemetry.DefaultLogConfig(),
-		Admin:     telemetry.AdminConfig{Address: ":9090"},
+		Admin:     telemetry.AdminConfig{Address: "127.0.0.1:9090"},
 		RPC:       rpc.DefaultConfig(),
-		Listen:    ":7946",
+		Listen:    "127.0.0.1:7946",
 		Etcd:      Etcd{Endpoints: []string{"127.0.0.1:2379"}},
 		StopGrace: 30 * time.Second,
 	}
@@ -78,10 +79,20 @@ func (c Config) Validate() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return config.Invalid("listen", "is not host:port: %w", err)
 	}
+	if c.Advertise == "" && !reachable(c.Listen) {
+		return config.Invalid("advertise", "is missing: %q is every address of this machine, and others have to be told one", c.Listen)
+	}
 	if c.StopGrace <= 0 {
 		return config.Invalid("stop_grace", "must be positive")
 	}
 	return nil
+}
+
+// reachable reports whether an address that is listened on is one that others can use.
+func reachable(listen string) bool {
+	host, _, _ := net.SplitHostPort(listen)
+	ip := net.ParseIP(host)
+	return host != "" && (ip == nil || !ip.IsUnspecified())
 }
 
 // Node is the common part of one service process.
@@ -141,8 +152,13 @@ func connect(c Etcd) (*clientv3.Client, error) {
 	return cluster.Connect(cluster.Etcd{Endpoints: c.Endpoints, TLS: t, Username: c.Username, Password: string(c.Password)})
 }
 
-// Address is where the gRPC server listens, as host:port.
-func (n *Node) Address() string { return n.ln.Addr().String() }
+// Address is where other processes reach the gRPC server, as host:port.
+func (n *Node) Address() string {
+	if n.cfg.Advertise != "" {
+		return n.cfg.Advertise
+	}
+	return n.ln.Addr().String()
+}
 
 // AdminAddress is where the admin server listens; empty before it does, or when there is none.
 func (n *Node) AdminAddress() string { return n.admin.Addr() }

@@ -29,11 +29,14 @@ func (t *Turn) Add(f Flusher) {
 	t.waiting = append(t.waiting, f)
 }
 
-// End flushes everything, including what is added while it does, and leaves the turn ready for the next one.
+// End flushes everything, including what is added while it does, and leaves the turn ready for the next one. After
+// a panic in a Flush, End goes on with the one after it.
 func (t *Turn) End() {
 	for i := 0; i < len(t.waiting); i++ {
-		t.waiting[i].Flush(t)
-		t.waiting[i] = nil
+		if f := t.waiting[i]; f != nil {
+			t.waiting[i] = nil
+			f.Flush(t)
+		}
 	}
 	t.waiting = t.waiting[:0]
 	if cap(t.waiting) > keep {

@@ -20,9 +20,6 @@ type (
 type Config struct {
 	// Cluster names the cluster: its keys in etcd stand under it.
 	Cluster string `koanf:"cluster" help:"name of the cluster, a word without slashes"`
-	// Advertise is the host:port under which other processes reach this one's gRPC server; empty means the
-	// address that the server listens on.
-	Advertise string `koanf:"advertise" help:"host:port at which peers reach this gateway's gRPC server; default: where it listens"`
 	// Zone and Weight are told to whoever places clients.
 	Zone   string `koanf:"zone" help:"where this gateway runs"`
 	Weight uint32 `koanf:"weight" help:"share of new clients, relative to other gateways"`

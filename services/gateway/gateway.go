@@ -123,12 +123,9 @@ func (g *Gateway) Ready() error {
 
 func (g *Gateway) notReady(why string) { g.missing.Store(&why) }
 
-// Run accepts clients and lives incarnation after incarnation until ctx ends. address is where the process's
-// gRPC server listens. On the way out clients are told, leases given up and peers bidden goodbye.
+// Run accepts clients and lives incarnation after incarnation until ctx ends. address is where other processes
+// reach this one's gRPC server. On the way out clients are told, leases given up and peers bidden goodbye.
 func (g *Gateway) Run(ctx context.Context, address string) error {
-	if g.cfg.Advertise != "" {
-		address = g.cfg.Advertise
-	}
 	accepting, stop := context.WithCancel(ctx)
 	defer stop()
 	var serving sync.WaitGroup

@@ -61,7 +61,9 @@ func (l *life) close() {
 // the parts below and stops in reverse.
 func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	g.notReady("joining the cluster")
-	cd := cluster.Deps{Client: g.deps.Etcd, Keys: cluster.Keys(g.cfg.Cluster), Logger: g.deps.Logger}
+	registered := &scope{Registerer: g.deps.Metrics}
+	defer registered.end()
+	cd := cluster.Deps{Client: g.deps.Etcd, Keys: cluster.Keys(g.cfg.Cluster), Logger: g.deps.Logger, Metrics: registered}
 	inc, err := cluster.Join(ctx, cd, cluster.IncarnationConfig{
 		Kind:   cluster.Gateway,
 		Member: cluster.Member{Address: address, Zone: g.cfg.Zone, Weight: g.cfg.Weight},
@@ -71,9 +73,6 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		return fmt.Errorf("join the cluster: %w", err)
 	}
 	g.metrics.incarnations.Inc()
-	registered := &scope{Registerer: g.deps.Metrics}
-	defer registered.end()
-	cd.Metrics = registered
 	logger := g.deps.Logger.With(slog.String("incarnation", inc.ID()))
 
 	table := routes.NewTable[*mesh.Link]()

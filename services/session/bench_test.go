@@ -44,7 +44,7 @@ func BenchmarkAttach(b *testing.B) {
 				a.next()
 			}
 			b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "claims/s")
-			b.ReportMetric(float64((cpu(b) - before).Microseconds())/float64(n), "cpu-us/claim")
+			b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(n), "cpu-us/claim")
 		})
 	}
 }
@@ -80,5 +80,5 @@ func BenchmarkTakeover(b *testing.B) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-us")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-us")
-	b.ReportMetric(float64((cpu(b) - before).Microseconds())/float64(n), "cpu-us/takeover")
+	b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(n), "cpu-us/takeover")
 }

@@ -9,12 +9,12 @@ import (
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
 )
 
-// Config of a session instance. Default returns one that lacks the Address only.
+// Config of a session instance. The process that runs it knows its Address.
 type Config struct {
 	// Cluster is the name of the cluster; it begins all keys in etcd.
 	Cluster string `koanf:"cluster" help:"name of the cluster, a word without slashes"`
 	// Address is host:port at which gateways reach this instance's gRPC server.
-	Address string `koanf:"advertise" help:"host:port at which gateways reach this instance's gRPC server"`
+	Address string `koanf:"-"`
 	// Zone is where it runs; may be empty.
 	Zone string `koanf:"zone" help:"where this instance runs"`
 	// TTL is how long etcd waits for a silent instance before a standby takes its place: whole seconds.
@@ -30,8 +30,8 @@ type Config struct {
 	BlindAfter time.Duration `koanf:"blind_after" help:"how long etcd is silent before this instance says that it cannot reach it"`
 }
 
-// Default returns the configuration that suits most clusters.
-func Default() Config {
+// DefaultConfig returns the configuration that suits most clusters.
+func DefaultConfig() Config {
 	return Config{
 		Cluster:      "default",
 		TTL:          10 * time.Second,
@@ -51,7 +51,6 @@ func (c Config) Validate() error {
 		}
 	}
 	check(c.Cluster != "" && !strings.Contains(c.Cluster, "/"), "cluster", "must be a word without slashes, is %q", c.Cluster)
-	check(c.Address != "", "advertise", "is missing")
 	check(c.TTL >= time.Second && c.TTL%time.Second == 0, "ttl", "must be whole seconds, at least 1s, is %v", c.TTL)
 	check(c.EvictTimeout > 0, "evict_timeout", "must be above zero, is %v", c.EvictTimeout)
 	check(c.FlapLimit > 0, "flap_limit", "must be above zero, is %d", c.FlapLimit)

@@ -60,6 +60,9 @@ func New(c Config, d Deps) (*Session, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	if c.Address == "" {
+		return nil, errors.New("session: the address is not known")
+	}
 	m, err := newMetrics(d.Metrics)
 	if err != nil {
 		return nil, err

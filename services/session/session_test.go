@@ -1,7 +1,6 @@
 package session_test
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -437,11 +436,7 @@ func TestAGatewayThatDoesNotReadIsCutOff(t *testing.T) {
 }
 
 func TestTheConfigurationIsChecked(t *testing.T) {
-	if err := session.Default().Validate(); err == nil || !strings.Contains(err.Error(), "advertise") {
-		t.Errorf("the defaults have no address: %v", err)
-	}
-	good := session.Default()
-	good.Address = "10.0.0.1:7400"
+	good := session.DefaultConfig()
 	if err := good.Validate(); err != nil {
 		t.Error(err)
 	}
@@ -477,7 +472,7 @@ func TestAnInstanceIsNotReadyWithoutEtcd(t *testing.T) {
 	}
 	e.Start()
 	i.waitActive(t)
-	if err := i.Ready(); err != nil && !errors.Is(err, nil) {
+	if err := i.Ready(); err != nil {
 		t.Error(err)
 	}
 }

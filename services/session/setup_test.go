@@ -52,7 +52,7 @@ func start(t testing.TB, etcd *clientv3.Client, change func(*session.Config)) *i
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := session.Default()
+	c := session.DefaultConfig()
 	c.Cluster, c.Address, c.TTL = "test", l.Addr().String(), 2*time.Second
 	c.BlindAfter = 300 * time.Millisecond
 	if change != nil {

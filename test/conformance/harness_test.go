@@ -184,16 +184,14 @@ func (s *stage) serves(c *rawmqtt.Client) {
 	c.ExpectNothing()
 }
 
-// confirmed publishes at QoS 1 and expects the code that an MQTT 5 client gets in its PUBACK. When it returns the
+// confirmed publishes at QoS 1 and expects success, or 0x10 where nobody is to get the message. When it returns the
 // message, and every one that the client published before, is in the queues of its receivers.
 func (s *stage) confirmed(c *rawmqtt.Client, topic, payload string, want byte) {
 	s.Helper()
-	ack := c.Publish(topic, payload, 1)
-	if c.Version != rawmqtt.V5 {
-		want = 0
-	}
-	if ack.ReasonCode != want {
-		s.Fatalf("PUBACK %#x, want %#x", ack.ReasonCode, want)
+	got := c.Publish(topic, payload, 1).ReasonCode
+	// 0x10 is a courtesy: the last subscriber may be gone without the publisher's gateway knowing.
+	if got != want && (want != 0x10 || got != 0) && c.Version == rawmqtt.V5 {
+		s.Fatalf("PUBACK %#x, want %#x", got, want)
 	}
 }
 

@@ -171,7 +171,7 @@ func (c *Cluster) AddSession(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := session.Default()
+	cfg := session.DefaultConfig()
 	cfg.Address = n.Address()
 	if c.cfg.Session != nil {
 		c.cfg.Session(&cfg)

@@ -13,17 +13,21 @@ import (
 // Attach makes c the connection of its client id: the one before on this gateway ends, the session service
 // ends the one on any other gateway and records the lease. See client.Broker.
 func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
-	if b.clients.count.Load() >= int64(b.cfg.MaxClients) && b.clients.get(c.ID).current == nil {
+	former, ok := b.clients.put(c, b.cfg.MaxClients)
+	if !ok {
 		return client.ErrTooManyClients
 	}
-	former := b.clients.put(c)
 	if former != nil {
 		former.Stop(client.TakenOver())
 		// Even when c itself is to end: whoever replaces c waits for c alone, and so for everybody before it. It
 		// does not take long, because former has been told.
 		<-former.Gone()
+		b.clients.ended(former)
 	}
-	err := b.deps.Leases.Claim(ctx, c.ID, c.SetEpoch)
+	err := b.deps.Leases.Claim(ctx, c.ID, func(epoch uint64) {
+		b.direct.arrived(c.ID)
+		c.SetEpoch(epoch)
+	})
 	switch {
 	case b.clients.get(c.ID).current != c:
 		// A newer connection on this gateway waits for this one to be gone; it takes the lease over.
@@ -32,13 +36,17 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 		b.clients.remove(c)
 		return client.ErrReplaced
 	case err != nil:
-		b.clients.remove(c)
-		if former != nil && former.Epoch() > 0 {
-			b.deps.Leases.Release(c.ID, former.Epoch())
-		}
+		b.leave(c)
 		return fmt.Errorf("claim %q: %w", c.ID, err)
 	}
 	return nil
+}
+
+// leave drops c and the lease that it holds, or has inherited, unless a newer connection has taken it over.
+func (b *Broker) leave(c *client.Client) {
+	if epoch, was := b.clients.remove(c); was && epoch > 0 {
+		b.deps.Leases.Release(c.ID, epoch)
+	}
 }
 
 // Detach drops what c subscribed to and gives its lease up, unless a newer connection has taken it over.
@@ -46,9 +54,7 @@ func (b *Broker) Detach(c *client.Client) {
 	for _, f := range c.Filters() {
 		b.Unsubscribe(c, f)
 	}
-	if b.clients.remove(c) {
-		b.deps.Leases.Release(c.ID, c.Epoch())
-	}
+	b.leave(c)
 }
 
 // Evict ends the connection of a client whose lease another gateway has taken at epoch, and calls done when
@@ -72,14 +78,14 @@ func (b *Broker) Evict(clientID string, epoch uint64, done func()) {
 	})
 }
 
-// Holdings yields the clients held here with their epochs.
+// Holdings yields the clients held here with their epochs, those among them whose connection is being replaced.
 func (b *Broker) Holdings() iter.Seq2[string, uint64] {
 	return func(yield func(string, uint64) bool) {
 		for i := range shards {
-			var all []*client.Client
-			b.clients.each(i, func(c *client.Client) { all = append(all, c) })
-			for _, c := range all {
-				if e := c.Epoch(); e > 0 && !yield(c.ID, e) {
+			var all []entry
+			b.clients.each(i, func(e entry) { all = append(all, e) })
+			for _, e := range all {
+				if epoch := e.epoch(); epoch > 0 && !yield(e.current.ID, epoch) {
 					return
 				}
 			}

@@ -92,7 +92,7 @@ func New(cfg Config, deps Deps) *Broker {
 // before anything else.
 func (b *Broker) Use(m Mesh, l Leases) { b.deps.Mesh, b.deps.Leases = m, l }
 
-// Run looks after what time brings, until ctx ends; then it ends all clients and returns when they are gone.
+// Run looks after what time brings until ctx ends. The clients have to be gone by then, or be about to.
 func (b *Broker) Run(ctx context.Context) error {
 	var own sync.WaitGroup
 	own.Go(func() { b.direct.run(ctx) })
@@ -122,6 +122,6 @@ func (b *Broker) sweep(ctx context.Context) {
 		}
 		last = now
 		late := now.Sub(heldUp) < 2*time.Second
-		b.clients.each(i, func(c *client.Client) { c.Sweep(now, late) })
+		b.clients.each(i, func(e entry) { e.current.Sweep(now, late) })
 	}
 }

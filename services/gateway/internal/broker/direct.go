@@ -31,11 +31,11 @@ const (
 // it is looked up again.
 //
 // While a client is being looked up, everything for it waits, in order. When a holder has answered that it is
-// not, the look-up begins only when everything sent to that holder has been answered: what was on its way
-// comes back first and is put before what was published later.
+// not, has died, or this gateway has become the holder, the look-up begins only when everything sent to the
+// former holder has been answered: what was on its way comes back first and is put before what was published later.
 type direct struct {
 	b     *Broker
-	cache *otter.Cache[string, cluster.Lease]
+	cache *otter.Cache[string, found]
 	wake  chan struct{} // one element: there is something in ready
 	busy  atomic.Int64  // len(waiting), to be read without mu
 
@@ -43,6 +43,13 @@ type direct struct {
 	waiting map[string]*unresolved
 	ready   []string // to be looked up
 	bytes   int
+	closed  bool // nobody looks up any more
+}
+
+// found is a holder in the cache. link may be that of a holder that has died since.
+type found struct {
+	lease cluster.Lease
+	link  *mesh.Link
 }
 
 // unresolved is a client that is being looked up, with the messages that wait for it.
@@ -61,7 +68,7 @@ type unsent struct {
 func newDirect(b *Broker) *direct {
 	return &direct{
 		b:       b,
-		cache:   otter.Must(&otter.Options[string, cluster.Lease]{MaximumSize: max(b.cfg.CachedLeases, 1)}),
+		cache:   otter.Must(&otter.Options[string, found]{MaximumSize: max(b.cfg.CachedLeases, 1)}),
 		wake:    make(chan struct{}, 1),
 		waiting: make(map[string]*unresolved),
 	}
@@ -82,43 +89,72 @@ func (d *direct) publish(m *message.Message, p *publication, t *turn.Turn) {
 	if d.deliverHere(id, 0, m, p, t) {
 		return
 	}
-	if lease, ok := d.cache.GetIfPresent(id); ok {
-		if l := d.b.deps.Mesh.Link(lease.Holder); l != nil {
-			d.send(l, id, lease.Epoch, m, p, t)
+	var former *mesh.Link
+	if at, ok := d.cache.GetIfPresent(id); ok {
+		if d.b.deps.Mesh.Link(at.lease.Holder) != nil {
+			d.send(at.link, id, at.lease.Epoch, m, p, t)
 			return
 		}
 		d.cache.Invalidate(id)
+		former = at.link
 	}
-	d.mu.Lock()
-	d.queue(id, m, p, t)
-	d.mu.Unlock()
+	d.queue(id, unsent{m, p}, former, t)
 }
 
 // joinQueue puts m behind others for the same client, if there are any.
 func (d *direct) joinQueue(id string, m *message.Message, p *publication, t *turn.Turn) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.waiting[id] == nil {
+	u := d.waiting[id]
+	if u == nil {
 		return false
 	}
-	d.queue(id, m, p, t)
+	d.admit(u, unsent{m, p}, t)
 	return true
 }
 
-// queue has m wait for its receiver to be looked up. With d.mu held.
-func (d *direct) queue(id string, m *message.Message, p *publication, t *turn.Turn) {
-	if d.bytes+m.Size() > d.b.cfg.UnresolvedBytes {
-		d.giveUp(unsent{m, p}, packet.QuotaExceeded, dropUnresolved, t)
-		return
+// queue has a message wait for its receiver to be looked up. former, if not nil, is where the messages before it
+// have been sent.
+func (d *direct) queue(id string, x unsent, former *mesh.Link, t *turn.Turn) {
+	d.mu.Lock()
+	u, first := d.entry(id)
+	d.admit(u, x, t)
+	d.mu.Unlock()
+	if first {
+		d.lookUpBehind(former, id)
 	}
-	u := d.waiting[id]
+}
+
+// entry returns what waits for id, and whether that is new: then the caller has it looked up. With d.mu held.
+func (d *direct) entry(id string) (u *unresolved, first bool) {
+	u = d.waiting[id]
 	if u == nil {
-		u = new(unresolved)
+		u, first = new(unresolved), true
 		d.waiting[id] = u
 		d.busy.Add(1)
-		d.lookUpSoon(id)
 	}
-	d.insert(u, unsent{m, p})
+	return u, first
+}
+
+// drop forgets what waits for id. With d.mu held.
+func (d *direct) drop(id string) {
+	delete(d.waiting, id)
+	d.busy.Add(-1)
+	d.b.deps.Metrics.unresolved.Set(float64(d.bytes))
+}
+
+// admit takes a message that has just been published, if there is room for it: QoS 0 may have half of it. With d.mu
+// held.
+func (d *direct) admit(u *unresolved, x unsent, t *turn.Turn) {
+	bound := d.b.cfg.UnresolvedBytes
+	if x.p == nil {
+		bound /= 2
+	}
+	if d.closed || d.bytes > 0 && d.bytes+x.m.Size() > bound {
+		d.giveUp(x, packet.QuotaExceeded, dropUnresolved, t)
+		return
+	}
+	d.insert(u, x)
 }
 
 // insert keeps the items in the order in which they were published.
@@ -132,8 +168,19 @@ func (d *direct) insert(u *unresolved, x unsent) {
 	d.b.deps.Metrics.unresolved.Set(float64(d.bytes))
 }
 
-// lookUpSoon hands id to the goroutine that reads leases. With d.mu held.
+// lookUpBehind has id looked up when everything that was sent on a link has been answered; at once when that is nil.
+func (d *direct) lookUpBehind(l *mesh.Link, id string) {
+	if l == nil {
+		d.lookUpSoon(id)
+		return
+	}
+	l.Barrier(func() { d.lookUpSoon(id) })
+}
+
+// lookUpSoon hands id to the goroutine that reads leases.
 func (d *direct) lookUpSoon(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.ready = append(d.ready, id)
 	select {
 	case d.wake <- struct{}{}:
@@ -176,34 +223,42 @@ func (d *direct) send(l *mesh.Link, id string, epoch uint64, m *message.Message,
 	}
 }
 
+// arrived is called when this gateway is about to hold a client: what was sent to its former holder and comes back
+// is delivered before what is published from now on.
+func (d *direct) arrived(id string) {
+	at, ok := d.cache.GetIfPresent(id)
+	if !ok {
+		return
+	}
+	d.cache.Invalidate(id)
+	d.mu.Lock()
+	_, first := d.entry(id)
+	d.mu.Unlock()
+	if first {
+		d.lookUpBehind(at.link, id)
+	}
+}
+
 // again takes back a message whose holder was not the holder any more. Later messages for the same client
 // wait behind it.
 func (d *direct) again(l *mesh.Link, x mesh.Delivery, p *publication, t *turn.Turn) {
 	id := x.Target.ClientID
-	if lease, ok := d.cache.GetIfPresent(id); ok && lease.Epoch <= x.Target.Epoch {
+	if at, ok := d.cache.GetIfPresent(id); ok && at.lease.Epoch <= x.Target.Epoch {
 		d.cache.Invalidate(id)
 	}
-	if p != nil && p.over(t.Now) {
-		p.Done(packet.UnspecifiedError, t)
+	back := unsent{x.Message, p}
+	d.mu.Lock()
+	if d.closed || p != nil && p.over(t.Now) {
+		d.giveUp(back, packet.UnspecifiedError, dropUnresolved, t)
+		d.mu.Unlock()
 		return
 	}
-	d.mu.Lock()
-	u := d.waiting[id]
-	first := u == nil
-	if first {
-		u = new(unresolved)
-		d.waiting[id] = u
-		d.busy.Add(1)
-	}
+	u, first := d.entry(id)
 	u.failed = max(u.failed, x.Target.Epoch)
-	d.insert(u, unsent{x.Message, p})
+	d.insert(u, back)
 	d.mu.Unlock()
 	if first {
-		l.Barrier(func() {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			d.lookUpSoon(id)
-		})
+		d.lookUpBehind(l, id)
 	}
 }
 
@@ -221,6 +276,7 @@ func (d *direct) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			d.close()
 			return
 		case <-d.wake:
 		}
@@ -229,6 +285,22 @@ func (d *direct) run(ctx context.Context) {
 		d.ready = nil
 		d.mu.Unlock()
 		d.lookUp(ctx, ids)
+	}
+}
+
+// close gives up what waits. Nothing waits from then on.
+func (d *direct) close() {
+	t := turn.Turn{Now: time.Now()}
+	defer t.End()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	for id, u := range d.waiting {
+		for _, x := range u.items {
+			d.bytes -= x.m.Size()
+			d.giveUp(x, packet.UnspecifiedError, dropUnresolved, &t)
+		}
+		d.drop(id)
 	}
 }
 
@@ -242,12 +314,12 @@ func (d *direct) lookUp(ctx context.Context, ids []string) {
 	leases, err := d.b.deps.LookUp(ctx, ids)
 	t := turn.Turn{Now: time.Now()}
 	for _, id := range ids {
-		lease, found := leases[id]
+		lease, held := leases[id]
 		switch {
 		case err != nil:
 			// Not known is not the same as not there: messages wait until their publishers give up.
 			d.retry(id, &t)
-		case !found:
+		case !held:
 			d.finish(id, &t, func(x unsent) { d.giveUp(x, packet.NoMatchingSubscribers, dropUnknownClient, &t) })
 		default:
 			d.resolved(id, lease, &t)
@@ -284,7 +356,7 @@ func (d *direct) resolved(id string, lease cluster.Lease, t *turn.Turn) {
 		d.retry(id, t)
 		return
 	}
-	d.cache.Set(id, lease)
+	d.cache.Set(id, found{lease, l})
 	d.finish(id, t, func(x unsent) { d.send(l, id, lease.Epoch, x.m, x.p, t) })
 }
 
@@ -305,9 +377,7 @@ func (d *direct) finish(id string, t *turn.Turn, f func(unsent)) {
 		}
 		f(x)
 	}
-	d.b.deps.Metrics.unresolved.Set(float64(d.bytes))
-	delete(d.waiting, id)
-	d.busy.Add(-1)
+	d.drop(id)
 }
 
 // retry looks id up again after a pause. Meanwhile QoS 0 messages are shed, and those whose publishers have
@@ -329,18 +399,13 @@ func (d *direct) retry(id string, t *turn.Turn) {
 	})
 	empty := len(u.items) == 0
 	if empty {
-		delete(d.waiting, id)
-		d.busy.Add(-1)
+		d.drop(id)
 	}
 	pause := min(firstRetry<<min(u.tries, 8), lastRetry)
 	u.tries++
 	d.mu.Unlock()
 	if !empty {
-		time.AfterFunc(pause, func() {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			d.lookUpSoon(id)
-		})
+		time.AfterFunc(pause, func() { d.lookUpSoon(id) })
 	}
 }
 

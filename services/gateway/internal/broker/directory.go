@@ -2,6 +2,8 @@ package broker
 
 import (
 	"hash/maphash"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -25,9 +27,19 @@ type part struct {
 	m  map[string]entry
 }
 
-// entry is a client id's newest connection, and the one before while that is still ending.
+// entry is what is known of a client id.
 type entry struct {
-	current, former *client.Client
+	current *client.Client
+	former  *client.Client // the one before, until it is gone
+	held    uint64         // newest epoch of those before current: the lease that is given up when current gets none
+}
+
+// epoch is that of the newest lease that may be in force.
+func (e entry) epoch() uint64 {
+	if e.current == nil {
+		return 0
+	}
+	return max(e.held, e.current.Epoch())
 }
 
 func (d *directory) init() {
@@ -41,30 +53,48 @@ func (d *directory) part(id string) *part {
 	return &d.parts[maphash.String(d.seed, id)%shards]
 }
 
-// put makes c the connection of its id and returns the one before, if it is there.
-func (d *directory) put(c *client.Client) (former *client.Client) {
+// put makes c the connection of its id and returns the one before, if there is one. False: there are as many
+// clients as there may be, and c is not one of them.
+func (d *directory) put(c *client.Client, most int) (former *client.Client, ok bool) {
 	p := d.part(c.ID)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	former = p.m[c.ID].current
-	p.m[c.ID] = entry{current: c, former: former}
-	if former == nil {
-		d.count.Add(1)
+	e := p.m[c.ID]
+	if e.current == nil && d.count.Add(1) > int64(most) {
+		d.count.Add(-1)
+		return nil, false
 	}
-	return former
+	p.m[c.ID] = entry{current: c, former: e.current, held: e.epoch()}
+	return e.current, true
 }
 
-// remove drops c if it is still the connection of its id, and reports whether it was.
-func (d *directory) remove(c *client.Client) bool {
+// ended lets go of a connection that has been replaced and is gone. Its place is still taken: the one that
+// replaced it waits for this.
+func (d *directory) ended(former *client.Client) {
+	p := d.part(former.ID)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.m[former.ID]
+	e.held = max(e.held, former.Epoch())
+	if e.former == former {
+		e.former = nil
+	}
+	p.m[former.ID] = e
+}
+
+// remove drops c if it is still the connection of its id, and reports whether it was, and the epoch of the lease
+// that is to be given up then: 0 when there is none.
+func (d *directory) remove(c *client.Client) (epoch uint64, was bool) {
 	p := d.part(c.ID)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.m[c.ID].current != c {
-		return false
+	e := p.m[c.ID]
+	if e.current != c {
+		return 0, false
 	}
 	delete(p.m, c.ID)
 	d.count.Add(-1)
-	return true
+	return e.epoch(), true
 }
 
 // get returns the entry of an id; its current is nil when there is none.
@@ -75,16 +105,13 @@ func (d *directory) get(id string) entry {
 	return p.m[id]
 }
 
-// each calls f for every connection in part i, without its lock.
-func (d *directory) each(i int, f func(*client.Client)) {
+// each calls f for every entry in part i, without its lock.
+func (d *directory) each(i int, f func(entry)) {
 	p := &d.parts[i]
 	p.mu.RLock()
-	all := make([]*client.Client, 0, len(p.m))
-	for _, e := range p.m {
-		all = append(all, e.current)
-	}
+	all := slices.Collect(maps.Values(p.m))
 	p.mu.RUnlock()
-	for _, c := range all {
-		f(c)
+	for _, e := range all {
+		f(e)
 	}
 }

@@ -82,6 +82,9 @@ func (i *inbound) match(m *message.Message, later mesh.Later) mesh.Receipt {
 func (i *inbound) share(d mesh.Delivery, later mesh.Later) mesh.Receipt {
 	s := topic.Shared{Group: d.Target.Group, Filter: d.Target.Filter}
 	if !i.b.deliverShared(s, d.Message, membership{later}, &i.turn) {
+		if d.Message.QoS == 0 {
+			i.b.deps.Metrics.dropped(dropNoMember) // nobody at the other end waits for the answer
+		}
 		return mesh.Receipt{Outcome: mesh.NoMember}
 	}
 	if d.Message.QoS == 0 {

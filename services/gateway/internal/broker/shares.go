@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -22,13 +23,14 @@ const shareRetry = 50 * time.Millisecond
 
 // groups are the shared subscriptions with members on this gateway.
 type groups struct {
-	mu sync.RWMutex
+	mu sync.Mutex
 	m  map[topic.Shared]*group
 }
 
-// group is the local part of one shared subscription.
+// group is the local part of one shared subscription. Its members are in no particular order.
 type group struct {
 	members []member
+	places  map[*client.Client]int // in members
 	next    int
 }
 
@@ -46,12 +48,13 @@ func (g *groups) join(s topic.Shared, c *client.Client, o subscriptions.Options)
 	}
 	x := g.m[s]
 	if x == nil {
-		x = new(group)
+		x = &group{places: make(map[*client.Client]int)}
 		g.m[s] = x
 	}
-	if i := x.find(c); i >= 0 {
+	if i, ok := x.places[c]; ok {
 		x.members[i].o = o
 	} else {
+		x.places[c] = len(x.members)
 		x.members = append(x.members, member{c, o})
 	}
 	return len(x.members)
@@ -65,31 +68,58 @@ func (g *groups) leave(s topic.Shared, c *client.Client) (left int, was bool) {
 	if x == nil {
 		return 0, false
 	}
-	i := x.find(c)
-	if i < 0 {
+	i, was := x.places[c]
+	if !was {
 		return len(x.members), false
 	}
-	x.members = slices.Delete(x.members, i, i+1)
-	if len(x.members) == 0 {
+	left = len(x.members) - 1
+	if left == 0 {
 		delete(g.m, s)
+		return 0, true
 	}
-	return len(x.members), true
+	x.members[i] = x.members[left]
+	x.places[x.members[i].c] = i
+	x.members[left] = member{}
+	x.members = x.members[:left]
+	delete(x.places, c)
+	return left, true
 }
 
-func (x *group) find(c *client.Client) int {
-	return slices.IndexFunc(x.members, func(m member) bool { return m.c == c })
+// inTurn yields the members, beginning with the one whose turn it is. One that joins or leaves meanwhile may make
+// it miss another.
+func (g *groups) inTurn(s topic.Shared) iter.Seq[member] {
+	return func(yield func(member) bool) {
+		first := g.turn(s)
+		for i := 0; ; i++ {
+			m, ok := g.member(s, first, i)
+			if !ok || !yield(m) {
+				return
+			}
+		}
+	}
 }
 
-// inTurn returns the members, beginning with the one whose turn it is.
-func (g *groups) inTurn(s topic.Shared) []member {
+// turn moves the turn on and returns whose it is.
+func (g *groups) turn(s topic.Shared) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	x := g.m[s]
 	if x == nil {
-		return nil
+		return 0
 	}
 	x.next = (x.next + 1) % len(x.members)
-	return slices.Concat(x.members[x.next:], x.members[:x.next])
+	return x.next
+}
+
+// member returns the i-th member from first on; false when that is beyond all of them.
+func (g *groups) member(s topic.Shared, first, i int) (member, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	x := g.m[s]
+	if x == nil || i >= len(x.members) {
+		return member{}, false
+	}
+	return x.members[(first+i)%len(x.members)], true
 }
 
 // publishShared gives m to one member of a shared subscription, on whatever gateway.
@@ -120,7 +150,7 @@ func (b *Broker) offerOnce(s *routes.Share[*mesh.Link], m *message.Message, t *t
 // deliverShared gives m to the local member whose turn it is and that has room, and reports whether there was
 // one. ticket, which may be nil, is told when the member has acknowledged it, or its session has ended before.
 func (b *Broker) deliverShared(s topic.Shared, m *message.Message, ticket client.Ticket, t *turn.Turn) bool {
-	for _, x := range b.groups.inTurn(s) {
+	for x := range b.groups.inTurn(s) {
 		if !x.c.HasRoom() {
 			continue
 		}
@@ -175,7 +205,7 @@ func (o *offer) choose(t *turn.Turn) {
 			return
 		}
 	}
-	o.p.Done(packet.NoMatchingSubscribers, t)
+	o.p.Done(packet.UnspecifiedError, t)
 }
 
 func (o *offer) wait(t *turn.Turn) {
@@ -191,7 +221,8 @@ func (o *offer) wait(t *turn.Turn) {
 	})
 }
 
-// Settle is the receipt of a local member.
+// Settle is the receipt of a local member. One that was interrupted at QoS 2 may have the message: nobody else gets
+// it.
 func (o *offer) Settle(out engine.Outcome, t *turn.Turn) {
 	if out == engine.Ended {
 		o.tried = nil

@@ -186,3 +186,16 @@ type ticket chan engine.Outcome
 func newTicket() ticket { return make(ticket, 1) }
 
 func (k ticket) Settle(o engine.Outcome, _ *turn.Turn) { k <- o }
+
+// holdAttach is an onAttach that shows each client and waits until release is closed, or the client is stopped.
+func holdAttach(attaching chan<- *client.Client, release <-chan struct{}) func(context.Context, *client.Client) error {
+	return func(ctx context.Context, c *client.Client) error {
+		attaching <- c
+		select {
+		case <-release:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}

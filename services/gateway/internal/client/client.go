@@ -171,11 +171,17 @@ func (c *Client) flag(t *turn.Turn) {
 // unlock releases c.mu and tells the tickets that the last step has settled. It is deferred wherever the step
 // does more than assign: a panic must not leave the lock held, or everybody who publishes to c would hang.
 func (c *Client) unlock(t *turn.Turn) {
-	settled := c.session.Settled(nil)
-	c.mu.Unlock()
-	for _, s := range settled {
+	for _, s := range c.unlockSettled() {
 		s.Ticket.Settle(s.Outcome, t)
 	}
+}
+
+func (c *Client) unlockSettled() []engine.Settlement[Ticket] {
+	defer c.mu.Unlock()
+	if c.session == nil {
+		return nil
+	}
+	return c.session.Settled(nil)
 }
 
 // send appends a packet made by f and flushes it at the end of the turn.

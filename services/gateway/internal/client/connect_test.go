@@ -92,6 +92,7 @@ func TestARefusedConnectIsToldWhyInTheWordsOfItsVersion(t *testing.T) {
 					t.Fatalf("CONNACK %#x (session present: %v), want %#x", ack.ReasonCode, ack.SessionPresent, want)
 				}
 				c.ExpectClosed()
+				c.Close()
 				r.awaitServed(1)
 				if r.metric("beeline_gateway_connects_refused_total") != 1 || r.metric("beeline_gateway_clients") != 0 {
 					t.Error("the refusal is not counted as one")
@@ -213,6 +214,7 @@ func TestAConnectMayBeAsLargeAsItsLimit(t *testing.T) {
 		nc := rawmqtt.Dial(t, r.addr, version)
 		nc.Send(rawmqtt.ConnectPacket(version, "large", user("u", strings.Repeat("p", 1000))))
 		nc.ExpectClosed()
+		nc.Close()
 	})
 }
 
@@ -319,6 +321,7 @@ func TestStoppingAClientEndsItsAttaching(t *testing.T) {
 					}
 				}
 				nc.ExpectClosed()
+				nc.Close()
 				receive(t, c.Gone(), "its being gone")
 				r.awaitServed(1)
 				if len(r.broker.published) > 0 {

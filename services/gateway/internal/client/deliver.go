@@ -92,16 +92,11 @@ func (c *Client) fillAcks() {
 	}
 }
 
-// refill is the output's: a write has made room. What was written may be the CONNACK that refuses a connection;
-// then there is no session.
+// refill is the output's: a write has made room.
 func (c *Client) refill() {
 	t := turn.Turn{Now: time.Now()}
 	err := c.protect(func() error {
 		c.mu.Lock()
-		if c.session == nil {
-			c.mu.Unlock()
-			return nil
-		}
 		defer c.unlock(&t)
 		c.fill(t.Now)
 		return nil

@@ -29,7 +29,7 @@ func (c *Client) onPublish(p packet.Publish) error {
 		case engine.Duplicate:
 			return nil
 		case engine.OverReceiveMaximum:
-			// MQTT-3.3.4-9.
+			// MQTT-3.3.4-7.
 			return &packet.Error{Code: packet.ReceiveMaximumExceeded, Detail: "more messages in flight than the Receive Maximum"}
 		case engine.IdentifierInUse:
 			return &packet.Error{Code: packet.ProtocolError, Detail: "packet identifier in use at another QoS"}

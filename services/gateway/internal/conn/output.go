@@ -23,7 +23,7 @@ const HighWater = 32 << 10
 // others may append as fast as it writes.
 const spotRounds = 4
 
-// ErrSlow is the cause of a connection that took no byte within the write time-out.
+// ErrSlow is the cause of a connection that did not take HighWater bytes within the write time-out.
 var ErrSlow = errors.New("client does not read")
 
 // Output is the queue of bytes for one socket. Its lock is the owner's: Append and Len are called with it
@@ -223,19 +223,26 @@ func (o *Output) drain(b *[]byte, written int) {
 	}
 }
 
-// write blocks until everything is written or the deadline of this write has passed.
+// write blocks until everything is written, or a part of it was not taken in time: a slow client that makes
+// progress is served, however large the packet.
 func (o *Output) write(b []byte) error {
-	o.mu.Lock()
-	if !o.closing {
-		_ = o.nc.SetWriteDeadline(time.Now().Add(o.timeout))
+	for len(b) > 0 {
+		part := b[:min(len(b), HighWater)]
+		b = b[len(part):]
+		o.mu.Lock()
+		if !o.closing {
+			_ = o.nc.SetWriteDeadline(time.Now().Add(o.timeout))
+		}
+		o.mu.Unlock()
+		if _, err := o.nc.Write(part); err != nil {
+			var ne net.Error
+			if errors.As(err, &ne) && ne.Timeout() {
+				return ErrSlow
+			}
+			return err
+		}
 	}
-	o.mu.Unlock()
-	_, err := o.nc.Write(b)
-	var ne net.Error
-	if errors.As(err, &ne) && ne.Timeout() {
-		return ErrSlow
-	}
-	return err
+	return nil
 }
 
 // attempt is one write that does not block. It belongs to whoever is writing.

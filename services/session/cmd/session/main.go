@@ -32,7 +32,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	defaults := settings{Config: node.DefaultConfig(), Session: session.Default()}
+	defaults := settings{Config: node.DefaultConfig(), Session: session.DefaultConfig()}
 	cfg, err := config.Load(defaults, config.Source{
 		Program: "session", Args: os.Args[1:], Environ: os.Environ(), Output: os.Stdout,
 	})
@@ -43,9 +43,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if cfg.Session.Address == "" {
-		cfg.Session.Address = n.Address()
-	}
+	cfg.Session.Address = n.Address()
 	s, err := session.New(cfg.Session, session.Deps{Etcd: n.Etcd, Logger: n.Logger, Metrics: n.Metrics, Dial: n.Dialer.Dial})
 	if err != nil {
 		return errors.Join(err, n.Close())

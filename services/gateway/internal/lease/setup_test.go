@@ -1,0 +1,319 @@
+package lease
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"log/slog"
+	"maps"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
+	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 10 * time.Second
+
+// service is a session instance that does what the test says.
+type service struct {
+	sessionv1.UnimplementedSessionServiceServer
+	t testing.TB
+	// attached has the streams whose Hello has come.
+	attached chan *peer
+	// mute: no stream is welcomed; ignored counts those that were not.
+	mute    atomic.Bool
+	ignored atomic.Int64
+}
+
+// peer is the session instance's end of one stream.
+type peer struct {
+	t     testing.TB
+	hello string
+	rpc   grpc.BidiStreamingServer[sessionv1.AttachRequest, sessionv1.AttachResponse]
+	in    chan *sessionv1.AttachRequest
+	out   chan error
+	once  sync.Once
+}
+
+func (s *service) Attach(rpc grpc.BidiStreamingServer[sessionv1.AttachRequest, sessionv1.AttachResponse]) error {
+	first, err := rpc.Recv()
+	if err != nil {
+		return err
+	}
+	if s.mute.Load() {
+		s.ignored.Add(1)
+		<-rpc.Context().Done()
+		return nil
+	}
+	p := &peer{
+		t: s.t, hello: first.GetHello().GetIncarnation(), rpc: rpc,
+		in: make(chan *sessionv1.AttachRequest, 100_000), out: make(chan error, 1),
+	}
+	p.send(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Welcome{Welcome: &sessionv1.Welcome{Incarnation: "S"}}})
+	s.attached <- p
+	go func() {
+		defer close(p.in)
+		for {
+			r, err := rpc.Recv()
+			if err != nil {
+				return
+			}
+			p.in <- r
+		}
+	}()
+	select {
+	case err := <-p.out:
+		return err
+	case <-rpc.Context().Done():
+		return nil
+	}
+}
+
+// cut ends the stream.
+func (p *peer) cut() { p.once.Do(func() { p.out <- fmt.Errorf("cut") }) }
+
+func (p *peer) send(r *sessionv1.AttachResponse) { _ = p.rpc.Send(r) }
+
+func (p *peer) next() *sessionv1.AttachRequest {
+	p.t.Helper()
+	select {
+	case r, ok := <-p.in:
+		if !ok {
+			p.t.Fatal("the stream has ended")
+		}
+		return r
+	case <-time.After(patience):
+		p.t.Fatal("nothing comes")
+	}
+	return nil
+}
+
+// holdings reads all frames up to the last one.
+func (p *peer) holdings() (held map[string]uint64, frames int) {
+	p.t.Helper()
+	held = map[string]uint64{}
+	for {
+		h := p.next().GetHoldings()
+		if h == nil {
+			p.t.Fatal("something comes before all holdings")
+		}
+		frames++
+		if len(h.GetHoldings()) > 1000 {
+			p.t.Errorf("%d holdings in a frame", len(h.GetHoldings()))
+		}
+		for _, one := range h.GetHoldings() {
+			held[one.GetClientId()] = one.GetEpoch()
+		}
+		if h.GetLast() {
+			return held, frames
+		}
+	}
+}
+
+func (p *peer) wantClaim(client string) uint64 {
+	p.t.Helper()
+	r := p.next()
+	if r.GetClaim().GetClientId() != client {
+		p.t.Fatalf("got %v, want a claim of %s", r, client)
+	}
+	return r.GetClaim().GetRequestId()
+}
+
+func (p *peer) wantRelease(client string, epoch uint64) uint64 {
+	p.t.Helper()
+	r := p.next()
+	if r.GetRelease().GetClientId() != client || r.GetRelease().GetEpoch() != epoch {
+		p.t.Fatalf("got %v, want a release of %s at %d", r, client, epoch)
+	}
+	return r.GetRelease().GetRequestId()
+}
+
+// wantNothing makes the keeper send something, and sees whether something else comes first.
+func (p *peer) wantNothing(k *Keeper) {
+	p.t.Helper()
+	k.Release("mark", 1)
+	p.released(p.wantRelease("mark", 1))
+}
+
+func (p *peer) grant(id, epoch uint64) {
+	p.send(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Claimed{
+		Claimed: &sessionv1.Claimed{RequestId: id, Epoch: epoch},
+	}})
+}
+
+func (p *peer) refuse(id uint64, why sessionv1.Refusal) {
+	p.send(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Refused{
+		Refused: &sessionv1.Refused{RequestId: id, Reason: why},
+	}})
+}
+
+func (p *peer) released(id uint64) {
+	p.send(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Released{
+		Released: &sessionv1.Released{RequestId: id},
+	}})
+}
+
+func (p *peer) evict(client string, epoch uint64) {
+	p.send(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Evict{
+		Evict: &sessionv1.Evict{ClientId: client, Epoch: epoch},
+	}})
+}
+
+// stage is a keeper and the session service that it finds in etcd.
+type stage struct {
+	t       testing.TB
+	deps    cluster.Deps
+	service *service
+	keeper  *Keeper
+	metrics *prometheus.Registry
+	stop    func()
+
+	mu      sync.Mutex
+	held    map[string]uint64
+	evicted []func()
+	evicts  chan string
+}
+
+func newStage(t testing.TB, change func(*Config)) *stage {
+	t.Helper()
+	etcd := clustertest.StartEtcd(t).Client()
+	s := &stage{
+		t: t, held: map[string]uint64{}, evicts: make(chan string, 100), metrics: prometheus.NewRegistry(),
+		deps: cluster.Deps{Client: etcd, Keys: "test", Logger: slog.New(slog.DiscardHandler)},
+	}
+	sessions := cluster.NewSessions(s.deps, func(address string) (*grpc.ClientConn, error) {
+		return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	})
+	c := Config{Incarnation: "G", OnEvict: s.onEvict, Holdings: s.holdings}
+	if change != nil {
+		change(&c)
+	}
+	s.keeper = New(c, Deps{Sessions: sessions, Logger: s.deps.Logger, Metrics: s.metrics})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = sessions.Run(ctx) })
+	wg.Go(func() { _ = s.keeper.Run(ctx) })
+	s.stop = func() { cancel(); wg.Wait() }
+	t.Cleanup(s.stop)
+	return s
+}
+
+// become makes a new instance the active one, in place of an older one if there is any.
+func (s *stage) become() *service {
+	s.t.Helper()
+	return s.becomeWith(&service{t: s.t, attached: make(chan *peer, 10)})
+}
+
+func (s *stage) becomeWith(v *service) *service {
+	s.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	sessionv1.RegisterSessionServiceServer(server, v)
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(l) }()
+	s.t.Cleanup(func() { server.Stop(); <-done })
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	inc, err := cluster.Join(ctx, s.deps, cluster.IncarnationConfig{
+		Kind: cluster.Session, Member: cluster.Member{Address: l.Addr().String()}, TTL: time.Minute,
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := s.deps.Client.Put(ctx, s.deps.Keys.Active(), inc.ID()); err != nil {
+		s.t.Fatal(err)
+	}
+	s.service = v
+	return v
+}
+
+// attach waits for the keeper's next stream and reads its holdings.
+func (s *stage) attach() *peer {
+	s.t.Helper()
+	select {
+	case p := <-s.service.attached:
+		p.holdings()
+		return p
+	case <-time.After(patience):
+		s.t.Fatal("the keeper does not attach")
+		return nil
+	}
+}
+
+func (s *stage) holdings() iter.Seq2[string, uint64] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.All(maps.Clone(s.held))
+}
+
+func (s *stage) onEvict(client string, epoch uint64, done func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.evicts <- fmt.Sprintf("%s before %d, held at %d", client, epoch, s.held[client])
+	delete(s.held, client)
+	s.evicted = append(s.evicted, done)
+}
+
+// outcome of a claim that runs beside the test.
+type outcome struct {
+	epoch uint64
+	err   error
+}
+
+func (s *stage) claim(ctx context.Context, client string) <-chan outcome {
+	result := make(chan outcome, 1)
+	go func() {
+		var o outcome
+		o.err = s.keeper.Claim(ctx, client, func(epoch uint64) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			o.epoch = epoch
+			s.held[client] = epoch
+		})
+		result <- o
+	}()
+	return result
+}
+
+func (s *stage) want(c <-chan outcome) outcome {
+	s.t.Helper()
+	select {
+	case o := <-c:
+		return o
+	case <-time.After(patience):
+		s.t.Fatal("the claim does not end")
+		return outcome{}
+	}
+}
+
+func (s *stage) metric(name string) float64 {
+	s.t.Helper()
+	families, err := s.metrics.Gather()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}

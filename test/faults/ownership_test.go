@@ -1,0 +1,214 @@
+//go:build linux
+
+package faults
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"github.com/beeline-mqtt/beeline/test/rawmqtt"
+)
+
+// ownership is the history of who holds some clients, as the clients see it: a connection that has got its
+// CONNACK is the client's, until a newer one has. Only the one that is may be answered.
+type ownership struct {
+	t     testing.TB
+	begin time.Time
+	stop  chan struct{}
+	wg    sync.WaitGroup
+
+	mu    sync.Mutex // guards the following
+	conns int
+	ops   []porcupine.Operation
+}
+
+// event is an operation on the register "connection that holds the client".
+type event struct {
+	client string
+	conn   int
+	took   bool // CONNECT and CONNACK; else PINGREQ and PINGRESP
+}
+
+// compete has two contenders for each of n client ids connect to gateways at random until the history is
+// finished. Each connection is left open, and asks again and again whether it is served.
+func compete(t testing.TB, n int, seed uint64, addresses ...string) *ownership {
+	o := &ownership{t: t, begin: time.Now(), stop: make(chan struct{})}
+	for i := range n {
+		for k := range uint64(2) {
+			random := rand.New(rand.NewPCG(seed, uint64(i)<<1|k))
+			o.wg.Go(func() { o.contend(fmt.Sprintf("contested-%d", i), random, addresses) })
+		}
+	}
+	return o
+}
+
+func (o *ownership) contend(id string, random *rand.Rand, addresses []string) {
+	for {
+		// Beyond a hundred takeovers in ten seconds a client is slowed down.
+		next := time.NewTimer(200*time.Millisecond + time.Duration(random.IntN(200))*time.Millisecond)
+		select {
+		case <-o.stop:
+			next.Stop()
+			return
+		case <-next.C:
+		}
+		called := time.Now()
+		c, err := dial(o.t, addresses[random.IntN(len(addresses))], rawmqtt.V5, id, 2*time.Second)
+		if err != nil {
+			continue // it holds nothing
+		}
+		o.mu.Lock()
+		o.conns++
+		conn := o.conns
+		o.mu.Unlock()
+		o.record(called, event{client: id, conn: conn, took: true})
+		o.wg.Go(func() { o.ask(c, conn) })
+	}
+}
+
+// ask pings until the connection is over.
+func (o *ownership) ask(c *client, conn int) {
+	defer c.close()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		called := time.Now()
+		if c.ping(patience) != nil {
+			return
+		}
+		o.record(called, event{client: c.id, conn: conn})
+		select {
+		case <-o.stop:
+			return
+		case <-c.done:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (o *ownership) record(called time.Time, e event) {
+	returned := time.Now()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ops = append(o.ops, porcupine.Operation{
+		ClientId: e.conn, Input: e, Call: int64(called.Sub(o.begin)), Return: int64(returned.Sub(o.begin)),
+	})
+}
+
+// holder is the register: a CONNACK sets it, a PINGRESP reads it.
+func holder() porcupine.Model {
+	return porcupine.Model{
+		Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+			byClient := map[string][]porcupine.Operation{}
+			for _, op := range history {
+				id := op.Input.(event).client
+				byClient[id] = append(byClient[id], op)
+			}
+			var parts [][]porcupine.Operation
+			for _, ops := range byClient {
+				parts = append(parts, ops)
+			}
+			return parts
+		},
+		Init: func() any { return 0 },
+		Step: func(state, input, _ any) (bool, any) {
+			e := input.(event)
+			return e.took || state == e.conn, e.conn
+		},
+		DescribeOperation: func(input, _ any) string {
+			e := input.(event)
+			if e.took {
+				return fmt.Sprintf("%s: connection %d accepted", e.client, e.conn)
+			}
+			return fmt.Sprintf("%s: connection %d answered", e.client, e.conn)
+		},
+	}
+}
+
+// finish ends the contest and fails the test if at any time two connections of one client were served.
+func (o *ownership) finish() {
+	o.t.Helper()
+	close(o.stop)
+	o.wg.Wait()
+	if len(o.ops) == 0 {
+		o.t.Error("no contested client was ever served")
+	}
+	result, info := porcupine.CheckOperationsVerbose(holder(), o.ops, patience)
+	took := 0
+	for _, op := range o.ops {
+		if op.Input.(event).took {
+			took++
+		}
+	}
+	o.t.Logf("ownership: %d connections accepted, %d answers", took, len(o.ops)-took)
+	if result != porcupine.Ok {
+		o.t.Errorf("ownership of the contested clients is %v: an older connection was answered after a newer one had its CONNACK\n%s",
+			result, o.explain(info))
+	}
+}
+
+// explain shows where the longest consistent beginning of each inconsistent history ends.
+func (o *ownership) explain(info porcupine.LinearizationInfo) string {
+	text := ""
+	parts := holder().Partition(o.ops)
+	for i, orders := range info.PartialLinearizationsOperations() {
+		longest := 0
+		for _, order := range orders {
+			longest = max(longest, len(order))
+		}
+		if i >= len(parts) || longest == len(parts[i]) {
+			continue
+		}
+		for _, order := range orders {
+			if len(order) < longest {
+				continue
+			}
+			from := max(0, len(order)-5)
+			for _, op := range order[from:] {
+				text += describe(op)
+			}
+			text += "then, in no order that fits:\n"
+			for _, op := range parts[i] {
+				if op.Return >= order[len(order)-1].Call && op.Call <= order[len(order)-1].Return+int64(time.Second) {
+					text += describe(op)
+				}
+			}
+			break
+		}
+	}
+	return text
+}
+
+func describe(op porcupine.Operation) string {
+	return fmt.Sprintf("  %12v %12v %s\n", time.Duration(op.Call), time.Duration(op.Return), holder().DescribeOperation(op.Input, nil))
+}
+
+// A history in which two connections are served in turn must be found out: the check is worth nothing otherwise.
+func TestTwoHoldersAreFoundOut(t *testing.T) {
+	op := func(call, ret int64, conn int, took bool) porcupine.Operation {
+		return porcupine.Operation{ClientId: conn, Input: event{client: "x", conn: conn, took: took}, Call: call, Return: ret}
+	}
+	tests := []struct {
+		name string
+		ops  []porcupine.Operation
+		want bool
+	}{
+		{"one after the other", []porcupine.Operation{op(0, 1, 1, true), op(2, 3, 1, false), op(4, 5, 2, true), op(6, 7, 2, false)}, true},
+		{"answered while the other connects", []porcupine.Operation{op(0, 1, 1, true), op(2, 9, 2, true), op(3, 4, 1, false), op(10, 11, 2, false)}, true},
+		{"answered after the other was accepted", []porcupine.Operation{op(0, 1, 1, true), op(2, 3, 2, true), op(4, 5, 1, false)}, false},
+		{"both at once", []porcupine.Operation{op(0, 3, 1, true), op(0, 3, 2, true), op(4, 5, 1, false), op(6, 7, 2, false)}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := porcupine.CheckOperations(holder(), tt.ops); got != tt.want {
+				t.Errorf("consistent: %v, want %v", got, tt.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,458 @@
+//go:build linux
+
+package processes
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"text/template"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/pki"
+)
+
+// Config says what a cluster looks like.
+type Config struct {
+	Binaries Binaries
+	// Gateways and Sessions are how many there are: 3 and 1 when zero.
+	Gateways, Sessions int
+	// TTL is how long a silent process is waited for: 4 s when zero.
+	TTL time.Duration
+	// Limits are gateway.limits, Gateway further keys of gateway, both as flow YAML without braces.
+	Limits, Gateway string
+}
+
+// Cluster is a cluster of processes that ends with its test.
+type Cluster struct {
+	Config
+
+	Etcd     *Process
+	Sessions []*Session
+	Gateways []*Gateway
+	// Client reaches etcd directly, Deps is what internal/cluster reads it with.
+	Client *clientv3.Client
+	Deps   cluster.Deps
+
+	dir  string
+	ca   *pki.CA
+	etcd string // host:port
+
+	mu    sync.Mutex
+	parts map[[2]int]Wire // between gateways, by who dials and who is dialled; guarded by mu
+}
+
+// Session is one session instance.
+type Session struct {
+	*Process
+	// Etcd is its wire to etcd.
+	Etcd *Proxy
+
+	admin string
+}
+
+// Gateway is one gateway.
+type Gateway struct {
+	*Process
+	// MQTT is where clients connect.
+	MQTT string
+	// Etcd is its wire to etcd. Peers dial it through peers, which is what it advertises.
+	Etcd *Proxy
+
+	peers *Proxy
+	admin string
+}
+
+// Start starts a cluster and returns when it takes clients everywhere.
+func Start(t testing.TB, cfg Config) *Cluster {
+	t.Helper()
+	if cfg.Gateways == 0 {
+		cfg.Gateways = 3
+	}
+	if cfg.Sessions == 0 {
+		cfg.Sessions = 1
+	}
+	if cfg.TTL == 0 {
+		cfg.TTL = 4 * time.Second
+	}
+	c := &Cluster{Config: cfg, dir: workDir(t), parts: map[[2]int]Wire{}}
+	var err error
+	if c.ca, err = pki.Open(filepath.Join(c.dir, "pki"), time.Now); err != nil {
+		t.Fatalf("certificate authority: %v", err)
+	}
+	t.Cleanup(func() { c.end(t) })
+	c.etcd = address(t)
+	c.Etcd = c.process("etcd", "etcd", "-dir", filepath.Join(c.dir, "etcd"), "-address", c.etcd)
+	if c.Client, err = cluster.Connect(cluster.Etcd{Endpoints: []string{c.etcd}}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Client.Close() })
+	c.Deps = cluster.Deps{Client: c.Client, Keys: "default", Logger: slog.New(slog.DiscardHandler)}
+	for i := range cfg.Sessions {
+		c.Sessions = append(c.Sessions, c.session(t, i))
+	}
+	for i := range cfg.Gateways {
+		c.Gateways = append(c.Gateways, c.gateway(t, i))
+	}
+	c.Boot(t)
+	return c
+}
+
+// Boot starts whatever does not run, etcd first, and returns when all is ready.
+func (c *Cluster) Boot(t testing.TB) {
+	t.Helper()
+	if !c.Etcd.Running() {
+		c.Etcd.Start(t)
+	}
+	for _, s := range c.Sessions {
+		if !s.Running() {
+			s.Start(t)
+		}
+	}
+	for _, g := range c.Gateways {
+		if !g.Running() {
+			g.Start(t)
+		}
+	}
+	for _, s := range c.Sessions {
+		s.WaitReady(t)
+	}
+	for _, g := range c.Gateways {
+		g.WaitReady(t)
+	}
+}
+
+// workDir keeps logs and data: it goes with the test, unless BEELINE_TEST_LOGS names a place to keep them in.
+func workDir(t testing.TB) string {
+	t.Helper()
+	keep := os.Getenv("BEELINE_TEST_LOGS")
+	if keep == "" {
+		return t.TempDir()
+	}
+	if err := os.MkdirAll(keep, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp(keep, strings.ReplaceAll(t.Name(), "/", "_")+"-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("logs are kept in %s", dir)
+	return dir
+}
+
+// All are all processes.
+func (c *Cluster) All() []*Process {
+	all := []*Process{c.Etcd}
+	for _, s := range c.Sessions {
+		all = append(all, s.Process)
+	}
+	for _, g := range c.Gateways {
+		all = append(all, g.Process)
+	}
+	return all
+}
+
+// end kills everything and shows what a failed test is about.
+func (c *Cluster) end(t testing.TB) {
+	t.Helper()
+	var wg sync.WaitGroup
+	states := make([]string, len(c.All()))
+	for i, p := range c.All() {
+		states[i] = p.describe()
+		wg.Go(p.kill)
+	}
+	wg.Wait()
+	for _, p := range c.All() {
+		if line := p.fault(); line != "" {
+			t.Errorf("%s: %s", p.Name, line)
+		}
+	}
+	if !t.Failed() {
+		return
+	}
+	for i, p := range c.All() {
+		t.Logf("the end of the log of %s (%s):\n%s", p.Name, states[i], p.tail(60))
+	}
+}
+
+func (c *Cluster) process(name, binary string, args ...string) *Process {
+	return &Process{Name: name, path: c.Binaries.path(binary), args: args, log: filepath.Join(c.dir, name+".log")}
+}
+
+// settings fill the templates of configuration files.
+type settings struct {
+	Cluster                        *Cluster
+	Cert                           pki.Files
+	Etcd, Listen, Admin, Advertise string
+	MQTT                           string
+	Blind                          time.Duration
+}
+
+const sessionYAML = `
+log: {level: info, format: text}
+listen: {{.Listen}}
+admin: {address: "{{.Admin}}"}
+etcd: {endpoints: ["{{.Etcd}}"]}
+rpc: {tls: {cert_file: {{.Cert.Cert}}, key_file: {{.Cert.Key}}, ca_file: {{.Cert.CA}}}}
+session: {ttl: {{.Cluster.TTL}}, blind_after: {{.Blind}}}
+`
+
+const gatewayYAML = `
+log: {level: info, format: text}
+listen: {{.Listen}}
+admin: {address: "{{.Admin}}"}
+etcd: {endpoints: ["{{.Etcd}}"]}
+rpc: {tls: {cert_file: {{.Cert.Cert}}, key_file: {{.Cert.Key}}, ca_file: {{.Cert.CA}}}}
+advertise: {{.Advertise}}
+anonymous: true
+gateway:
+  lease_ttl: {{.Cluster.TTL}}
+  listeners: [{name: mqtt, address: "{{.MQTT}}"}]
+  limits: { {{.Cluster.Limits}} }
+  {{.Cluster.Gateway}}
+`
+
+// configure writes a configuration file and returns its path.
+func (c *Cluster) configure(t testing.TB, name, text string, s settings) string {
+	t.Helper()
+	var b bytes.Buffer
+	s.Cluster = c
+	if err := template.Must(template.New(name).Parse(text)).Execute(&b, s); err != nil {
+		t.Fatalf("configure %s: %v", name, err)
+	}
+	path := filepath.Join(c.dir, name+".yaml")
+	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
+		t.Fatalf("configure %s: %v", name, err)
+	}
+	return path
+}
+
+func (c *Cluster) certificate(t testing.TB, name, role string) pki.Files {
+	t.Helper()
+	files, err := c.ca.Issue(pki.Request{Name: name, Role: role})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func (c *Cluster) session(t testing.TB, i int) *Session {
+	t.Helper()
+	name := fmt.Sprintf("session-%d", i)
+	s := &Session{Etcd: NewProxy(t, c.etcd, nil), admin: address(t)}
+	path := c.configure(t, name, sessionYAML, settings{
+		Cert: c.certificate(t, name, "session"),
+		Etcd: s.Etcd.Address(), Listen: address(t), Admin: s.admin, Blind: c.TTL / 4,
+	})
+	s.Process = c.process(name, "session", "--config", path)
+	return s
+}
+
+func (c *Cluster) gateway(t testing.TB, i int) *Gateway {
+	t.Helper()
+	name := fmt.Sprintf("gateway-%d", i)
+	listen := address(t)
+	g := &Gateway{MQTT: address(t), Etcd: NewProxy(t, c.etcd, nil), peers: NewProxy(t, listen, c.pids), admin: address(t)}
+	path := c.configure(t, name, gatewayYAML, settings{
+		Cert: c.certificate(t, name, "gateway"),
+		Etcd: g.Etcd.Address(), Listen: listen, Admin: g.admin, Advertise: g.peers.Address(), MQTT: g.MQTT,
+	})
+	g.Process = c.process(name, "gateway", "--config", path)
+	return g
+}
+
+func (c *Cluster) pids() []int {
+	pids := make([]int, len(c.Gateways))
+	for i, g := range c.Gateways {
+		pids[i] = g.PID()
+	}
+	return pids
+}
+
+// Cut puts the wires between two gateways, whoever dials, into a state.
+func (c *Cluster) Cut(i, j int, w Wire) {
+	c.CutOneWay(i, j, w)
+	c.CutOneWay(j, i, w)
+}
+
+// CutOneWay puts the connections that gateway i makes to gateway j into a state: those carry its messages to j,
+// and j's receipts back.
+func (c *Cluster) CutOneWay(i, j int, w Wire) {
+	c.mu.Lock()
+	c.parts[[2]int{i, j}] = w
+	c.mu.Unlock()
+	c.Gateways[j].peers.SetEach(func(pid int) Wire {
+		for k, g := range c.Gateways {
+			if pid != 0 && g.PID() == pid {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				return c.parts[[2]int{k, j}]
+			}
+		}
+		return Open
+	})
+}
+
+// Mend opens all wires.
+func (c *Cluster) Mend() {
+	for i, g := range c.Gateways {
+		g.Etcd.Set(Open)
+		for j := range c.Gateways {
+			if i != j {
+				c.CutOneWay(i, j, Open)
+			}
+		}
+	}
+	for _, s := range c.Sessions {
+		s.Etcd.Set(Open)
+	}
+}
+
+// Member returns the incarnation under which a gateway lives, as etcd knows it.
+func (c *Cluster) Member(t testing.TB, i int) (cluster.Member, bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	defer cancel()
+	var found cluster.Member
+	_ = cluster.WatchMembers(ctx, c.Deps, cluster.Gateway, func(v cluster.View) {
+		for _, m := range v.Members {
+			if m.Address == c.Gateways[i].peers.Address() {
+				found = m // the youngest, should there be two
+			}
+		}
+		cancel()
+	})
+	return found, found.ID != ""
+}
+
+// ActiveSession returns the index of the session instance that etcd knows as the active one, -1 when there is
+// none.
+func (c *Cluster) ActiveSession(t testing.TB) int {
+	t.Helper()
+	for i, s := range c.Sessions {
+		if s.Running() && s.metric(t, "beeline_session_active") == 1 {
+			return i
+		}
+	}
+	return -1
+}
+
+func (s *Session) metric(t testing.TB, name string) float64 { return metric(t, s.admin, name) }
+
+// Metric returns the value of a metric without labels; 0 when the gateway does not have it or does not answer.
+func (g *Gateway) Metric(t testing.TB, name string) float64 { return metric(t, g.admin, name) }
+
+func metric(t testing.TB, admin, name string) float64 {
+	t.Helper()
+	_, text := get(t, "http://"+admin+"/metrics")
+	for line := range strings.Lines(text) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && key == name {
+			v, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				t.Fatalf("metric %s: %v", name, err)
+			}
+			return v
+		}
+	}
+	return 0
+}
+
+// Ready says what the readiness of a process is: nil, or what it says or why it cannot be asked.
+func (g *Gateway) Ready(t testing.TB) error { return ready(t, g.admin) }
+
+// Ready is like Gateway.Ready.
+func (s *Session) Ready(t testing.TB) error { return ready(t, s.admin) }
+
+// WaitReady waits until the gateway takes clients.
+func (g *Gateway) WaitReady(t testing.TB) { waitReady(t, g.Process, g.admin) }
+
+// WaitReady waits until the instance is active or can become so.
+func (s *Session) WaitReady(t testing.TB) { waitReady(t, s.Process, s.admin) }
+
+func waitReady(t testing.TB, p *Process, admin string) {
+	t.Helper()
+	deadline := time.Now().Add(Patience)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ready(t, admin)
+		switch {
+		case err == nil:
+			return
+		case !p.Running():
+			t.Fatalf("%s has ended before it was ready", p.Name)
+		case time.Now().After(deadline):
+			t.Fatalf("%s is not ready within %v: %v", p.Name, Patience, err)
+		}
+		<-tick.C
+	}
+}
+
+func ready(t testing.TB, admin string) error {
+	t.Helper()
+	status, text := get(t, "http://"+admin+"/readyz")
+	if status != http.StatusOK {
+		return fmt.Errorf("status %d: %s", status, strings.TrimSpace(text))
+	}
+	return nil
+}
+
+// get returns status 0 and the error when there is no answer.
+func get(t testing.TB, url string) (status int, text string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close = true
+	answer, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return answer.StatusCode, string(body)
+}
+
+// address returns a host:port that is free. It stays so, for a process to be restarted on, because it is below
+// the ports from which connections are made, and no two are given out in one run.
+func address(t testing.TB) string {
+	t.Helper()
+	const first, last = 20000, 32000
+	for range 1000 {
+		a := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.N(last-first)))
+		if _, given := addresses.LoadOrStore(a, true); given {
+			continue
+		}
+		ln, err := net.Listen("tcp", a)
+		if err != nil {
+			continue
+		}
+		_ = ln.Close()
+		return a
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// addresses were given out already.
+var addresses sync.Map //nolint:gochecknoglobals // ports belong to the whole process
