@@ -140,16 +140,15 @@ func (i *Incarnation) Run(ctx context.Context, witness Witness) error {
 		select {
 		case <-ctx.Done():
 			left.Stop()
-			i.tenure.end()
-			revoke(ctx, i.deps.Client, i.lease)
+			i.Leave(ctx)
 			return nil
 		case <-run.Done():
 			left.Stop()
-			i.tenure.end()
 			if ctx.Err() != nil {
-				revoke(ctx, i.deps.Client, i.lease)
+				i.Leave(ctx)
 				return nil
 			}
+			i.tenure.end()
 			return context.Cause(run)
 		case <-left.C:
 			if !i.tenure.lasts() {
@@ -157,6 +156,14 @@ func (i *Incarnation) Run(ctx context.Context, witness Witness) error {
 			}
 		}
 	}
+}
+
+// Leave ends the incarnation and gives its lease back, if etcd answers within a second and still has it. Run does
+// so at an orderly end. After ErrLost, whoever joins again leaves the lost incarnation: it may be alive in etcd yet,
+// and all it held would count until its lease runs out.
+func (i *Incarnation) Leave(ctx context.Context) {
+	i.tenure.end()
+	revoke(ctx, i.deps.Client, i.lease)
 }
 
 // watchKey returns when the key is gone.

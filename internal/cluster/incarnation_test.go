@@ -217,3 +217,23 @@ func TestJoinWithoutEtcdIsAnError(t *testing.T) {
 	}
 	e.Start()
 }
+
+func TestALostIncarnationThatIsAliveInEtcdCanBeLeft(t *testing.T) {
+	e := clustertest.StartEtcd(t)
+	d := deps(e)
+	wire := clustertest.NewWire(t, e.Address())
+	far := d
+	far.Client = clustertest.Client(t, wire.Address())
+	m := join(t, far, cluster.IncarnationConfig{TTL: 10 * time.Second, Margin: 4900 * time.Millisecond}, nil)
+	wire.Cut()
+	m.wantLost(t)
+	wire.Mend()
+	key := d.Keys.Member(cluster.Gateway, m.ID())
+	if !exists(t, d, key) {
+		t.Fatal("etcd does not have it any more")
+	}
+	clustertest.Wait(t, "it is gone from etcd", func() bool {
+		m.Leave(t.Context())
+		return !exists(t, d, key)
+	})
+}

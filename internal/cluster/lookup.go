@@ -23,6 +23,7 @@ type Directory struct {
 	mu      sync.Mutex // guards the following
 	waiting []*read
 	reading int
+	closed  bool
 	workers sync.WaitGroup
 }
 
@@ -45,8 +46,13 @@ func NewDirectory(d Deps, alive func(holder string) bool) *Directory {
 	return &Directory{deps: d, alive: alive}
 }
 
-// Close waits for the reads under way. Nothing may be looked up afterwards.
-func (d *Directory) Close() { d.workers.Wait() }
+// Close waits for the reads under way. What is looked up afterwards is ErrUnavailable.
+func (d *Directory) Close() {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.workers.Wait()
+}
 
 // LookUp returns the leases that are in force of some clients. A client that is not in the result has none. An
 // error says nothing about any client.
@@ -120,7 +126,7 @@ func (d *Directory) read(ctx context.Context, keys []string) ([]*read, error) {
 		reads[i] = &read{key: key, done: done}
 	}
 	d.mu.Lock()
-	if len(d.waiting)+len(reads) > lookUpWaiting {
+	if d.closed || len(d.waiting)+len(reads) > lookUpWaiting {
 		d.mu.Unlock()
 		return nil, ErrUnavailable
 	}

@@ -78,6 +78,10 @@ func TestAnEtcdThatDoesNotAnswerIsNotTakenForNobody(t *testing.T) {
 	if got, err := d.LookUp(bg(t), []string{"x"}); err != nil || got["x"].Holder != s.a.ID() {
 		t.Errorf("afterwards: %v, %v", got, err)
 	}
+	d.Close()
+	if got, err := d.LookUp(bg(t), []string{"x"}); !errors.Is(err, cluster.ErrUnavailable) {
+		t.Errorf("after Close: %v, %v", got, err)
+	}
 }
 
 func TestARecordThatNobodyCanReadIsAnError(t *testing.T) {

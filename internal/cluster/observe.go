@@ -36,21 +36,18 @@ type observer struct {
 
 func (o *observer) run(ctx context.Context) error {
 	wait := retryLeast
-	for {
+	for ctx.Err() == nil {
 		err := o.follow(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err == nil {
+		switch {
+		case err == nil:
 			wait = retryLeast
-			continue
+		case ctx.Err() == nil:
+			o.deps.Logger.WarnContext(ctx, "watch of etcd broke, reading again", slog.String("key", o.key), slog.Any("error", err))
+			pause(ctx, wait)
+			wait = min(2*wait, retryMost)
 		}
-		o.deps.Logger.WarnContext(ctx, "watch of etcd broke, reading again", slog.String("key", o.key), slog.Any("error", err))
-		if !pause(ctx, wait) {
-			return nil
-		}
-		wait = min(2*wait, retryMost)
 	}
+	return nil
 }
 
 // follow reads and watches until the watch breaks or it is time to read again.

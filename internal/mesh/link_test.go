@@ -356,7 +356,6 @@ func TestNothingIsLostDoubledOrReorderedWhileConnectionsAreCut(t *testing.T) {
 			both.Wait()
 			for _, n := range []*node{x, y} {
 				s := n.Stats()
-				t.Logf("%s: %+v", n.id, s)
 				if s.Broken != 0 || s.Reconnects == 0 {
 					t.Errorf("%s: %+v", n.id, s)
 				}
@@ -472,7 +471,7 @@ func TestSendDoesNotBlockWhenThePeerDoesNotRead(t *testing.T) {
 	release := make(chan struct{})
 	k := &taker{answer: func(Delivery, Later) Receipt { <-release; return Receipt{Outcome: Queued} }}
 	y := startNode(t, "y", nodeOptions{revision: 1, accept: func(string) Inbound { return k }})
-	x := startNode(t, "x", nodeOptions{revision: 2, config: func(c *Config) { c.LinkBytes = 4 * window }})
+	x := startNode(t, "x", nodeOptions{revision: 2, config: func(c *Config) { c.LinkBytes = 16 * window }})
 	introduce(x, y)
 	synced(t, x)
 	l := x.link(t, "y")

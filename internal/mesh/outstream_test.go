@@ -28,18 +28,23 @@ type rawServer struct {
 	meshv1.UnimplementedMeshServiceServer
 	t       *testing.T
 	streams chan rawStream
+	closing chan struct{}
 }
 
 func (s *rawServer) Connect(stream grpc.BidiStreamingServer[meshv1.ConnectRequest, meshv1.ConnectResponse]) error {
 	st := rawStream{stream, s.t, make(chan error, 1)}
 	select {
 	case s.streams <- st:
+	case <-s.closing:
+		return nil
 	case <-stream.Context().Done():
 		return nil
 	}
 	select {
 	case err := <-st.end:
 		return err
+	case <-s.closing:
+		return nil
 	case <-stream.Context().Done():
 		return nil
 	}
@@ -52,7 +57,7 @@ func startRaw(t *testing.T, config func(*Config)) (*rawServer, *node) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw := &rawServer{t: t, streams: make(chan rawStream)}
+	raw := &rawServer{t: t, streams: make(chan rawStream), closing: make(chan struct{})}
 	server := grpc.NewServer()
 	meshv1.RegisterMeshServiceServer(server, raw)
 	served := make(chan struct{})
@@ -65,6 +70,7 @@ func startRaw(t *testing.T, config func(*Config)) (*rawServer, *node) {
 		<-served
 	})
 	x := startNode(t, "x", nodeOptions{revision: 2, config: config})
+	t.Cleanup(func() { close(raw.closing) })
 	x.SetPeers([]Peer{{ID: "raw", Address: listener.Addr().String(), Revision: 1}})
 	return raw, x
 }
@@ -239,7 +245,7 @@ func TestTheDigestSaysWhatTheTableIs(t *testing.T) {
 	for {
 		if d := st.recv().GetRouteDigest(); d != nil {
 			x.routesMu.Lock()
-			want := &meshv1.RouteDigest{Version: 2, Count: 2, Hash: x.Mesh.routes.hash}
+			want := &meshv1.RouteDigest{Version: 2, Count: 2, Hash: x.routes.hash}
 			x.routesMu.Unlock()
 			if d.String() != want.String() {
 				t.Errorf("digest %v, want %v", d, want)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/beeline-mqtt/beeline/internal/message"
 )
 
 // errBooks is wrapped by every error about frames that do not fit what has been sent.
@@ -50,10 +52,14 @@ type settlement struct {
 	receipt Receipt
 }
 
-// push takes a delivery into the window, or reports that the bound is reached.
+// push takes a delivery into the window, or reports that its bound is reached: QoS 0 may fill half of the window,
+// so that a flood of it leaves room for what is acknowledged.
 func (s *sender) push(d Delivery, w Waiter) bool {
-	size := d.Message.Size()
-	if s.bytes > 0 && s.bytes+size > s.limit {
+	size, limit := d.Message.Size(), s.limit
+	if d.Message.QoS == message.AtMostOnce {
+		limit /= 2
+	}
+	if s.bytes > 0 && s.bytes+size > limit {
 		return false
 	}
 	s.last++

@@ -110,8 +110,11 @@ func newSenderScript() func([]string) []string {
 	}
 	return func(c []string) (out []string) {
 		switch c[0] {
-		case "push": // push TOPIC, with a message charged at 300 bytes
+		case "push": // push TOPIC [QOS], with a message charged at 300 bytes; QoS 1 unless it says otherwise
 			d := publish(c[1], 1)
+			if len(c) > 2 {
+				d.Message.QoS = byte(number(c[2]))
+			}
 			d.Message.Payload = make([]byte, 300-d.Message.Size()+len(d.Message.Payload))
 			if !s.push(d, nobody{}) {
 				return []string{"bound reached"}

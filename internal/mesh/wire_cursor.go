@@ -27,7 +27,7 @@ func (c *cursor) more() (num protowire.Number, typ protowire.Type, ok bool) {
 		return protowire.Number(t >> 3), protowire.Type(t & 7), true
 	}
 	num, typ, n := protowire.ConsumeTag(c.b)
-	if n < 0 {
+	if n < 0 || num > protowire.MaxValidNumber {
 		c.fail()
 		return 0, 0, false
 	}

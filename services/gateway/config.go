@@ -50,7 +50,7 @@ func DefaultConfig() Config {
 		LeaseTTL:        10 * time.Second,
 		MaxClients:      100_000,
 		MaxConnections:  110_000,
-		LinkBytes:       16 * config.MiB,
+		LinkBytes:       64 * config.MiB,
 		CachedLeases:    100_000,
 		UnresolvedBytes: 64 * config.MiB,
 		RouteAckTimeout: 5 * time.Second,

@@ -16,9 +16,11 @@ type meshDoor struct {
 	current atomic.Pointer[meshv1.MeshServiceServer]
 }
 
-func (d *meshDoor) open(s meshv1.MeshServiceServer) { d.current.Store(&s) }
-
-func (d *meshDoor) close() { d.current.Store(nil) }
+// open leads new streams to s, until shut is called. An incarnation that ends late shuts its own door only.
+func (d *meshDoor) open(s meshv1.MeshServiceServer) (shut func()) {
+	d.current.Store(&s)
+	return func() { d.current.CompareAndSwap(&s, nil) }
+}
 
 // Connect implements meshv1.MeshServiceServer.
 func (d *meshDoor) Connect(s meshv1.MeshService_ConnectServer) error {

@@ -69,12 +69,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if deps.Authorize == nil {
 		deps.Authorize = auth.AllowAll
 	}
-	g := &Gateway{cfg: cfg, deps: deps, metrics: newMetrics(deps.Metrics)}
-	g.closed = client.Deps{
-		Authenticate: deps.Authenticate, Authorize: deps.Authorize, Metrics: g.metrics.clients, Logger: deps.Logger,
-		Serving:   func() bool { return true },
-		Available: func() bool { return false },
-	}
+	g := &Gateway{cfg: cfg, deps: deps}
 	for _, lc := range cfg.Listeners {
 		l, err := listener.Listen(lc, cfg.MaxConnections, deps.Logger)
 		if err != nil {
@@ -82,6 +77,12 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 			return nil, err
 		}
 		g.listeners = append(g.listeners, l)
+	}
+	g.metrics = newMetrics(deps.Metrics)
+	g.closed = client.Deps{
+		Authenticate: deps.Authenticate, Authorize: deps.Authorize, Metrics: g.metrics.clients, Logger: deps.Logger,
+		Serving:   func() bool { return true },
+		Available: func() bool { return false },
 	}
 	return g, nil
 }

@@ -110,8 +110,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 			return nil
 		}),
 		lifecycle.Simple("mesh", func(ctx context.Context) error {
-			g.door.open(m.Service())
-			defer g.door.close()
+			defer g.door.open(m.Service())()
 			return m.Run(ctx)
 		}),
 		lifecycle.Simple("members", func(ctx context.Context) error {

@@ -44,6 +44,8 @@ type Session struct {
 	metrics  *metrics
 	sessions *cluster.Sessions
 	probe    *cluster.Probe
+	// outbox is how many frames may wait for one gateway.
+	outbox int
 	// streams are counted so that Run waits for their goroutines.
 	streams sync.WaitGroup
 	// numbers tell the answers to one stream of a gateway from those to the next.
@@ -69,7 +71,7 @@ func New(c Config, d Deps) (*Session, error) {
 	}
 	cd := cluster.Deps{Client: d.Etcd, Keys: cluster.Keys(c.Cluster), Logger: d.Logger, Metrics: d.Metrics}
 	return &Session{
-		config: c, deps: d, cluster: cd, metrics: m,
+		config: c, deps: d, cluster: cd, metrics: m, outbox: outboxFrames,
 		sessions: cluster.NewSessions(cd, d.Dial),
 		probe:    cluster.NewProbe(cd, c.BlindAfter/3, c.BlindAfter),
 	}, nil
@@ -99,8 +101,10 @@ func (s *Session) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.sessions.Run(ctx) })
 	wg.Go(func() { _ = s.probe.Run(ctx) })
+	var former *cluster.Incarnation
 	for ctx.Err() == nil {
-		if err := s.live(ctx); err != nil {
+		var err error
+		if former, err = s.live(ctx, former); err != nil {
 			s.deps.Logger.WarnContext(ctx, "session instance starts again", slog.Any("error", err))
 			wait := time.NewTimer(time.Second)
 			select {
@@ -132,8 +136,8 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// live is one incarnation.
-func (s *Session) live(ctx context.Context) error {
+// live is one incarnation, after the former one that was lost, if any.
+func (s *Session) live(ctx context.Context, former *cluster.Incarnation) (*cluster.Incarnation, error) {
 	join, cancelJoin := context.WithTimeout(ctx, s.config.TTL)
 	defer cancelJoin()
 	i, err := cluster.Join(join, s.cluster, cluster.IncarnationConfig{
@@ -142,7 +146,10 @@ func (s *Session) live(ctx context.Context) error {
 		Member: cluster.Member{Address: s.config.Address, Zone: s.config.Zone},
 	})
 	if err != nil {
-		return err
+		return former, err
+	}
+	if former != nil {
+		former.Leave(ctx)
 	}
 	s.joined.Store(true)
 	defer s.joined.Store(false)
@@ -164,9 +171,9 @@ func (s *Session) live(ctx context.Context) error {
 	stopLeading()
 	wg.Wait()
 	if err != nil {
-		return fmt.Errorf("incarnation %s: %w", i.ID(), err)
+		return i, fmt.Errorf("incarnation %s: %w", i.ID(), err)
 	}
-	return nil
+	return nil, nil //nolint:nilnil // nothing was lost, nothing is left to leave
 }
 
 // lead is one term.

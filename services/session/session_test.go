@@ -396,7 +396,7 @@ func TestAFlappingClientIsSlowedDown(t *testing.T) {
 
 func TestAGatewayThatDoesNotReadIsCutOff(t *testing.T) {
 	etcd := clustertest.StartEtcd(t).Client()
-	i := start(t, etcd, nil)
+	i := startPrepared(t, etcd, nil, func(s *session.Session) { s.SetOutbox(100) })
 	i.waitActive(t)
 	idA, _ := alive(t, etcd)
 	idB, _ := alive(t, etcd)

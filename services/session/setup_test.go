@@ -48,6 +48,13 @@ type instance struct {
 
 func start(t testing.TB, etcd *clientv3.Client, change func(*session.Config)) *instance {
 	t.Helper()
+	return startPrepared(t, etcd, change, func(*session.Session) {})
+}
+
+func startPrepared(
+	t testing.TB, etcd *clientv3.Client, change func(*session.Config), prepare func(*session.Session),
+) *instance {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +72,7 @@ func start(t testing.TB, etcd *clientv3.Client, change func(*session.Config)) *i
 	if err != nil {
 		t.Fatal(err)
 	}
+	prepare(i.Session)
 	server := grpc.NewServer(grpc.WaitForHandlers(true))
 	i.Register(server)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -45,7 +45,7 @@ func (st *stream) end(err error) { st.cancel(err) }
 // push hands a frame to the writer and never waits.
 func (st *stream) push(r *sessionv1.AttachResponse) {
 	st.mu.Lock()
-	full := len(st.outbox) >= outboxFrames
+	full := len(st.outbox) >= st.term.session.outbox
 	if !full {
 		st.outbox = append(st.outbox, r)
 	}
@@ -165,7 +165,7 @@ func (st *stream) compareFrame(ctx context.Context, h *sessionv1.Holdings) bool 
 	records, err := st.term.directory.Records(ctx, ids)
 	if err != nil {
 		if ctx.Err() == nil {
-			st.term.session.deps.Logger.Warn("holdings not compared yet", slog.String("peer", st.gateway), slog.Any("error", err))
+			st.term.session.deps.Logger.WarnContext(ctx, "holdings not compared yet", slog.String("peer", st.gateway), slog.Any("error", err))
 		}
 		return false
 	}

@@ -170,11 +170,7 @@ func TestBadPackets(t *testing.T) {
 	everywhere(t, "4.2 a packet may come byte by byte, and many at once", both, func(s *stage) {
 		p, c := s.publisher(), s.subscriber()
 		c.MustSubscribe(s.topic("a"), 0)
-		one := rawmqtt.Bytes(s.T, func() packets.Packet {
-			pk := publishPacket(s.topic("a"), "x", 0, 0)
-			pk.ProtocolVersion = s.version
-			return pk
-		}())
+		one := rawmqtt.Bytes(s.T, versioned(publishPacket(s.topic("a"), "x", 0, 0), s.version))
 		for _, b := range one {
 			p.SendRaw([]byte{b})
 		}

@@ -44,7 +44,7 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 
 // leave drops c and the lease that it holds, or has inherited, unless a newer connection has taken it over.
 func (b *Broker) leave(c *client.Client) {
-	if epoch, was := b.clients.remove(c); was && epoch > 0 {
+	if epoch, was := b.clients.remove(c); was && epoch > 0 && !c.LeaseLost() {
 		b.deps.Leases.Release(c.ID, epoch)
 	}
 }
@@ -71,6 +71,7 @@ func (b *Broker) Evict(clientID string, epoch uint64, done func()) {
 		done()
 		return
 	}
+	c.LoseLease()
 	c.Stop(client.TakenOver())
 	b.background.Go(func() {
 		<-c.Gone()

@@ -24,6 +24,9 @@ const (
 	// firstRetry and lastRetry bound the pause before a receiver is looked up again.
 	firstRetry = 25 * time.Millisecond
 	lastRetry  = 400 * time.Millisecond
+	// moveTimeout is how long messages for a client that has come here wait for those that were sent to where it
+	// was. Then order is given up: the client is here, and the other gateway may be out of reach for long.
+	moveTimeout = time.Second
 )
 
 // direct sends messages to clients by id: the receiver is found in local memory, in a cache of leases, or in
@@ -38,6 +41,8 @@ type direct struct {
 	cache *otter.Cache[string, found]
 	wake  chan struct{} // one element: there is something in ready
 	busy  atomic.Int64  // len(waiting), to be read without mu
+
+	patience time.Duration // moveTimeout, but for tests
 
 	mu      sync.Mutex
 	waiting map[string]*unresolved
@@ -67,10 +72,11 @@ type unsent struct {
 
 func newDirect(b *Broker) *direct {
 	return &direct{
-		b:       b,
-		cache:   otter.Must(&otter.Options[string, found]{MaximumSize: max(b.cfg.CachedLeases, 1)}),
-		wake:    make(chan struct{}, 1),
-		waiting: make(map[string]*unresolved),
+		b:        b,
+		cache:    otter.Must(&otter.Options[string, found]{MaximumSize: max(b.cfg.CachedLeases, 1)}),
+		wake:     make(chan struct{}, 1),
+		patience: moveTimeout,
+		waiting:  make(map[string]*unresolved),
 	}
 }
 
@@ -95,10 +101,11 @@ func (d *direct) publish(m *message.Message, p *publication, t *turn.Turn) {
 			d.send(at.link, id, at.lease.Epoch, m, p, t)
 			return
 		}
-		d.cache.Invalidate(id)
 		former = at.link
 	}
-	d.queue(id, unsent{m, p}, former, t)
+	if d.queue(id, unsent{m, p}, former, t) && former != nil {
+		d.cache.Invalidate(id)
+	}
 }
 
 // joinQueue puts m behind others for the same client, if there are any.
@@ -109,20 +116,27 @@ func (d *direct) joinQueue(id string, m *message.Message, p *publication, t *tur
 	if u == nil {
 		return false
 	}
-	d.admit(u, unsent{m, p}, t)
+	if x := (unsent{m, p}); d.admit(x, t) {
+		d.insert(u, x)
+	}
 	return true
 }
 
-// queue has a message wait for its receiver to be looked up. former, if not nil, is where the messages before it
-// have been sent.
-func (d *direct) queue(id string, x unsent, former *mesh.Link, t *turn.Turn) {
+// queue has a message wait for its receiver to be looked up, and reports whether there was room for it. former, if
+// not nil, is where the messages before it have been sent.
+func (d *direct) queue(id string, x unsent, former *mesh.Link, t *turn.Turn) bool {
 	d.mu.Lock()
+	if !d.admit(x, t) {
+		d.mu.Unlock()
+		return false
+	}
 	u, first := d.entry(id)
-	d.admit(u, x, t)
+	d.insert(u, x)
 	d.mu.Unlock()
 	if first {
-		d.lookUpBehind(former, id)
+		d.lookUpBehind(former, id, d.b.cfg.ReceiptTimeout)
 	}
+	return true
 }
 
 // entry returns what waits for id, and whether that is new: then the caller has it looked up. With d.mu held.
@@ -143,18 +157,18 @@ func (d *direct) drop(id string) {
 	d.b.deps.Metrics.unresolved.Set(float64(d.bytes))
 }
 
-// admit takes a message that has just been published, if there is room for it: QoS 0 may have half of it. With d.mu
-// held.
-func (d *direct) admit(u *unresolved, x unsent, t *turn.Turn) {
+// admit gives up a message that has just been published if there is no room for it. QoS 0 may have half of the
+// room, and one message always finds some. With d.mu held.
+func (d *direct) admit(x unsent, t *turn.Turn) bool {
 	bound := d.b.cfg.UnresolvedBytes
 	if x.p == nil {
 		bound /= 2
 	}
 	if d.closed || d.bytes > 0 && d.bytes+x.m.Size() > bound {
 		d.giveUp(x, packet.QuotaExceeded, dropUnresolved, t)
-		return
+		return false
 	}
-	d.insert(u, x)
+	return true
 }
 
 // insert keeps the items in the order in which they were published.
@@ -168,13 +182,19 @@ func (d *direct) insert(u *unresolved, x unsent) {
 	d.b.deps.Metrics.unresolved.Set(float64(d.bytes))
 }
 
-// lookUpBehind has id looked up when everything that was sent on a link has been answered; at once when that is nil.
-func (d *direct) lookUpBehind(l *mesh.Link, id string) {
+// lookUpBehind has id looked up when everything that was sent on a link has been answered, or patience is over; at
+// once when the link is nil.
+func (d *direct) lookUpBehind(l *mesh.Link, id string, patience time.Duration) {
 	if l == nil {
 		d.lookUpSoon(id)
 		return
 	}
-	l.Barrier(func() { d.lookUpSoon(id) })
+	begin := sync.OnceFunc(func() { d.lookUpSoon(id) })
+	enough := time.AfterFunc(patience, begin)
+	l.Barrier(func() {
+		enough.Stop()
+		begin()
+	})
 }
 
 // lookUpSoon hands id to the goroutine that reads leases.
@@ -235,7 +255,7 @@ func (d *direct) arrived(id string) {
 	_, first := d.entry(id)
 	d.mu.Unlock()
 	if first {
-		d.lookUpBehind(at.link, id)
+		d.lookUpBehind(at.link, id, d.patience)
 	}
 }
 
@@ -258,7 +278,8 @@ func (d *direct) again(l *mesh.Link, x mesh.Delivery, p *publication, t *turn.Tu
 	d.insert(u, back)
 	d.mu.Unlock()
 	if first {
-		d.lookUpBehind(l, id)
+		// What comes back later than this is not sent again.
+		d.lookUpBehind(l, id, d.b.cfg.ReceiptTimeout)
 	}
 }
 

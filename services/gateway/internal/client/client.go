@@ -99,6 +99,7 @@ type Client struct {
 	mayExpire     bool // it asked for a session that outlives the connection
 
 	epoch    atomic.Uint64
+	lost     atomic.Bool
 	lastRead atomic.Int64 // unix nanoseconds
 	paused   atomic.Bool  // the socket is not read for now
 	room     chan struct{}
@@ -131,6 +132,12 @@ func (c *Client) Filters() []string {
 	defer c.mu.Unlock()
 	return slices.Collect(maps.Keys(c.filters))
 }
+
+// LoseLease says that another gateway has taken the client's lease: there is nothing to give up any more.
+func (c *Client) LoseLease() { c.lost.Store(true) }
+
+// LeaseLost reports whether LoseLease has been called.
+func (c *Client) LeaseLost() bool { return c.lost.Load() }
 
 // Gone is closed when the connection has ended: the session too, and its last packet written or given up.
 func (c *Client) Gone() <-chan struct{} { return c.gone }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/engine"
@@ -235,7 +236,7 @@ func (c *Client) refusalFor(err error) *refusal {
 func (c *Client) refuse(r *refusal) {
 	label := r.label
 	if label == "" {
-		label = r.code.String()
+		label = strings.ReplaceAll(strings.ToLower(r.code.String()), " ", "_")
 	}
 	c.deps.Metrics.refused.WithLabelValues(label).Inc()
 	if r.code == packet.Success {

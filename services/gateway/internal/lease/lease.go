@@ -22,6 +22,11 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 )
 
+const (
+	retryLeast = 50 * time.Millisecond
+	retryMost  = time.Second
+)
+
 // Why a claim was not granted.
 var (
 	// ErrUnavailable says that there is no answer now: no active session instance, or no etcd. The client may try
@@ -109,8 +114,8 @@ func New(c Config, d Deps) *Keeper {
 
 // Run keeps the keeper attached until the context is done; then every waiting claim fails. Returns nil.
 func (k *Keeper) Run(ctx context.Context) error {
-	const least, most = 50 * time.Millisecond, time.Second
-	wait := least
+	defer k.end()
+	wait := retryLeast
 	for ctx.Err() == nil {
 		active, conn, changed := k.deps.Sessions.Active()
 		if conn == nil {
@@ -122,22 +127,23 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 		attached, err := k.attach(ctx, active, sessionv1.NewSessionServiceClient(conn))
 		if ctx.Err() != nil {
-			break
+			continue
 		}
 		k.deps.Logger.WarnContext(ctx, "not attached to the session service", slog.String("peer", active.ID), slog.Any("error", err))
 		if attached {
-			wait = least
+			wait = retryLeast
 		}
 		again := time.NewTimer(wait/2 + rand.N(wait))
 		select {
 		case <-ctx.Done():
 		case <-changed:
+			// A fresh instance waits for this gateway, but not for long.
+			wait = retryLeast
 		case <-again.C:
+			wait = min(2*wait, retryMost)
 		}
 		again.Stop()
-		wait = min(2*wait, most)
 	}
-	k.end()
 	return nil
 }
 

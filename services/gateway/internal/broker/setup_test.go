@@ -1,0 +1,424 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/routes"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/test/rawmqtt"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	v3 = rawmqtt.V311
+	v5 = rawmqtt.V5
+)
+
+var errTest = errors.New("by order of the test")
+
+// registry is what etcd and the session service are to the gateways of a test: who holds whom. Gateways are added
+// before anything happens.
+type registry struct {
+	gateways map[string]*gateway
+
+	mu     sync.Mutex
+	epoch  uint64
+	leases map[string]cluster.Lease
+}
+
+func leaseOf(holder string, epoch uint64) cluster.Lease {
+	return cluster.Lease{Holder: holder, Epoch: epoch}
+}
+
+func (r *registry) lease(id string) (cluster.Lease, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l, ok := r.leases[id]
+	return l, ok
+}
+
+// gateway is a broker with a real mesh and real clients.
+type gateway struct {
+	*Broker
+	t        testing.TB
+	id       string
+	registry *registry
+	mesh     *mesh.Mesh
+	metrics  *prometheus.Registry
+	limits   client.Limits
+	table    *routes.Table[*mesh.Link]
+	rpc      string // address of the mesh
+	mqtt     string // address for clients
+	valve    *valve // in what the gateway sends to its peers
+	revision int64
+
+	mu       sync.Mutex
+	onClaim  func(ctx context.Context, id string) error // comes first, where set
+	onLookUp func(ids []string) error                   // comes first, where set
+	arrived  map[string]*client.Client                  // the newest that has begun to attach
+	released []uint64
+}
+
+// options change a gateway before it is made.
+type options struct {
+	config func(*Config)
+	limits func(*client.Limits)
+}
+
+// start makes gateways that know each other and have each other's routes.
+func start(t testing.TB, n int, o options) []*gateway {
+	t.Helper()
+	r := &registry{gateways: make(map[string]*gateway), leases: make(map[string]cluster.Lease)}
+	gateways := make([]*gateway, n)
+	for i := range gateways {
+		gateways[i] = r.gateway(t, string(rune('a'+i)), int64(i+1), o)
+	}
+	introduce(t, gateways...)
+	return gateways
+}
+
+func introduce(t testing.TB, gateways ...*gateway) {
+	t.Helper()
+	for _, g := range gateways {
+		g.knows(gateways...)
+	}
+	for _, g := range gateways {
+		if err := g.mesh.WaitSynced(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// knows gives g's mesh its view of the gateways that live.
+func (g *gateway) knows(gateways ...*gateway) {
+	var peers []mesh.Peer
+	for _, p := range gateways {
+		if p != g {
+			peers = append(peers, mesh.Peer{ID: p.id, Address: p.rpc, Revision: p.revision})
+		}
+	}
+	g.mesh.SetPeers(peers)
+}
+
+func (r *registry) gateway(t testing.TB, id string, revision int64, o options) *gateway {
+	t.Helper()
+	g := &gateway{
+		t: t, id: id, registry: r, revision: revision, metrics: prometheus.NewRegistry(), limits: client.DefaultLimits(),
+		table: routes.NewTable[*mesh.Link](), valve: newValve(), arrived: make(map[string]*client.Client),
+	}
+	g.limits.Patience = 200 * time.Millisecond
+	if o.limits != nil {
+		o.limits(&g.limits)
+	}
+	cfg := Config{
+		Incarnation: id, MaxClients: 1000, CachedLeases: 1000, UnresolvedBytes: 1 << 20, ReceiptTimeout: g.limits.ReceiptTimeout,
+	}
+	if o.config != nil {
+		o.config(&cfg)
+	}
+	logger := slog.New(slog.DiscardHandler)
+	g.Broker = New(cfg, Deps{Routes: g.table, LookUp: g.lookUp, Metrics: NewMetrics(g.metrics), Logger: logger})
+	var err error
+	g.mesh, err = mesh.New(mesh.Config{Incarnation: id, Revision: revision, ReconnectMin: time.Millisecond}, mesh.Deps{
+		Logger: logger, Metrics: g.metrics, Routes: g.table, Accept: g.Accept, Dial: g.dial,
+		Serving: func() bool { return true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Use(g.mesh, g)
+	r.gateways[id] = g
+	g.run(logger)
+	return g
+}
+
+// run runs everything until the test ends: clients end first, then the broker, then the mesh.
+func (g *gateway) run(logger *slog.Logger) {
+	g.t.Helper()
+	server := grpc.NewServer(mesh.ServerOptions()...)
+	g.mesh.Register(server)
+	var serving sync.WaitGroup
+	g.rpc = listen(g.t, &serving, func(l net.Listener) { _ = server.Serve(l) })
+	g.atEnd(server.Stop, &serving)
+	meshing, stopMesh := context.WithCancel(context.Background())
+	serving.Go(func() { _ = g.mesh.Run(meshing) })
+	g.t.Cleanup(func() {
+		g.valve.open()
+		stopMesh()
+	})
+
+	var brokering sync.WaitGroup
+	ctx, stop := context.WithCancel(context.Background())
+	brokering.Go(func() { _ = g.Run(ctx) })
+	g.atEnd(stop, &brokering)
+
+	var clients sync.WaitGroup
+	conns, end := context.WithCancel(context.Background())
+	var seq atomic.Uint64
+	deps := client.Deps{
+		Broker: watched{g}, Authenticate: auth.AllowAnonymous, Authorize: auth.AllowAll,
+		Serving: func() bool { return true }, Available: func() bool { return true },
+		Incarnation: g.id, NextSequence: func() uint64 { return seq.Add(1) },
+		Metrics: client.NewMetrics(g.metrics), Logger: logger,
+	}
+	g.mqtt = listen(g.t, &clients, func(l net.Listener) {
+		context.AfterFunc(conns, func() { _ = l.Close() })
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			clients.Go(func() { client.Serve(conns, nc, "tcp", &g.limits, &deps) })
+		}
+	})
+	g.atEnd(end, &clients)
+}
+
+// atEnd has stop called and its goroutines waited for at the end of the test.
+func (g *gateway) atEnd(stop func(), wg *sync.WaitGroup) {
+	g.t.Cleanup(func() {
+		stop()
+		wg.Wait()
+	})
+}
+
+// listen serves on a port of its own and returns its address.
+func listen(t testing.TB, wg *sync.WaitGroup, serve func(net.Listener)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wg.Go(func() { serve(l) })
+	return l.Addr().String()
+}
+
+// watched is the broker, and tells the test who comes.
+type watched struct{ *gateway }
+
+func (w watched) Attach(ctx context.Context, c *client.Client) error {
+	w.mu.Lock()
+	w.arrived[c.ID] = c
+	w.mu.Unlock()
+	return w.Broker.Attach(ctx, c)
+}
+
+// claims has f decide on the claims from now on; lookUps on look-ups.
+func (g *gateway) claims(f func(ctx context.Context, id string) error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.onClaim = f
+}
+
+func (g *gateway) lookUps(f func(ids []string) error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.onLookUp = f
+}
+
+// client returns the newest connection of an id that has come to Attach.
+func (g *gateway) client(id string) *client.Client {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.arrived[id]
+}
+
+// Claim implements Leases as the session service would: the record first, then the eviction, then the answer.
+func (g *gateway) Claim(ctx context.Context, id string, granted func(uint64)) error {
+	g.mu.Lock()
+	first := g.onClaim
+	g.mu.Unlock()
+	if first != nil {
+		if err := first(ctx, id); err != nil {
+			return err
+		}
+	}
+	r := g.registry
+	r.mu.Lock()
+	r.epoch++
+	epoch, former := r.epoch, r.leases[id]
+	r.leases[id] = cluster.Lease{Holder: g.id, Epoch: epoch}
+	r.mu.Unlock()
+	if other := r.gateways[former.Holder]; other != nil && other != g {
+		gone := make(chan struct{})
+		other.Evict(id, epoch, sync.OnceFunc(func() { close(gone) }))
+		<-gone
+	}
+	granted(epoch)
+	return nil
+}
+
+// Release implements Leases.
+func (g *gateway) Release(id string, epoch uint64) {
+	g.mu.Lock()
+	g.released = append(g.released, epoch)
+	g.mu.Unlock()
+	r := g.registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.leases[id].Epoch == epoch {
+		delete(r.leases, id)
+	}
+}
+
+func (g *gateway) lookUp(_ context.Context, ids []string) (map[string]cluster.Lease, error) {
+	g.mu.Lock()
+	first := g.onLookUp
+	g.mu.Unlock()
+	if first != nil {
+		if err := first(ids); err != nil {
+			return nil, err
+		}
+	}
+	found := make(map[string]cluster.Lease)
+	for _, id := range ids {
+		if l, ok := g.registry.lease(id); ok {
+			found[id] = l
+		}
+	}
+	return found, nil
+}
+
+func (g *gateway) dial(address string) (*grpc.ClientConn, error) {
+	opts := append(mesh.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			nc, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+			if err != nil {
+				return nil, err
+			}
+			return valved{nc, g.valve}, nil
+		}))
+	return grpc.NewClient("passthrough:///"+address, opts...)
+}
+
+func (g *gateway) connect(version byte, id string, opts ...rawmqtt.Option) *rawmqtt.Client {
+	g.t.Helper()
+	return rawmqtt.Connect(g.t, g.mqtt, version, id, opts...)
+}
+
+// metric is the value of a counter or gauge, summed over the labels that are not given.
+func (g *gateway) metric(name string, labels ...string) float64 {
+	g.t.Helper()
+	families, err := g.metrics.Gather()
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	var sum float64
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			have := make(map[string]bool)
+			for _, l := range m.GetLabel() {
+				have[l.GetName()+"="+l.GetValue()] = true
+			}
+			all := true
+			for _, want := range labels {
+				all = all && have[want]
+			}
+			if all {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// valve lets bytes through, or keeps them until it is opened again.
+type valve struct {
+	mu     sync.Mutex
+	closed chan struct{} // nil: open
+}
+
+func newValve() *valve { return new(valve) }
+
+func (v *valve) shut() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.closed = make(chan struct{})
+}
+
+func (v *valve) open() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.closed != nil {
+		close(v.closed)
+		v.closed = nil
+	}
+}
+
+type valved struct {
+	net.Conn
+	v *valve
+}
+
+func (c valved) Write(b []byte) (int, error) {
+	c.v.mu.Lock()
+	closed := c.v.closed
+	c.v.mu.Unlock()
+	if closed != nil {
+		<-closed
+	}
+	return c.Conn.Write(b)
+}
+
+// eventually waits for something that nothing announces.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(rawmqtt.Patience)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+		<-tick.C
+	}
+}
+
+// receive takes one element within the patience of a test.
+func receive[T any](t testing.TB, ch <-chan T, what string) T {
+	t.Helper()
+	select {
+	case x := <-ch:
+		return x
+	case <-time.After(rawmqtt.Patience):
+		t.Fatalf("no sign of %s", what)
+		panic("unreachable")
+	}
+}
+
+// send publishes without waiting for the acknowledgement, and returns the packet identifier.
+func send(c *rawmqtt.Client, topic, payload string, qos byte) uint16 {
+	pk := rawmqtt.PublishPacket(topic, payload, qos)
+	if qos > 0 {
+		pk.PacketID = c.ID()
+	}
+	c.Send(pk)
+	return pk.PacketID
+}
+
+// handled returns when the gateway has handled what c has sent, expecting no acknowledgement of it.
+func handled(c *rawmqtt.Client) { c.ExpectNothing() }
+
+func receiveMaximum(n uint16) rawmqtt.Option {
+	return func(p *packets.Packet) { p.Properties.ReceiveMaximum = n }
+}
