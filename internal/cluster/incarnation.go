@@ -27,7 +27,7 @@ type IncarnationConfig struct {
 	Member Member
 	// TTL is how long the others wait for a silent incarnation: whole seconds, 10 s when zero.
 	TTL time.Duration
-	// Margin is by how much earlier the incarnation itself gives up: TTL/5 when zero, below TTL/2.
+	// Margin is by how much earlier the incarnation itself gives up: TTL/5 when zero, at most TTL/3.
 	Margin time.Duration
 }
 
@@ -41,8 +41,8 @@ func (c *IncarnationConfig) complete() error {
 	if c.TTL < time.Second || c.TTL%time.Second != 0 {
 		return fmt.Errorf("incarnation TTL %v: want whole seconds, at least one", c.TTL)
 	}
-	if c.Margin < 0 || c.Margin >= c.TTL/2 {
-		return fmt.Errorf("incarnation margin %v: want less than half of the TTL %v", c.Margin, c.TTL)
+	if c.Margin < 0 || c.Margin > c.TTL/3 {
+		return fmt.Errorf("incarnation margin %v: want at most a third of the TTL %v", c.Margin, c.TTL)
 	}
 	if c.Member.State == "" {
 		c.Member.State = Active

@@ -18,6 +18,11 @@ func brief() cluster.IncarnationConfig {
 	return cluster.IncarnationConfig{TTL: time.Second, Margin: 300 * time.Millisecond}
 }
 
+// patient leaves room for a machine that has much to do at the same time.
+func patient() cluster.IncarnationConfig {
+	return cluster.IncarnationConfig{TTL: 4 * time.Second, Margin: 1200 * time.Millisecond}
+}
+
 func exists(t *testing.T, d cluster.Deps, key string) bool {
 	t.Helper()
 	r, err := d.Client.Get(bg(t), key)
@@ -113,17 +118,18 @@ func TestWithoutEtcdAndWithoutWitnessItEndsByItsOwnClock(t *testing.T) {
 		"no witness":                nil,
 		"a silent or seeing one":    func(context.Context) bool { return false },
 		"one that does not answer":  func(ctx context.Context) bool { <-ctx.Done(); return false },
-		"blind, but only when late": func(ctx context.Context) bool { <-ctx.Done(); <-time.After(time.Second); return true },
+		"blind, but only when late": func(ctx context.Context) bool { <-ctx.Done(); <-time.After(2 * time.Second); return true },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			e := clustertest.StartEtcd(t)
 			d := deps(e)
-			m := join(t, d, brief(), witness)
+			m := join(t, d, patient(), witness)
 			e.Stop()
 			stopped := time.Now()
 			clustertest.Wait(t, "it stops serving", func() bool { return !m.Serving() })
-			if took := time.Since(stopped); took > 900*time.Millisecond {
-				t.Errorf("served for %v without etcd; the lease may be gone after a second", took)
+			if took := time.Since(stopped); took > 3900*time.Millisecond {
+				t.Errorf("served for %v without etcd; the lease may be gone after four seconds", took)
 			}
 			m.wantLost(t)
 			e.Start()
@@ -135,23 +141,23 @@ func TestWhileAllSessionInstancesAreBlindItGoesOnAndRenewsWhenEtcdIsBack(t *test
 	e := clustertest.StartEtcd(t)
 	d := deps(e)
 	var asked atomic.Int64
-	m := join(t, d, brief(), func(context.Context) bool { asked.Add(1); return true })
+	m := join(t, d, patient(), func(context.Context) bool { asked.Add(1); return true })
 	e.Stop()
 	stopped := time.Now()
-	clustertest.Wait(t, "three TTLs pass", func() bool {
+	clustertest.Wait(t, "two TTLs pass", func() bool {
 		if !m.Serving() {
 			t.Fatal("it does not serve")
 		}
-		return time.Since(stopped) > 3*time.Second
+		return time.Since(stopped) > 8*time.Second
 	})
-	if n := asked.Load(); n < 7 {
-		t.Errorf("asked %d times in three seconds, want each 0.3 s", n)
+	if n := asked.Load(); n < 5 {
+		t.Errorf("asked %d times in eight seconds, want once in each 1.2 s", n)
 	}
 	e.Start()
 	clustertest.Wait(t, "no need for witnesses", func() bool {
 		before := asked.Load()
 		start := time.Now()
-		clustertest.Wait(t, "a TTL", func() bool { return time.Since(start) > time.Second })
+		clustertest.Wait(t, "a TTL", func() bool { return time.Since(start) > 4*time.Second })
 		return asked.Load() == before
 	})
 	if m.over() || !m.Serving() || !exists(t, d, d.Keys.Member(cluster.Gateway, m.ID())) {
@@ -163,18 +169,18 @@ func TestOneWitnessThatSeesEtcdAgainEndsIt(t *testing.T) {
 	e := clustertest.StartEtcd(t)
 	var blind atomic.Bool
 	blind.Store(true)
-	m := join(t, deps(e), brief(), func(context.Context) bool { return blind.Load() })
+	m := join(t, deps(e), patient(), func(context.Context) bool { return blind.Load() })
 	e.Stop()
 	stopped := time.Now()
-	clustertest.Wait(t, "a TTL passes", func() bool { return time.Since(stopped) > 1200*time.Millisecond })
+	clustertest.Wait(t, "a TTL passes", func() bool { return time.Since(stopped) > 4200*time.Millisecond })
 	if !m.Serving() {
 		t.Fatal("does not serve while all are blind")
 	}
 	blind.Store(false)
 	seen := time.Now()
 	m.wantLost(t)
-	if took := time.Since(seen); took > 600*time.Millisecond {
-		t.Errorf("served for %v after the witness; the margin is 0.3 s", took)
+	if took := time.Since(seen); took > 2500*time.Millisecond {
+		t.Errorf("served for %v after the witness; the margin is 1.2 s", took)
 	}
 	e.Start()
 }
@@ -197,7 +203,7 @@ func TestJoinRefusesTimesThatCannotWork(t *testing.T) {
 	for name, c := range map[string]cluster.IncarnationConfig{
 		"below a second":  {TTL: 100 * time.Millisecond},
 		"a broken second": {TTL: 1500 * time.Millisecond},
-		"margin too wide": {TTL: time.Second, Margin: 600 * time.Millisecond},
+		"margin too wide": {TTL: time.Second, Margin: 400 * time.Millisecond},
 		"negative margin": {TTL: time.Second, Margin: -1},
 	} {
 		if _, err := cluster.Join(bg(t), d, c); err == nil || !strings.Contains(err.Error(), "incarnation") {
@@ -224,7 +230,7 @@ func TestALostIncarnationThatIsAliveInEtcdCanBeLeft(t *testing.T) {
 	wire := clustertest.NewWire(t, e.Address())
 	far := d
 	far.Client = clustertest.Client(t, wire.Address())
-	m := join(t, far, cluster.IncarnationConfig{TTL: 10 * time.Second, Margin: 4900 * time.Millisecond}, nil)
+	m := join(t, far, cluster.IncarnationConfig{TTL: 5 * time.Second, Margin: 1600 * time.Millisecond}, nil)
 	wire.Cut()
 	m.wantLost(t)
 	wire.Mend()

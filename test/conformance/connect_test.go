@@ -154,6 +154,13 @@ func TestClientIdentifier(t *testing.T) {
 			c.ReceivePayload("x")
 		}
 	})
+	everywhere(t, "MQTT-3.1.3-6 a client without one need not ask for a clean start", v5, func(s *stage) {
+		c := s.dial(1)
+		if ack := c.Hello("", durable); ack.ReasonCode != 0 || ack.Properties.AssignedClientID == "" {
+			s.Errorf("CONNACK %#x, assigned %q", ack.ReasonCode, ack.Properties.AssignedClientID)
+		}
+		s.serves(c)
+	})
 	everywhere(t, "3.1.1 MQTT-3.1.3-6 a client without one may connect with a clean session", v311, func(s *stage) {
 		a, b := s.client(0, ""), s.dial(1)
 		b.Hello("")
@@ -206,12 +213,15 @@ func TestConnectFlags(t *testing.T) {
 		c.SendRaw(connectBytes("MQTT", 4, 0x42, text(s.id("a")), text("secret")))
 		refused(s, c)
 	})
-	everywhere(t, "MQTT-3.1.2-17 MQTT-3.1.2-19 user name and password may be given", both, func(s *stage) {
-		c := s.publisher(func(p *packets.Packet) {
+	everywhere(t, "MQTT-3.1.3-1 MQTT-3.1.2-17 MQTT-3.1.2-19 will, user name and password may be given together", both, func(s *stage) {
+		m := s.mourner()
+		c := s.publisher(will(s.topic("will/a"), "gone", 1), func(p *packets.Packet) {
 			p.Connect.UsernameFlag, p.Connect.Username = true, []byte("user")
 			p.Connect.PasswordFlag, p.Connect.Password = true, []byte("secret")
 		})
 		s.serves(c)
+		c.Close()
+		m.ReceivePayload("gone")
 	})
 	everywhere(t, "3.1.2.9 in MQTT 5 a password needs no user name", v5, func(s *stage) {
 		s.serves(s.publisher(func(p *packets.Packet) {

@@ -63,6 +63,9 @@ func TestDisconnect(t *testing.T) {
 			})
 			c.SendRaw(frame(packets.Pingresp << 4))
 			pk := c.Expect(packets.Disconnect)
+			if pk.Properties.SessionExpiryIntervalFlag { // MQTT-3.14.2-2
+				s.Error("a Session Expiry Interval from the server")
+			}
 			if pk.ReasonCode != 0x82 || (pk.Properties.ReasonString != "") != ask {
 				s.Errorf("DISCONNECT %#x %q, asked: %v", pk.ReasonCode, pk.Properties.ReasonString, ask)
 			}

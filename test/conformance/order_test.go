@@ -61,6 +61,27 @@ func TestOrder(t *testing.T) {
 			}
 		})
 	}
+	everywhere(t, "MQTT-4.6.0-2 MQTT-4.6.0-3 acknowledgements wait for those of earlier messages, nothing else does", both, func(s *stage) {
+		slow, p := s.subscriber(), s.publisher()
+		slow.MustSubscribe("$share/g/"+s.topic("slow"), 2) // a shared message is settled when its member has acknowledged it
+		for qos := byte(1); qos <= 2; qos++ {
+			kind := [...]byte{1: packets.Puback, 2: packets.Pubrec}[qos]
+			p.Send(publishPacket(s.topic("slow"), "x", qos, 1))
+			p.Send(publishPacket(s.topic("nobody"), "x", qos, 2))
+			p.Send(publishPacket("p2p/"+s.id("subscriber")+"/a", "y", 0, 0))
+			got := slow.Expect(packets.Publish)
+			slow.ReceivePayload("y")
+			p.ExpectNothing()
+			p.MustSubscribe(s.topic("b"), qos)
+			slow.Ack(kind, got.PacketID)
+			for id := uint16(1); id <= 2; id++ {
+				p.ExpectAck(kind, id)
+			}
+			if qos == 2 {
+				slow.ExpectAck(packets.Pubrel, got.PacketID)
+			}
+		}
+	})
 	everywhere(t, "MQTT-4.6.0-5 to several receivers, with a narrow window, in order to each", v5, func(s *stage) {
 		var receivers []<-chan packets.Packet
 		for i := range 2 * gateways {

@@ -183,6 +183,17 @@ func TestReceiverAcknowledges(t *testing.T) {
 		c.Ack(packets.Pubcomp, id+1)
 		s.serves(c)
 	})
+	everywhere(t, "3.7.2.1 a PUBCOMP that finds nothing ends the delivery as well", v5, func(s *stage) {
+		p, c := s.publisher(), s.subscriber(receiveMaximum(1))
+		c.MustSubscribe(s.topic("a"), 2)
+		p.Publish(s.topic("a"), "first", 2)
+		p.Publish(s.topic("a"), "second", 2)
+		id := c.Expect(packets.Publish).PacketID
+		c.Ack(packets.Pubrec, id)
+		c.ExpectAck(packets.Pubrel, id)
+		c.Send(ack(packets.Pubcomp, id, 0x92))
+		c.ReceivePayload("second")
+	})
 	everywhere(t, "MQTT-4.3.3-4 a PUBREC of 0x80 or more ends the delivery", v5, func(s *stage) {
 		p, c := s.publisher(), s.subscriber(receiveMaximum(1))
 		c.MustSubscribe(s.topic("a"), 2)

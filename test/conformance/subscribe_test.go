@@ -104,6 +104,25 @@ func TestSubscribe(t *testing.T) {
 		}
 		c.ExpectNothing()
 	})
+	everywhere(t, "3.9.3 a client with too many subscriptions is refused more with 0x97, and may change those it has", both, func(s *stage) {
+		p, c := s.publisher(), s.subscriber()
+		for i := range limits.Subscriptions {
+			c.MustSubscribe(s.topic(fmt.Sprint(i)), 1)
+		}
+		want := map[byte]byte{rawmqtt.V311: 0x80, rawmqtt.V5: 0x97}[s.version]
+		for _, f := range []string{s.topic("more"), "$share/g/" + s.topic("more")} {
+			if got := c.Subscribe(packets.Subscription{Filter: f, Qos: 1}).ReasonCodes[0]; got != want {
+				s.Errorf("SUBACK %#x for %q, want %#x", got, f, want)
+			}
+		}
+		s.confirmed(p, s.topic("more"), "x", 0x10)
+		c.ExpectNothing()
+		c.MustSubscribe(s.topic("0"), 2)
+		c.Unsubscribe(s.topic("1"))
+		c.MustSubscribe(s.topic("more"), 2)
+		s.confirmed(p, s.topic("more"), "x", 0)
+		c.ReceivePayload("x")
+	})
 	everywhere(t, "3.8.4 Retain Handling of any kind is taken, and nothing retained comes", v5, func(s *stage) {
 		c := s.subscriber()
 		for handling := range byte(3) {

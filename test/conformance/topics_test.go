@@ -133,6 +133,7 @@ func TestTopicNameSyntax(t *testing.T) {
 		"more levels than are allowed":   strings.Repeat("/", limits.TopicLevels),
 		"a longer level than is allowed": strings.Repeat("x", limits.TopicLevelBytes+1),
 		"p2p/ without a rest":            "p2p/somebody", "p2p/ without a client": "p2p//a", "p2p/ with a wrong escape": "p2p/%zz/a",
+		"p2p/ with another spelling of an escape": "p2p/a%2fb/c",
 	} {
 		everywhere(t, name+" in the topic of a PUBLISH closes with 0x90", both, func(s *stage) {
 			for qos := range byte(3) {

@@ -291,27 +291,40 @@ func (c *client) packets() map[byte]int {
 }
 
 // receive waits for a payload under a topic.
-func (c *client) receive(topic, payload string, limit time.Duration) arrival {
+func (c *client) receive(topic, payload string) {
 	c.t.Helper()
-	timeout := time.NewTimer(limit)
+	if err := c.waitFor(topic, payload); err != nil {
+		c.t.Fatalf("%q waits for %q on %q: %v", c.id, payload, topic, err)
+	}
+}
+
+// await waits until a number has come under a topic, if it comes. -1 is there already.
+func (c *client) await(topic string, n int) {
+	if n >= 0 {
+		_ = c.waitFor(topic, strconv.Itoa(n)) // what is missing is the caller's to say
+	}
+}
+
+func (c *client) waitFor(topic, payload string) error {
+	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
 	for seen := 0; ; {
 		c.mu.Lock()
 		for ; seen < len(c.got); seen++ {
 			if a := c.got[seen]; a.topic == topic && a.payload == payload {
 				c.mu.Unlock()
-				return a
+				return nil
 			}
 		}
 		changed, err := c.changed, c.err
 		c.mu.Unlock()
 		if err != nil {
-			c.t.Fatalf("%q waits for %q on %q: %v", c.id, payload, topic, err)
+			return err
 		}
 		select {
 		case <-changed:
 		case <-timeout.C:
-			c.t.Fatalf("%q has not got %q on %q within %v", c.id, payload, topic, limit)
+			return fmt.Errorf("not within %v", patience)
 		}
 	}
 }

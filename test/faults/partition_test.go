@@ -124,7 +124,7 @@ func testPartition(t *testing.T, c *processes.Cluster, wire processes.Wire) {
 	within(t, "publishes across the cut are acknowledged again", time.Since(mended), 4*slack)
 	p5.finish(patience)
 	last := len(p5.history()) - 1
-	receiver.receive("across/5", strconv.Itoa(last), patience)
+	receiver.receive("across/5", strconv.Itoa(last))
 	seen := checkOrder(t, receiver, "across/5")
 	for n := range p5.history() {
 		if !seen[n] {
@@ -137,7 +137,7 @@ func testPartition(t *testing.T, c *processes.Cluster, wire processes.Wire) {
 	p := publish(connect(t, addr[1], rawmqtt.V5, "afterwards"), "asked/y", 1, pace)
 	waitForAcks(t, 5, p)
 	p.finish(patience)
-	asker.receive("asked/y", "4", patience)
+	asker.receive("asked/y", "4")
 	for i, p := range beside {
 		p.finish(patience)
 		checkReceived(t, p, listeners[i])

@@ -149,6 +149,17 @@ func (p *publisher) finish(limit time.Duration) {
 	}
 }
 
+// lastSuccess returns the number of the last message that was acknowledged with success, -1 when there is none.
+func (p *publisher) lastSuccess() int {
+	h := p.history()
+	for n := len(h) - 1; n >= 0; n-- {
+		if !h[n].acked.IsZero() && h[n].code < 0x80 {
+			return n
+		}
+	}
+	return -1
+}
+
 // gap returns the longest time without an acknowledgement between two moments.
 func (p *publisher) gap(from, to time.Time) time.Duration {
 	longest, last := time.Duration(0), from
@@ -209,6 +220,8 @@ func checkOrder(t testing.TB, c *client, topic string) map[int]bool {
 // successfully, once and in order. When p has lived, everything must have been acknowledged, with success.
 func checkReceived(t testing.TB, p *publisher, c *client) {
 	t.Helper()
+	// An acknowledgement says that the message is in the receiver's queue: it may still be on its way.
+	c.await(p.topic, p.lastSuccess())
 	seen := checkOrder(t, c, p.topic)
 	lost, first := 0, 0
 	for n, m := range p.history() {

@@ -297,7 +297,7 @@ func (c *Cluster) CutOneWay(i, j int, w Wire) {
 	c.mu.Unlock()
 	c.Gateways[j].peers.SetEach(func(pid int) Wire {
 		for k, g := range c.Gateways {
-			if pid != 0 && g.PID() == pid {
+			if g.PID() == pid {
 				c.mu.Lock()
 				defer c.mu.Unlock()
 				return c.parts[[2]int{k, j}]

@@ -36,10 +36,13 @@ type entry struct {
 
 // epoch is that of the newest lease that may be in force.
 func (e entry) epoch() uint64 {
-	if e.current == nil {
-		return 0
+	epoch := e.held
+	for _, c := range [...]*client.Client{e.former, e.current} {
+		if c != nil {
+			epoch = max(epoch, c.Epoch())
+		}
 	}
-	return max(e.held, e.current.Epoch())
+	return epoch
 }
 
 func (d *directory) init() {

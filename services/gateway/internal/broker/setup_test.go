@@ -78,8 +78,9 @@ type gateway struct {
 
 // options change a gateway before it is made.
 type options struct {
-	config func(*Config)
-	limits func(*client.Limits)
+	config    func(*Config)
+	limits    func(*client.Limits)
+	linkBytes int
 }
 
 // start makes gateways that know each other and have each other's routes.
@@ -136,7 +137,7 @@ func (r *registry) gateway(t testing.TB, id string, revision int64, o options) *
 	logger := slog.New(slog.DiscardHandler)
 	g.Broker = New(cfg, Deps{Routes: g.table, LookUp: g.lookUp, Metrics: NewMetrics(g.metrics), Logger: logger})
 	var err error
-	g.mesh, err = mesh.New(mesh.Config{Incarnation: id, Revision: revision, ReconnectMin: time.Millisecond}, mesh.Deps{
+	g.mesh, err = mesh.New(mesh.Config{Incarnation: id, Revision: revision, ReconnectMin: time.Millisecond, LinkBytes: o.linkBytes}, mesh.Deps{
 		Logger: logger, Metrics: g.metrics, Routes: g.table, Accept: g.Accept, Dial: g.dial,
 		Serving: func() bool { return true },
 	})

@@ -64,7 +64,7 @@ func notDelivered(code packet.Code) Cause {
 	return c
 }
 
-// causeOf maps what ended the reading to what the client is told.
+// causeOf maps what ended the reading to what the client is told. No error is no cause to tell anything.
 func causeOf(err error) Cause {
 	var pe *packet.Error
 	switch {

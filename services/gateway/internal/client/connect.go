@@ -233,7 +233,8 @@ func (c *Client) refusalFor(err error) *refusal {
 }
 
 // refuse answers a connection that does not become a client.
-func (c *Client) refuse(r *refusal) {
+func (c *Client) refuse(err error) {
+	r := c.refusalFor(err)
 	label := r.label
 	if label == "" {
 		label = strings.ReplaceAll(strings.ToLower(r.code.String()), " ", "_")

@@ -16,22 +16,29 @@ import (
 // Serve handles one connection from its first byte to its last, on the calling goroutine. It returns when the
 // socket is closed and nothing of the client is left. A panic ends this connection and nothing else.
 func Serve(ctx context.Context, nc net.Conn, listener string, limits *Limits, deps *Deps) {
-	defer nc.Close()
+	c := newClient(nc, limits, deps)
+	defer c.close()
+	defer context.AfterFunc(ctx, func() { c.Stop(ShuttingDown()) })()
+	if err := c.connect(ctx, listener); err != nil {
+		c.refuse(err)
+		return
+	}
+	c.finish(c.run())
+}
+
+func newClient(nc net.Conn, limits *Limits, deps *Deps) *Client {
 	c := &Client{
 		deps: deps, limits: limits, nc: nc,
 		room: make(chan struct{}, 1), stopped: make(chan struct{}), gone: make(chan struct{}),
 	}
 	c.out = c.newOutput()
 	c.reader = packet.NewReader(c)
-	stop := context.AfterFunc(ctx, func() { c.Stop(ShuttingDown()) })
-	defer stop()
-	defer c.out.Close()
-	if err := c.connect(ctx, listener); err != nil {
-		c.refuse(c.refusalFor(err))
-		return
-	}
-	c.run()
-	c.finish()
+	return c
+}
+
+func (c *Client) close() {
+	c.out.Close() // for its writer, if there is one
+	_ = c.nc.Close()
 }
 
 // connect takes the connection to the point where it is an attached client with its CONNACK written.
@@ -94,31 +101,25 @@ func (c *Client) welcome(ack packet.Connack) error {
 
 // run reads and handles packets until the connection is to end. What was delivered while the client was being
 // attached goes out first.
-func (c *Client) run() {
-	err := c.protect(func() error {
-		c.begin()
-		for {
-			first, body, owned, err := c.reader.Next(int(c.limits.PacketBytes))
-			if err != nil {
-				return err
-			}
-			if done, err := c.handle(first, body, owned); done || err != nil {
-				return err
-			}
-			select {
-			case <-c.stopped:
-				return nil
-			default:
-			}
+//
+// An idle client waits in here: with few and small frames below it, its goroutine lives on a stack of 4 KiB.
+func (c *Client) run() (err error) {
+	defer c.recovered(&err)
+	c.begin()
+	for {
+		first, body, owned, err := c.reader.Next(int(c.limits.PacketBytes))
+		if err != nil {
+			return err
 		}
-	})
-	if err != nil {
-		c.Stop(causeOf(err))
+		if done, err := c.handle(first, body, owned); done || err != nil {
+			return err
+		}
+		select {
+		case <-c.stopped:
+			return nil
+		default:
+		}
 	}
-	_ = c.protect(func() error {
-		c.turn.End()
-		return nil
-	})
 }
 
 func (c *Client) begin() {
@@ -182,10 +183,15 @@ func (c *Client) onDisconnect(first byte, body []byte) (bool, error) {
 	return true, nil
 }
 
-// finish takes an open client apart. Whoever waits for it to be gone is told before the socket's last breath.
-func (c *Client) finish() {
-	c.Stop(Cause{reason: closedByNetwork})
+// finish takes an open client apart, after err has ended its reading unless it was stopped before. Whoever waits
+// for it to be gone is told before the socket's last breath.
+func (c *Client) finish(err error) {
+	c.Stop(causeOf(err))
 	<-c.stopped // somebody else may have been first, and has to have done his part
+	_ = c.protect(func() error {
+		c.turn.End()
+		return nil
+	})
 	c.leave(true)
 	c.mu.Lock()
 	cause := *c.cause
@@ -229,15 +235,18 @@ func (c *Client) leave(attached bool) {
 
 // protect runs f and turns a panic into errPanic: one client's packets must not end the others' connections.
 func (c *Client) protect(f func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			c.deps.Metrics.panics.Inc()
-			c.deps.Logger.Error("panic while handling a client", slog.Any("panic", r), slog.String("client_id", c.ID),
-				slog.String("stack", string(debug.Stack())))
-			err = errPanic
-		}
-	}()
+	defer c.recovered(&err)
 	return f()
+}
+
+// recovered is deferred by what may panic.
+func (c *Client) recovered(err *error) {
+	if r := recover(); r != nil {
+		c.deps.Metrics.panics.Inc()
+		c.deps.Logger.Error("panic while handling a client", slog.Any("panic", r), slog.String("client_id", c.ID),
+			slog.String("stack", string(debug.Stack())))
+		*err = errPanic
+	}
 }
 
 // Sweep looks after what time brings: a client that is silent, publications that nobody answered, a queue
