@@ -55,6 +55,7 @@ func TestAnIncarnationIsOneKeyUnderOneLeaseThatGoesWithItsEnd(t *testing.T) {
 }
 
 func TestAnIncarnationLivesLongerThanItsTTLWhileItRenews(t *testing.T) {
+	t.Parallel()
 	d := deps(clustertest.StartEtcd(t))
 	m := join(t, d, brief(), nil)
 	start := time.Now()
@@ -138,6 +139,7 @@ func TestWithoutEtcdAndWithoutWitnessItEndsByItsOwnClock(t *testing.T) {
 }
 
 func TestWhileAllSessionInstancesAreBlindItGoesOnAndRenewsWhenEtcdIsBack(t *testing.T) {
+	t.Parallel()
 	e := clustertest.StartEtcd(t)
 	d := deps(e)
 	var asked atomic.Int64
@@ -166,6 +168,7 @@ func TestWhileAllSessionInstancesAreBlindItGoesOnAndRenewsWhenEtcdIsBack(t *test
 }
 
 func TestOneWitnessThatSeesEtcdAgainEndsIt(t *testing.T) {
+	t.Parallel()
 	e := clustertest.StartEtcd(t)
 	var blind atomic.Bool
 	blind.Store(true)
@@ -225,6 +228,7 @@ func TestJoinWithoutEtcdIsAnError(t *testing.T) {
 }
 
 func TestALostIncarnationThatIsAliveInEtcdCanBeLeft(t *testing.T) {
+	t.Parallel()
 	e := clustertest.StartEtcd(t)
 	d := deps(e)
 	wire := clustertest.NewWire(t, e.Address())

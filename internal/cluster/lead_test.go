@@ -81,6 +81,7 @@ func TestATermEndsWhenTheKeyGoes(t *testing.T) {
 }
 
 func TestATermOutlivesAnEtcdThatIsAwayForAWhile(t *testing.T) {
+	t.Parallel()
 	e := clustertest.StartEtcd(t)
 	d := deps(e)
 	var both atomic.Int64

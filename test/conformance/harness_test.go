@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
+	"go.uber.org/goleak"
 
 	"github.com/beeline-mqtt/beeline/services/gateway"
 	"github.com/beeline-mqtt/beeline/test/clustertest"
@@ -58,6 +59,10 @@ func run(m *testing.M) int {
 	code := m.Run()
 	if err := cluster.Close(); err != nil {
 		fmt.Fprintln(os.Stderr, "stop the cluster:", err)
+		return 1
+	}
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, "after the end of the cluster:", err)
 		return 1
 	}
 	return code

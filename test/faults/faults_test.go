@@ -130,7 +130,7 @@ func mqtt(c *processes.Cluster, gateways ...int) []string {
 // within fails the test when something took longer than was promised, and says how long it took.
 func within(t testing.TB, what string, took, limit time.Duration) {
 	t.Helper()
-	t.Logf("%s: %v (at most %v)", what, took.Round(time.Millisecond), limit)
+	t.Logf("%s: %v (at most %v) %s", what, took.Round(time.Millisecond), limit, time.Now().Format("05.000"))
 	if took > limit {
 		t.Errorf("%s took %v, want at most %v", what, took, limit)
 	}

@@ -185,10 +185,13 @@ func (p *publisher) resumed(since time.Time) (time.Duration, bool) {
 // waitForAcks waits until each publisher has got n acknowledgements more.
 func waitForAcks(t testing.TB, n int, publishers ...*publisher) {
 	t.Helper()
-	for _, p := range publishers {
-		want := p.acks() + n
+	want := make([]int, len(publishers))
+	for i, p := range publishers {
+		want[i] = p.acks() + n
+	}
+	for i, p := range publishers {
 		eventually(t, fmt.Sprintf("%q gets %d acknowledgements more", p.id, n), func() bool {
-			return p.acks() >= want || !p.alive()
+			return p.acks() >= want[i] || !p.alive()
 		})
 		if !p.alive() {
 			t.Fatalf("the connection of %q has ended: %v", p.id, p.err)

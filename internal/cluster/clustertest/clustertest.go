@@ -4,6 +4,9 @@ package clustertest
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
 	"testing"
 	"time"
 
@@ -26,6 +29,14 @@ type Etcd struct {
 func StartEtcd(t testing.TB) *Etcd {
 	t.Helper()
 	e := &Etcd{t: t, dir: t.TempDir()}
+	// A port below those that the system hands out: nobody takes it while the member is stopped.
+	for range 20 {
+		e.address = fmt.Sprintf("127.0.0.1:%d", 10_000+rand.N(20_000))
+		if l, err := net.Listen("tcp", e.address); err == nil {
+			_ = l.Close()
+			break
+		}
+	}
 	e.Start()
 	t.Cleanup(e.Stop)
 	return e
@@ -40,7 +51,7 @@ func (e *Etcd) Start() {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	e.server, e.address = s, s.Address()
+	e.server = s
 }
 
 // Forget makes the next Start begin without data.

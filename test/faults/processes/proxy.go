@@ -105,12 +105,9 @@ func (x *Proxy) serve(near net.Conn) {
 	defer near.Close()
 	pid := 0
 	if x.dialers != nil {
-		// The kernel's table of sockets may miss one that is there while others come and go.
-		for try := 0; pid == 0 && try < 10; try++ {
-			pid = dialer(near.RemoteAddr(), x.dialers())
-		}
-		if pid == 0 {
-			return // whose connection it is has to be known before it may pass
+		var err error
+		if pid, err = dialer(near, x.dialers()); err != nil || pid == 0 {
+			return // it has gone again: whose connection it is has to be known before it may pass
 		}
 	}
 	if !x.passable(pid) {

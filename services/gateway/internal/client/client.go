@@ -100,11 +100,9 @@ type Client struct {
 
 	epoch    atomic.Uint64
 	lost     atomic.Bool
-	lastRead atomic.Int64 // unix nanoseconds
-	paused   atomic.Bool  // the socket is not read for now
-	room     chan struct{}
+	lastRead atomic.Int64  // unix nanoseconds
+	paused   atomic.Bool   // the socket is not read for now
 	stopped  chan struct{} // closed when the connection is to end
-	gone     chan struct{} // closed when nothing of it is left but the socket
 
 	mu        sync.Mutex // guards what follows, and out
 	state     state
@@ -115,8 +113,11 @@ type Client struct {
 	session   *engine.Session[Ticket] // nil before CONNECT
 	filters   map[string]subscriptions.Options
 	unsettled unsettledList
+	room      chan struct{} // wakes the reading goroutine from a pause; nil before the first
 	aliases   aliasTable
 	counted   counted
+	gone      chan struct{} // closed when nothing of it is left but the socket; nil until somebody asks
+	isGone    bool
 }
 
 // Epoch returns the epoch of the client's lease, 0 before it has one.
@@ -140,7 +141,26 @@ func (c *Client) LoseLease() { c.lost.Store(true) }
 func (c *Client) LeaseLost() bool { return c.lost.Load() }
 
 // Gone is closed when the connection has ended: the session too, and its last packet written or given up.
-func (c *Client) Gone() <-chan struct{} { return c.gone }
+func (c *Client) Gone() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone == nil {
+		c.gone = make(chan struct{})
+		if c.isGone {
+			close(c.gone)
+		}
+	}
+	return c.gone
+}
+
+func (c *Client) setGone() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.isGone = true
+	if c.gone != nil {
+		close(c.gone)
+	}
+}
 
 // Stopped is closed when the connection begins to end.
 func (c *Client) Stopped() <-chan struct{} { return c.stopped }

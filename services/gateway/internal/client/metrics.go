@@ -30,22 +30,30 @@ type Metrics struct {
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Connected: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "beeline_gateway_clients", Help: "Clients connected now."}),
+			Name: "beeline_gateway_clients", Help: "Clients connected now.",
+		}),
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "beeline_gateway_connects_accepted_total", Help: "CONNECTs accepted."}),
+			Name: "beeline_gateway_connects_accepted_total", Help: "CONNECTs accepted.",
+		}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "beeline_gateway_connects_refused_total", Help: "Connections that did not become clients."}, []string{"reason"}),
+			Name: "beeline_gateway_connects_refused_total", Help: "Connections that did not become clients.",
+		}, []string{"reason"}),
 		closed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "beeline_gateway_clients_closed_total", Help: "Connections of clients that ended."}, []string{"reason"}),
+			Name: "beeline_gateway_clients_closed_total", Help: "Connections of clients that ended.",
+		}, []string{"reason"}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "beeline_gateway_client_panics_total", Help: "Connections ended by a panic in their handling."}),
+			Name: "beeline_gateway_client_panics_total", Help: "Connections ended by a panic in their handling.",
+		}),
 		drops: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "beeline_gateway_messages_dropped_total", Help: "Messages not delivered to a client that they were for, or not taken from one."}, []string{"reason"}),
+			Name: "beeline_gateway_messages_dropped_total", Help: "Messages not delivered to a client that they were for, or not taken from one.",
+		}, []string{"reason"}),
 	}
 	in := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "beeline_gateway_publishes_received_total", Help: "PUBLISH packets from clients."}, []string{"qos"})
+		Name: "beeline_gateway_publishes_received_total", Help: "PUBLISH packets from clients.",
+	}, []string{"qos"})
 	out := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "beeline_gateway_publishes_sent_total", Help: "PUBLISH packets to clients."}, []string{"qos"})
+		Name: "beeline_gateway_publishes_sent_total", Help: "PUBLISH packets to clients.",
+	}, []string{"qos"})
 	for q, label := range [3]string{"0", "1", "2"} {
 		m.inByQoS[q], m.outByQoS[q] = in.WithLabelValues(label), out.WithLabelValues(label)
 	}

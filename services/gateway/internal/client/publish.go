@@ -162,7 +162,11 @@ func (c *Client) waitForRoom() {
 	over := c.overBounds()
 	if over {
 		c.paused.Store(true)
+		if c.room == nil {
+			c.room = make(chan struct{}, 1)
+		}
 	}
+	room := c.room
 	c.mu.Unlock()
 	if !over {
 		return
@@ -170,7 +174,7 @@ func (c *Client) waitForRoom() {
 	c.turn.End()
 	for over {
 		select {
-		case <-c.room:
+		case <-room:
 		case <-c.stopped:
 		}
 		c.mu.Lock()

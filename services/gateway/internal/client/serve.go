@@ -27,10 +27,7 @@ func Serve(ctx context.Context, nc net.Conn, listener string, limits *Limits, de
 }
 
 func newClient(nc net.Conn, limits *Limits, deps *Deps) *Client {
-	c := &Client{
-		deps: deps, limits: limits, nc: nc,
-		room: make(chan struct{}, 1), stopped: make(chan struct{}), gone: make(chan struct{}),
-	}
+	c := &Client{deps: deps, limits: limits, nc: nc, stopped: make(chan struct{})}
 	c.out = c.newOutput()
 	c.reader = packet.NewReader(c)
 	return c
@@ -213,7 +210,7 @@ func (c *Client) finish(err error) {
 
 // leave ends the session, takes the client out of the broker if it is there, and waits for its last packet.
 func (c *Client) leave(attached bool) {
-	defer close(c.gone)
+	defer c.setGone()
 	_ = c.protect(func() error {
 		t := turn.Turn{Now: time.Now()}
 		defer t.End()

@@ -34,10 +34,10 @@ func (l *Listener) serveWebSocket(ctx context.Context, h Handler) error {
 	err := srv.Serve(gate{l, ctx})
 	_ = srv.Close() // what is no WebSocket yet; the others see ctx end
 	u.wait()
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 // gate is what the HTTP server accepts from: the listener with its bounds.

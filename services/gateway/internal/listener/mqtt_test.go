@@ -1,0 +1,182 @@
+package listener_test
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/mochi-mqtt/server/v2/packets"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/beeline-mqtt/beeline/internal/engine"
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/pki"
+	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/internal/turn"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/listener"
+	"github.com/beeline-mqtt/beeline/test/rawmqtt"
+)
+
+// single is a client.Broker for one client at a time, which gets what it publishes.
+type single struct {
+	current atomic.Pointer[client.Client]
+}
+
+func (s *single) Attach(ctx context.Context, c *client.Client) error {
+	if former := s.current.Swap(c); former != nil {
+		former.Stop(client.TakenOver())
+		select {
+		case <-former.Gone():
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+func (s *single) Detach(c *client.Client) { s.current.CompareAndSwap(c, nil) }
+
+func (s *single) Publish(from *client.Client, _ uint16, m *message.Message, t *turn.Turn) {
+	if from != nil {
+		from.Deliver(client.Delivery{Message: m}, t)
+	}
+}
+
+func (s *single) Subscribe(_ *client.Client, _ string, _ subscriptions.Options, done func(error)) {
+	done(nil)
+}
+
+func (s *single) Unsubscribe(*client.Client, string) {}
+
+func (s *single) deliver(payload string, qos byte) engine.Outcome {
+	t := turn.Turn{Now: time.Now()}
+	defer t.End()
+	m := &message.Message{Topic: "t", Payload: []byte(payload), QoS: qos}
+	return s.current.Load().Deliver(client.Delivery{Message: m, QoS: qos}, &t)
+}
+
+// mqtt serves MQTT.
+func mqtt(b client.Broker, limits *client.Limits) listener.Handler {
+	deps := &client.Deps{
+		Broker: b, Authenticate: auth.AllowAnonymous, Authorize: auth.AllowAll,
+		Serving: func() bool { return true }, Available: func() bool { return true },
+		NextSequence: func() uint64 { return 1 }, Metrics: client.NewMetrics(prometheus.NewRegistry()),
+		Logger: slog.New(slog.DiscardHandler),
+	}
+	return func(ctx context.Context, nc net.Conn, name string) { client.Serve(ctx, nc, name, limits, deps) }
+}
+
+// transport is one way in which MQTT comes.
+type transport struct {
+	name string
+	cfg  listener.Config
+	dial func(t *testing.T, r *rig) net.Conn
+}
+
+func transports(t *testing.T) []transport {
+	t.Helper()
+	certs := issue(t)
+	trusting := certs.trusting(t, pki.Files{})
+	ws := func(scheme string) func(t *testing.T, r *rig) net.Conn {
+		return func(t *testing.T, r *rig) net.Conn {
+			t.Helper()
+			opts := mqttSubprotocol()
+			opts.HTTPClient = &http.Client{Transport: &http.Transport{TLSClientConfig: trusting}}
+			c, err := r.dialWS(scheme, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return websocket.NetConn(context.WithoutCancel(t.Context()), c, websocket.MessageBinary)
+		}
+	}
+	return []transport{
+		{"TCP", listener.Config{}, func(_ *testing.T, r *rig) net.Conn { return r.dial() }},
+		{"TLS", listener.Config{CertFile: certs.server.Cert, KeyFile: certs.server.Key},
+			func(_ *testing.T, r *rig) net.Conn { return tls.Client(r.dial(), trusting) }},
+		{"WebSocket", listener.Config{WebSocket: true}, ws("ws")},
+		{"WebSocket over TLS", listener.Config{WebSocket: true, CertFile: certs.server.Cert, KeyFile: certs.server.Key}, ws("wss")},
+	}
+}
+
+func TestMQTTIsTheSameOverEveryTransport(t *testing.T) {
+	for _, tr := range transports(t) {
+		t.Run(tr.name, func(t *testing.T) {
+			b, limits := new(single), client.DefaultLimits()
+			r := serve(t, tr.cfg, 10, mqtt(b, &limits))
+			c := rawmqtt.Over(t, tr.dial(t, r), rawmqtt.V5)
+			if ack := c.Hello("a"); ack.ReasonCode != 0 {
+				t.Fatalf("CONNACK %#x", ack.ReasonCode)
+			}
+			c.MustSubscribe("t", 0)
+			payload := strings.Repeat("x", 100_000)
+			c.Publish("t", payload, 0)
+			c.ReceivePayload(payload)
+			c.ExpectNothing()
+
+			second := rawmqtt.Over(t, tr.dial(t, r), rawmqtt.V5)
+			second.Hello("a")
+			if p := c.Expect(packets.Disconnect); p.ReasonCode != 0x8E {
+				t.Errorf("DISCONNECT %#x", p.ReasonCode)
+			}
+			c.ExpectClosed()
+			r.end()
+			if got := second.ExpectClosed(); got != 0x8B {
+				t.Errorf("DISCONNECT %#x at the end", got)
+			}
+		})
+	}
+}
+
+func TestAClientThatDoesNotReadHoldsUpNeitherPublishersNorItsTakeover(t *testing.T) {
+	for _, tr := range transports(t) {
+		t.Run(tr.name, func(t *testing.T) {
+			b, limits := new(single), client.DefaultLimits()
+			limits.Patience = 200 * time.Millisecond
+			limits.WriteTimeout = time.Hour
+			limits.QueueMessages, limits.SendMaximum = 5, 100
+			r := serve(t, tr.cfg, 10, mqtt(b, &limits))
+			c := rawmqtt.Over(t, tr.dial(t, r), rawmqtt.V5)
+			c.Hello("a")
+			stuffed := b.current.Load()
+			began := time.Now()
+			for b.deliver(strings.Repeat("x", 500_000), 1) != engine.Waiting {
+			}
+			second := rawmqtt.Over(t, tr.dial(t, r), rawmqtt.V5)
+			if ack := second.Hello("a"); ack.ReasonCode != 0 {
+				t.Fatalf("CONNACK %#x", ack.ReasonCode)
+			}
+			if took := time.Since(began); took > 4*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			receive(t, stuffed.Gone(), "the end of the first")
+			second.ExpectNothing()
+		})
+	}
+}
+
+func TestAPeerThatNeverFinishesItsHandshakeIsClosed(t *testing.T) {
+	for _, tr := range transports(t) {
+		if tr.cfg.WebSocket {
+			continue // HTTP has its own, longer time-out
+		}
+		t.Run(tr.name, func(t *testing.T) {
+			limits := client.DefaultLimits()
+			limits.ConnectTimeout = 50 * time.Millisecond
+			r := serve(t, tr.cfg, 10, mqtt(new(single), &limits))
+			nc := r.dial()
+			if _, err := nc.Write([]byte{0x16, 3, 1}); err != nil {
+				t.Fatal(err)
+			}
+			expectEnd(t, nc)
+		})
+	}
+}
