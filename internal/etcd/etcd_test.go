@@ -92,12 +92,15 @@ func TestErrorsOfEtcdReachTheLogger(t *testing.T) {
 	var closing atomic.Bool
 	l := zap.New(slogCore{logger: slog.New(slog.NewTextHandler(&out, nil)), closing: &closing}).With(zap.String("member", "m"))
 	l.Info("chatter")
-	l.Error("disk is full", zap.Int("left", 0))
+	l.Error("disk is slow", zap.Int("left", 0))
+	l.DPanic("disk is full")
 	closing.Store(true)
 	l.Error("listener closed")
 	got := out.String()
-	if !strings.Contains(got, "disk is full") || !strings.Contains(got, "member:m") || !strings.Contains(got, "left:0") {
-		t.Errorf("the error is not logged with its fields: %s", got)
+	for _, want := range []string{"WARN", "disk is slow", "member:m", "left:0", "ERROR", "disk is full"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not logged: %s", want, got)
+		}
 	}
 	if strings.Contains(got, "chatter") || strings.Contains(got, "listener closed") {
 		t.Errorf("logged too much: %s", got)

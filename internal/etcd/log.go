@@ -8,7 +8,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// slogCore hands etcd's own errors on to slog. Those of a member that is being closed only say that it is.
+// slogCore hands etcd's own errors on to slog. Most of them are about what etcd tries again by itself: they are
+// warnings here, unlike those that end it. Those of a member that is being closed only say that it is.
 type slogCore struct {
 	logger  *slog.Logger // nil: nothing is logged
 	closing *atomic.Bool
@@ -39,7 +40,11 @@ func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	for _, f := range fields {
 		f.AddTo(all)
 	}
-	c.logger.LogAttrs(context.Background(), slog.LevelError, "etcd reports an error",
+	level := slog.LevelWarn
+	if e.Level > zapcore.ErrorLevel {
+		level = slog.LevelError
+	}
+	c.logger.LogAttrs(context.Background(), level, "etcd reports an error",
 		slog.String("message", e.Message), slog.Any("fields", all.Fields))
 	return nil
 }

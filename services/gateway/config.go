@@ -28,6 +28,8 @@ type Config struct {
 	// MaxClients bounds the clients, MaxConnections the sockets on each listener.
 	MaxClients     int `koanf:"max_clients" help:"clients connected at once"`
 	MaxConnections int `koanf:"max_connections" help:"connections of one listener, clients or not yet"`
+	// GroupMembers bounds the members of one shared subscription.
+	GroupMembers int `koanf:"group_members" help:"members of one shared subscription on this gateway"`
 	// LinkBytes bounds what is kept for one peer until it has taken it.
 	LinkBytes config.Bytes `koanf:"link_bytes" help:"bytes kept for one peer until it has taken them"`
 	// CachedLeases bounds the cache of who holds whom.
@@ -50,6 +52,7 @@ func DefaultConfig() Config {
 		LeaseTTL:        10 * time.Second,
 		MaxClients:      100_000,
 		MaxConnections:  110_000,
+		GroupMembers:    1000,
 		LinkBytes:       64 * config.MiB,
 		CachedLeases:    100_000,
 		UnresolvedBytes: 64 * config.MiB,
@@ -70,6 +73,8 @@ func (c Config) Validate() error {
 		return config.Invalid("max_clients", "must be positive")
 	case c.MaxConnections < 1:
 		return config.Invalid("max_connections", "must be positive")
+	case c.GroupMembers < 1:
+		return config.Invalid("group_members", "must be positive")
 	case c.LinkBytes < 128*config.KiB:
 		return config.Invalid("link_bytes", "must be at least 128KiB")
 	case c.CachedLeases < 1:

@@ -80,7 +80,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	directory := cluster.NewDirectory(cd, peers.alive)
 	sessions := cluster.NewSessions(cd, g.deps.Dial)
 	b := broker.New(broker.Config{
-		Incarnation: inc.ID(), MaxClients: g.cfg.MaxClients, CachedLeases: g.cfg.CachedLeases,
+		Incarnation: inc.ID(), MaxClients: g.cfg.MaxClients, GroupMembers: g.cfg.GroupMembers, CachedLeases: g.cfg.CachedLeases,
 		UnresolvedBytes: int(g.cfg.UnresolvedBytes), ReceiptTimeout: g.cfg.Limits.ReceiptTimeout,
 	}, broker.Deps{Routes: table, LookUp: directory.LookUp, Metrics: g.metrics.broker, Logger: logger})
 	keeper := lease.New(lease.Config{Incarnation: inc.ID(), OnEvict: b.Evict, Holdings: b.Holdings},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -128,37 +129,74 @@ func TestDirectToMovingClient(t *testing.T) {
 		}
 	})
 	for qos := byte(1); qos <= 2; qos++ {
-		everywhere(t, fmt.Sprintf("MQTT-4.6.0-5 p2p/ 200 messages at QoS %d keep their order while the client moves", qos), both, func(s *stage) {
-			const messages, moves = 200, 8
-			lives := []<-chan packets.Packet{listen(s.client(1, "moves"))}
+		everywhere(t, fmt.Sprintf("MQTT-4.6.0-5 p2p/ messages at QoS %d keep their order while the client moves", qos), both, func(s *stage) {
+			const moves, after = 12, 200
 			p := s.pipeline(s.publisher())
-			for i := range messages {
-				if i > 0 && i%(messages/moves) == 0 {
-					lives = append(lives, listen(s.client(len(lives)%gateways, "moves")))
-				}
-				p.publish("p2p/"+s.id("moves")+"/a", strconv.Itoa(i), qos)
+			topic, published := "p2p/"+s.id("moves")+"/a", 0
+			publish := func() {
+				p.publish(topic, strconv.Itoa(published), qos)
+				published++
+			}
+			lives := []*life{s.begin(0)}
+			lives[0].accepted(s, func() {})
+			for i := range moves {
+				next := s.begin(i + 1)
+				next.accepted(s, publish)
+				lives = append(lives, next)
+			}
+			mark := published
+			for range after {
+				publish()
 			}
 			p.finish()
-			if p.codes[0] != messages {
-				s.Errorf("acknowledged with %v, want success %d times: the client has always been somewhere", p.codes, messages)
+			if p.codes[0] != published {
+				s.Errorf("acknowledged with %v, want success %d times: the client has always been somewhere", p.codes, published)
 			}
-			s.checkLives(lives, messages/moves)
+			s.checkLives(lives, mark, published)
 		})
 	}
 }
 
-// checkLives checks what the connections of one client, one after the other, have got: growing numbers, each once,
-// and the last one all that was published after it had come. What was in the queue of a connection when it ended
-// has ended with it.
-func (s *stage) checkLives(lives []<-chan packets.Packet, each int) {
+// life is one connection of a client that moves.
+type life struct {
+	got <-chan packets.Packet
+}
+
+// begin has the client connect at the n-th gateway, and does not wait for the answer.
+func (s *stage) begin(n int) *life {
 	s.Helper()
-	last, total := -1, each*len(lives)
-	for i, got := range lives {
-		for {
-			if i == len(lives)-1 && last == total-1 {
-				return
+	c := s.dial(n % gateways)
+	c.SendRaw(rawmqtt.Bytes(s.T, rawmqtt.ConnectPacket(s.version, s.id("moves"))))
+	return &life{got: listen(c)}
+}
+
+// accepted calls f until the client has been told that it is connected.
+func (l *life) accepted(s *stage, f func()) {
+	s.Helper()
+	deadline := time.Now().Add(rawmqtt.Patience)
+	for time.Now().Before(deadline) {
+		f()
+		select {
+		case pk := <-l.got:
+			if pk.FixedHeader.Type != packets.Connack || pk.ReasonCode != 0 {
+				s.Fatalf("got %s with %#x, want CONNACK", packets.PacketNames[pk.FixedHeader.Type], pk.ReasonCode)
 			}
-			pk, open := <-got
+			return
+		default:
+		}
+	}
+	s.Fatal("no CONNACK")
+}
+
+// checkLives checks what the connections of one client, one after the other, have got: growing numbers, each once,
+// and the last connection everything from mark on. What was in the queue of a connection when it ended has ended
+// with it.
+func (s *stage) checkLives(lives []*life, mark, end int) {
+	s.Helper()
+	last := -1
+	for i, l := range lives {
+		for last < end-1 {
+			pk, open := <-l.got
 			if !open {
 				break
 			}
@@ -166,11 +204,13 @@ func (s *stage) checkLives(lives []<-chan packets.Packet, each int) {
 			if err != nil || n <= last {
 				s.Fatalf("connection %d got %q after %d", i, pk.Payload, last)
 			}
-			if i == len(lives)-1 && n > each*i && n != last+1 {
-				s.Errorf("the last connection got %d after %d", n, last)
+			if n > mark && n != last+1 {
+				s.Errorf("%d came after %d", n, last)
 			}
 			last = n
 		}
 	}
-	s.Errorf("the last connection ended after %d of %d", last, total)
+	if last != end-1 {
+		s.Errorf("the last message is %d, want %d", last, end-1)
+	}
 }

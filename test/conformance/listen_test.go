@@ -8,8 +8,8 @@ import (
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
-// listen receives on a goroutine of its own, acknowledges everything, and passes on what comes. The channel is
-// closed when the connection ends.
+// listen receives on a goroutine of its own, acknowledges everything, and passes on the messages that come, and the
+// CONNACK if there is to be one. The channel is closed when the connection ends.
 func listen(c *rawmqtt.Client) <-chan packets.Packet {
 	got := make(chan packets.Packet, 4096)
 	go func() {
@@ -21,6 +21,8 @@ func listen(c *rawmqtt.Client) <-chan packets.Packet {
 			}
 			var reply []byte
 			switch pk.FixedHeader.Type {
+			case packets.Connack:
+				got <- pk
 			case packets.Publish:
 				got <- pk
 				if qos := pk.FixedHeader.Qos; qos > 0 {

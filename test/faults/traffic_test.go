@@ -34,8 +34,9 @@ type publisher struct {
 	idle  chan struct{} // closed when it has stopped and all answers are there, or the connection is over
 	slots chan struct{}
 
-	mu   sync.Mutex // guards the following
-	sent []publication
+	mu    sync.Mutex // guards the following
+	sent  []publication
+	acked int
 }
 
 // publish starts a publisher that sends a message every pace at the most.
@@ -110,6 +111,7 @@ func (p *publisher) acknowledged(pk packets.Packet) {
 			p.t.Errorf("%q: %s for %d, which is not in flight", p.id, packets.PacketNames[pk.FixedHeader.Type], pk.PacketID)
 		} else {
 			p.sent[n].acked, p.sent[n].code = time.Now(), pk.ReasonCode
+			p.acked++
 		}
 		p.mu.Unlock()
 	}
@@ -127,13 +129,9 @@ func (p *publisher) history() []publication {
 
 // acks returns how many messages were acknowledged, in whatever way.
 func (p *publisher) acks() int {
-	n := 0
-	for _, m := range p.history() {
-		if !m.acked.IsZero() {
-			n++
-		}
-	}
-	return n
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.acked
 }
 
 // finish stops the publisher and waits for the answers that are outstanding.
@@ -150,9 +148,12 @@ func (p *publisher) finish(limit time.Duration) {
 }
 
 // lastSuccess returns the number of the last message that was acknowledged with success, -1 when there is none.
-func (p *publisher) lastSuccess() int {
+func (p *publisher) lastSuccess() int { return p.lastSuccessAfter(time.Time{}) }
+
+// lastSuccessAfter is lastSuccess, unless that message was sent before a moment.
+func (p *publisher) lastSuccessAfter(since time.Time) int {
 	h := p.history()
-	for n := len(h) - 1; n >= 0; n-- {
+	for n := len(h) - 1; n >= 0 && h[n].sent.After(since); n-- {
 		if !h[n].acked.IsZero() && h[n].code < 0x80 {
 			return n
 		}

@@ -203,7 +203,7 @@ type settings struct {
 }
 
 const sessionYAML = `
-log: {level: debug, format: text}
+log: {level: info, format: text}
 listen: {{.Listen}}
 admin: {address: "{{.Admin}}"}
 etcd: {endpoints: ["{{.Etcd}}"]}
@@ -212,7 +212,7 @@ session: {ttl: {{.Cluster.TTL}}, blind_after: {{.Blind}}}
 `
 
 const gatewayYAML = `
-log: {level: debug, format: text}
+log: {level: info, format: text}
 listen: {{.Listen}}
 admin: {address: "{{.Admin}}"}
 etcd: {endpoints: ["{{.Etcd}}"]}

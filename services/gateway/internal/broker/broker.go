@@ -41,6 +41,8 @@ type Config struct {
 	Incarnation string
 	// MaxClients bounds the clients connected at once.
 	MaxClients int
+	// GroupMembers bounds the members of one shared subscription on this gateway.
+	GroupMembers int
 	// CachedLeases bounds the cache of holders for direct addressing.
 	CachedLeases int
 	// UnresolvedBytes bounds the messages that wait for their receiver's holder to be found.

@@ -83,7 +83,7 @@ func TestOrderIsKeptWhenTheReceiverMovesToAThirdGateway(t *testing.T) {
 	g[1].connect(v5, "x")
 	pub.Publish("p2p/x/n", "0", 1) // now a knows where x is
 
-	g[0].valve.shut()
+	g[0].to(g[1]).shut()
 	batch(pub, 1, 10)
 	handled(pub)
 	looking, look := make(chan struct{}, 10), make(chan struct{})
@@ -93,7 +93,7 @@ func TestOrderIsKeptWhenTheReceiverMovesToAThirdGateway(t *testing.T) {
 		return nil
 	})
 	sub := g[2].connect(v5, "x")
-	g[0].valve.open()
+	g[0].to(g[1]).open()
 	receive(t, looking, "a look-up after b has said no")
 	batch(pub, 11, 20)
 	handled(pub)
@@ -105,6 +105,35 @@ func TestOrderIsKeptWhenTheReceiverMovesToAThirdGateway(t *testing.T) {
 	}
 }
 
+// A holder's first answer does not open the way while other messages are on their way to it.
+func TestNothingGoesOnWhileTheFormerHolderHasNotAnsweredAll(t *testing.T) {
+	g := start(t, 3, options{})
+	pub := g[0].connect(v5, "pub")
+	g[1].connect(v5, "x")
+	pub.Publish("p2p/x/n", "0", 1)
+	sub := g[2].connect(v5, "x")
+
+	g[1].answers.shut()
+	batch(pub, 1, 1) // b's NOT_HOLDER is held up
+	handled(pub)
+	eventually(t, "b has it", func() bool { return g[1].metric("beeline_mesh_deliveries_total", "direction=in") == 2 })
+	g[0].to(g[1]).shut()
+	batch(pub, 2, 2) // does not get to b
+	handled(pub)
+	g[1].answers.open()
+	eventually(t, "a has b's answer", func() bool {
+		return g[0].metric("beeline_mesh_receipts_total", "outcome=not_holder") == 1
+	})
+	batch(pub, 3, 3)
+	handled(pub)
+	if n := g[0].metric("beeline_gateway_lease_lookups_total"); n != 1 {
+		t.Errorf("%v look-ups, want only the first", n)
+	}
+	g[0].to(g[1]).open()
+	wantBatch(sub, 1, 3)
+	wantAcks(t, pub, 3, packet.Success)
+}
+
 // The same when it moves to the publisher's own gateway, which could deliver later messages at once.
 func TestOrderIsKeptWhenTheReceiverMovesHere(t *testing.T) {
 	g := start(t, 2, options{})
@@ -113,14 +142,14 @@ func TestOrderIsKeptWhenTheReceiverMovesHere(t *testing.T) {
 	g[1].connect(v5, "x")
 	pub.Publish("p2p/x/n", "0", 1)
 
-	g[0].valve.shut()
+	g[0].to(g[1]).shut()
 	batch(pub, 1, 10)
 	handled(pub)
 	sub := g[0].connect(v5, "x")
 	batch(pub, 11, 20)
 	handled(pub)
 	sub.ExpectNothing()
-	g[0].valve.open()
+	g[0].to(g[1]).open()
 	wantBatch(sub, 1, 20)
 	wantAcks(t, pub, 20, packet.Success)
 }
@@ -132,13 +161,13 @@ func TestAReceiverThatHasComeHereDoesNotWaitForAGatewayOutOfReach(t *testing.T) 
 	g[1].connect(v5, "x")
 	pub.Publish("p2p/x/n", "0", 1)
 
-	g[0].valve.shut()
+	g[0].to(g[1]).shut()
 	lost := send(pub, "p2p/x/n", "1", 1)
 	handled(pub)
 	sub := g[0].connect(v5, "x")
 	later := send(pub, "p2p/x/n", "2", 1)
 	sub.ReceivePayload("2")
-	g[0].valve.open()
+	g[0].to(g[1]).open()
 	sub.ReceivePayload("1")
 	// Acknowledgements keep the order of the PUBLISHes.
 	pub.ExpectAck(packets.Puback, lost)
@@ -151,14 +180,14 @@ func TestOrderIsKeptWhenTheHolderDies(t *testing.T) {
 	g[1].connect(v5, "x")
 	pub.Publish("p2p/x/n", "0", 1)
 
-	g[0].valve.shut()
+	g[0].to(g[1]).shut()
 	batch(pub, 1, 10)
 	handled(pub)
 	sub := g[2].connect(v5, "x") // b's side of it ends; a has not heard
 	g[0].knows(g[2])
 	batch(pub, 11, 20)
 	handled(pub)
-	g[0].valve.open()
+	g[0].to(g[1]).open()
 	wantBatch(sub, 1, 20)
 	wantAcks(t, pub, 20, packet.Success)
 }

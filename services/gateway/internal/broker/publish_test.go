@@ -107,7 +107,7 @@ func TestAnAnswerIsTheWorstOfAllHolders(t *testing.T) {
 	here.MustSubscribe("a", 1)
 	there.MustSubscribe("a", 1)
 	pub := g[0].connect(v5, "pub")
-	g[0].valve.shut()
+	g[0].to(g[1]).shut()
 	big := string(make([]byte, 100<<10))
 	first := send(pub, "a", big, 1)
 	here.ReceivePayload(big)
@@ -118,7 +118,7 @@ func TestAnAnswerIsTheWorstOfAllHolders(t *testing.T) {
 	if n := g[0].metric("beeline_gateway_forwards_dropped_total", "reason=link_full"); n != 1 {
 		t.Errorf("%v QoS 0 messages are counted as dropped, want 1", n)
 	}
-	g[0].valve.open()
+	g[0].to(g[1]).open()
 	if ack := pub.ExpectAck(packets.Puback, first); ack.ReasonCode != 0 {
 		t.Errorf("PUBACK %#x", ack.ReasonCode)
 	}
@@ -135,7 +135,7 @@ func TestDirectMessagesBeyondTheBoundOfTheLink(t *testing.T) {
 	pub := g[0].connect(v5, "pub")
 	pub.Publish("p2p/x/n", "0", 1)
 	x.ReceivePayload("0")
-	g[0].valve.shut()
+	g[0].to(g[1]).shut()
 	big := string(make([]byte, 100<<10))
 	first := send(pub, "p2p/x/n", big, 1)
 	send(pub, "p2p/x/n", big, 0)
@@ -144,7 +144,7 @@ func TestDirectMessagesBeyondTheBoundOfTheLink(t *testing.T) {
 	if n := g[0].metric("beeline_gateway_forwards_dropped_total", "reason=link_full"); n != 1 {
 		t.Errorf("%v QoS 0 messages are counted as dropped, want 1", n)
 	}
-	g[0].valve.open()
+	g[0].to(g[1]).open()
 	pub.ExpectAck(packets.Puback, first)
 	if ack := pub.ExpectAck(packets.Puback, second); ack.ReasonCode != byte(packet.QuotaExceeded) {
 		t.Errorf("PUBACK %#x, want 0x97", ack.ReasonCode)

@@ -66,12 +66,13 @@ type gateway struct {
 	table    *routes.Table[*mesh.Link]
 	rpc      string // address of the mesh
 	mqtt     string // address for clients
-	valve    *valve // in what the gateway sends to its peers
+	answers  *valve // in what the gateway answers to its peers
 	revision int64
 
 	mu       sync.Mutex
 	onClaim  func(ctx context.Context, id string) error // comes first, where set
 	onLookUp func(ids []string) error                   // comes first, where set
+	valves   map[string]*valve                          // in what it sends to its peers, by address
 	arrived  map[string]*client.Client                  // the newest that has begun to attach
 	released []uint64
 }
@@ -122,14 +123,14 @@ func (r *registry) gateway(t testing.TB, id string, revision int64, o options) *
 	t.Helper()
 	g := &gateway{
 		t: t, id: id, registry: r, revision: revision, metrics: prometheus.NewRegistry(), limits: client.DefaultLimits(),
-		table: routes.NewTable[*mesh.Link](), valve: newValve(), arrived: make(map[string]*client.Client),
+		table: routes.NewTable[*mesh.Link](), answers: new(valve), valves: make(map[string]*valve), arrived: make(map[string]*client.Client),
 	}
 	g.limits.Patience = 200 * time.Millisecond
 	if o.limits != nil {
 		o.limits(&g.limits)
 	}
 	cfg := Config{
-		Incarnation: id, MaxClients: 1000, CachedLeases: 1000, UnresolvedBytes: 1 << 20, ReceiptTimeout: g.limits.ReceiptTimeout,
+		Incarnation: id, MaxClients: 1000, GroupMembers: 1000, CachedLeases: 1000, UnresolvedBytes: 1 << 20, ReceiptTimeout: g.limits.ReceiptTimeout,
 	}
 	if o.config != nil {
 		o.config(&cfg)
@@ -156,12 +157,15 @@ func (g *gateway) run(logger *slog.Logger) {
 	server := grpc.NewServer(mesh.ServerOptions()...)
 	g.mesh.Register(server)
 	var serving sync.WaitGroup
-	g.rpc = listen(g.t, &serving, func(l net.Listener) { _ = server.Serve(l) })
+	g.rpc = listen(g.t, &serving, func(l net.Listener) { _ = server.Serve(answering{l, g.answers}) })
 	g.atEnd(server.Stop, &serving)
 	meshing, stopMesh := context.WithCancel(context.Background())
 	serving.Go(func() { _ = g.mesh.Run(meshing) })
 	g.t.Cleanup(func() {
-		g.valve.open()
+		g.answers.open()
+		for _, v := range g.valves {
+			v.open()
+		}
 		stopMesh()
 	})
 
@@ -304,7 +308,7 @@ func (g *gateway) dial(address string) (*grpc.ClientConn, error) {
 			if err != nil {
 				return nil, err
 			}
-			return valved{nc, g.valve}, nil
+			return valved{nc, g.valveAt(address)}, nil
 		}))
 	return grpc.NewClient("passthrough:///"+address, opts...)
 }
@@ -349,7 +353,17 @@ type valve struct {
 	closed chan struct{} // nil: open
 }
 
-func newValve() *valve { return new(valve) }
+// to is the valve in what g sends to p.
+func (g *gateway) to(p *gateway) *valve { return g.valveAt(p.rpc) }
+
+func (g *gateway) valveAt(address string) *valve {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.valves[address] == nil {
+		g.valves[address] = new(valve)
+	}
+	return g.valves[address]
+}
 
 func (v *valve) shut() {
 	v.mu.Lock()
@@ -364,6 +378,20 @@ func (v *valve) open() {
 		close(v.closed)
 		v.closed = nil
 	}
+}
+
+// answering is a listener with a valve in its connections.
+type answering struct {
+	net.Listener
+	v *valve
+}
+
+func (l answering) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return valved{nc, l.v}, nil
 }
 
 type valved struct {

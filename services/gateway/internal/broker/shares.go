@@ -39,8 +39,8 @@ type member struct {
 	o subscriptions.Options
 }
 
-// join adds or changes a member and returns how many there are.
-func (g *groups) join(s topic.Shared, c *client.Client, o subscriptions.Options) int {
+// join adds or changes a member and returns how many there are; false when there are limit already.
+func (g *groups) join(s topic.Shared, c *client.Client, o subscriptions.Options, limit int) (members int, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.m == nil {
@@ -53,11 +53,14 @@ func (g *groups) join(s topic.Shared, c *client.Client, o subscriptions.Options)
 	}
 	if i, ok := x.places[c]; ok {
 		x.members[i].o = o
-	} else {
-		x.places[c] = len(x.members)
-		x.members = append(x.members, member{c, o})
+		return len(x.members), true
 	}
-	return len(x.members)
+	if len(x.members) >= limit {
+		return len(x.members), false
+	}
+	x.places[c] = len(x.members)
+	x.members = append(x.members, member{c, o})
+	return len(x.members), true
 }
 
 // leave removes a member and returns how many are left, and whether it was one.

@@ -33,12 +33,12 @@ func TestEachMemberHasItsTurn(t *testing.T) {
 		t.Errorf("members of an unknown group: %v", names)
 	}
 	for i, id := range []string{"a", "b", "c"} {
-		if n := g.join(s, &client.Client{ID: id}, subscriptions.Options{}); n != i+1 {
+		if n, ok := g.join(s, &client.Client{ID: id}, subscriptions.Options{}, 1000); !ok || n != i+1 {
 			t.Errorf("%d members after %s", n, id)
 		}
 	}
-	g.join(sharedOf("g", "b"), &client.Client{ID: "of another filter"}, subscriptions.Options{})
-	g.join(sharedOf("h", "a/+"), &client.Client{ID: "of another group"}, subscriptions.Options{})
+	g.join(sharedOf("g", "b"), &client.Client{ID: "of another filter"}, subscriptions.Options{}, 1000)
+	g.join(sharedOf("h", "a/+"), &client.Client{ID: "of another group"}, subscriptions.Options{}, 3)
 	var got [][]string
 	for range 4 {
 		got = append(got, g.names(s))
@@ -52,8 +52,8 @@ func TestEachMemberHasItsTurn(t *testing.T) {
 func TestJoiningAgainChangesTheOptions(t *testing.T) {
 	var g groups
 	s, c := sharedOf("g", "a"), &client.Client{ID: "c"}
-	g.join(s, c, subscriptions.Options{QoS: 1})
-	if n := g.join(s, c, subscriptions.Options{QoS: 2, ID: 7}); n != 1 {
+	g.join(s, c, subscriptions.Options{QoS: 1}, 1000)
+	if n, ok := g.join(s, c, subscriptions.Options{QoS: 2, ID: 7}, 1000); !ok || n != 1 {
 		t.Errorf("%d members", n)
 	}
 	for m := range g.inTurn(s) {
@@ -73,7 +73,7 @@ func TestMembersThatComeAndGo(t *testing.T) {
 			"join": func(t *rapid.T) {
 				c := rapid.SampledFrom(all).Draw(t, "client")
 				in[c.ID] = true
-				if n := g.join(s, c, subscriptions.Options{}); n != len(in) {
+				if n, ok := g.join(s, c, subscriptions.Options{}, 1000); !ok || n != len(in) {
 					t.Fatalf("%d members, want %d", n, len(in))
 				}
 			},
@@ -104,7 +104,7 @@ func TestALookAtTheMembersOutlivesTheirLeaving(t *testing.T) {
 	s := sharedOf("g", "a")
 	all := []*client.Client{{ID: "a"}, {ID: "b"}, {ID: "c"}}
 	for _, c := range all {
-		g.join(s, c, subscriptions.Options{})
+		g.join(s, c, subscriptions.Options{}, 1000)
 	}
 	n := 0
 	for range g.inTurn(s) {
@@ -312,5 +312,23 @@ func TestAQoS0MessageWithoutAMemberWithRoomIsCounted(t *testing.T) {
 				return g[n].metric("beeline_gateway_forwards_dropped_total", "reason=no_member") == 1
 			})
 		})
+	}
+}
+
+func TestAGroupTakesNoMoreMembersThanItsLimit(t *testing.T) {
+	var g groups
+	s := sharedOf("g", "a")
+	first, second, third := &client.Client{ID: "1"}, &client.Client{ID: "2"}, &client.Client{ID: "3"}
+	g.join(s, first, subscriptions.Options{}, 2)
+	g.join(s, second, subscriptions.Options{}, 2)
+	if n, ok := g.join(s, third, subscriptions.Options{}, 2); ok || n != 2 {
+		t.Errorf("a third of two: %d, %v", n, ok)
+	}
+	if n, ok := g.join(s, first, subscriptions.Options{QoS: 1}, 2); !ok || n != 2 {
+		t.Errorf("a member that changes its options: %d, %v", n, ok)
+	}
+	g.leave(s, second)
+	if n, ok := g.join(s, third, subscriptions.Options{}, 2); !ok || n != 2 {
+		t.Errorf("after one has left: %d, %v", n, ok)
 	}
 }

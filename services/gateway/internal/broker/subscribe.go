@@ -28,7 +28,12 @@ func (b *Broker) Subscribe(c *client.Client, filter string, o subscriptions.Opti
 		b.deps.Mesh.Announce([]routes.Route{{Filter: filter, Members: 1}}, inForce)
 		return
 	}
-	r := routes.Route{Filter: s.Filter, Group: s.Group, Members: uint32(b.groups.join(s, c, o))}
+	members, ok := b.groups.join(s, c, o, b.cfg.GroupMembers)
+	if !ok {
+		done(client.ErrTooManyMembers)
+		return
+	}
+	r := routes.Route{Filter: s.Filter, Group: s.Group, Members: uint32(members)}
 	b.deps.Routes.Announce(b.self, r)
 	b.deps.Mesh.Announce([]routes.Route{r}, inForce)
 }

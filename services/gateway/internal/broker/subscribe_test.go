@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"log/slog"
 	"testing"
 
@@ -41,7 +42,7 @@ func (r *recorded) want(t *testing.T, changes ...routes.Route) {
 }
 
 func alone() (*Broker, *recorded) {
-	b := New(Config{Incarnation: "a", MaxClients: 10}, Deps{
+	b := New(Config{Incarnation: "a", MaxClients: 10, GroupMembers: 2}, Deps{
 		Routes: routes.NewTable[*mesh.Link](), Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.DiscardHandler),
 	})
 	m := new(recorded)
@@ -79,6 +80,12 @@ func TestTheMembersOfASharedSubscriptionAreAnnounced(t *testing.T) {
 	if shares := b.deps.Routes.Shares("a/1", nil); len(shares) != 1 {
 		t.Errorf("%d shared subscriptions match here", len(shares))
 	}
+	var refused error
+	b.Subscribe(&client.Client{ID: "z"}, "$share/g/a/+", subscriptions.Options{}, func(err error) { refused = err })
+	if !errors.Is(refused, client.ErrTooManyMembers) {
+		t.Errorf("a third member: %v, want %v", refused, client.ErrTooManyMembers)
+	}
+	m.want(t)
 	b.Unsubscribe(x, "$share/g/a/+")
 	m.want(t, members(1))
 	b.Unsubscribe(x, "$share/g/a/+")

@@ -23,6 +23,10 @@ var (
 	ErrTooManyClients = errors.New("too many clients")
 )
 
+// ErrTooManyMembers is what Broker.Subscribe reports when a shared subscription takes no further member; with any
+// other error the filter could not be announced.
+var ErrTooManyMembers = errors.New("too many members of the shared subscription")
+
 // errStopped: the connection was stopped before it had become a client.
 var errStopped = errors.New("stopped before CONNACK")
 

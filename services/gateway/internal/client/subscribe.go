@@ -1,6 +1,7 @@
 package client
 
 import (
+	"errors"
 	"sync/atomic"
 
 	"github.com/beeline-mqtt/beeline/internal/packet"
@@ -38,6 +39,9 @@ func (c *Client) onSubscribe(s packet.Subscribe) error {
 			if err != nil {
 				c.forget(f.Filter)
 				code = packet.UnspecifiedError
+				if errors.Is(err, ErrTooManyMembers) {
+					code = packet.QuotaExceeded
+				}
 			}
 			r.done(i, code)
 		})

@@ -126,54 +126,58 @@ func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // Accept has answered
 	}
-	nc := newWSConn(ws, r)
 	defer func() { _ = ws.CloseNow() }()
+	nc := newWSConn(ws, r)
 	if ws.Subprotocol() != subprotocol {
-		_ = nc.closeHandshake(websocket.StatusPolicyViolation, "the subprotocol has to be mqtt")
+		defer time.AfterFunc(closePatience, func() { _ = nc.Close() }).Stop()
+		_ = ws.Close(websocket.StatusPolicyViolation, "the subprotocol has to be mqtt")
 		return
 	}
 	u.h(u.ctx, nc, u.l.cfg.Name)
 }
 
 // wsConn is a WebSocket as a stream of bytes: MQTT packets may lie across its messages (MQTT-6.0.0-2), which have
-// to be binary (MQTT-6.0.0-1).
+// to be binary (MQTT-6.0.0-1). Deadlines and closing go to the socket underneath: through the WebSocket, a deadline
+// would end the connection with all that waits to be written, and closing would wait for the peer.
 type wsConn struct {
 	net.Conn
 
-	ws     *websocket.Conn
-	socket net.Conn // under TLS and all
+	under  net.Conn // what WebSocket frames go through: TLS or the socket
+	socket net.Conn
 	tls    *tls.ConnectionState
 }
 
 func newWSConn(ws *websocket.Conn, r *http.Request) *wsConn {
-	c := &wsConn{Conn: websocket.NetConn(context.Background(), ws, websocket.MessageBinary), ws: ws, tls: r.TLS}
-	c.socket, _ = r.Context().Value(socketKey{}).(net.Conn)
-	if t, ok := c.socket.(*tls.Conn); ok {
+	c := &wsConn{Conn: websocket.NetConn(context.Background(), ws, websocket.MessageBinary), tls: r.TLS}
+	c.under, _ = r.Context().Value(socketKey{}).(net.Conn)
+	c.socket = c.under
+	if t, ok := c.under.(*tls.Conn); ok {
 		c.socket = t.NetConn()
 	}
 	return c
 }
 
-// Close closes the socket at once, without the closing handshake. It waits for nobody.
+// Close closes the socket at once, without the closing handshake.
 func (c *wsConn) Close() error { return c.socket.Close() }
 
-// CloseWrite ends the WebSocket with its closing handshake, within closePatience.
-func (c *wsConn) CloseWrite() error { return c.closeHandshake(websocket.StatusNormalClosure, "") }
-
-func (c *wsConn) closeHandshake(code websocket.StatusCode, reason string) error {
-	t := time.AfterFunc(closePatience, func() { _ = c.socket.Close() })
-	defer t.Stop()
-	return c.ws.Close(code, reason)
+// CloseWrite begins the closing handshake. The peer's part of it is the end of what can be read.
+func (c *wsConn) CloseWrite() error {
+	// No other frame can be cut by this one: each is written with one call.
+	_, err := c.under.Write(closeFrame[:])
+	return err
 }
 
-// SetReadDeadline ignores a deadline that has passed: for a WebSocket it would not end one read but the
-// connection, with what waits to be written. Whoever wants to end a read closes.
-func (c *wsConn) SetReadDeadline(t time.Time) error {
-	if !t.IsZero() && !t.After(time.Now()) {
-		return nil
-	}
-	return c.Conn.SetReadDeadline(t)
-}
+// closeFrame is an unmasked Close frame with status 1000, normal closure (RFC 6455, 5.5.1).
+var closeFrame = [...]byte{0x88, 2, 1000 >> 8, 1000 & 0xFF}
+
+// SetDeadline implements net.Conn, as the next two do.
+func (c *wsConn) SetDeadline(t time.Time) error { return c.socket.SetDeadline(t) }
+
+// SetReadDeadline interrupts the read under way. What is read after an interruption may be cut.
+func (c *wsConn) SetReadDeadline(t time.Time) error { return c.socket.SetReadDeadline(t) }
+
+// SetWriteDeadline bounds writes.
+func (c *wsConn) SetWriteDeadline(t time.Time) error { return c.socket.SetWriteDeadline(t) }
 
 // ConnectionState returns the TLS facts of the HTTP request; the zero state when it came without TLS.
 func (c *wsConn) ConnectionState() tls.ConnectionState {
