@@ -2,9 +2,10 @@
 TOOL     := GOWORK=off go tool -modfile=tools/go.mod
 BINARIES := ./cmd/beeline ./services/gateway/cmd/gateway ./services/session/cmd/session
 FUZZTIME ?= 10s
+FAULTTIME ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint fmt generate check budget fuzz vuln cover clean
+.PHONY: help build test race lint fmt generate check budget fuzz faults vuln cover clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +38,9 @@ budget: ## Check sizes of functions and files, and that there is as much test as
 
 fuzz: ## Run every fuzz test for FUZZTIME (10s)
 	tools/check/fuzz.sh $(FUZZTIME)
+
+faults: ## Kill, pause and cut off processes at random for FAULTTIME (10m)
+	BEELINE_TEST_FAULTS=$(FAULTTIME) go test -count=1 -v -timeout 0 -run Random ./test/faults
 
 vuln: ## Look for known vulnerabilities
 	tools/check/vuln.sh

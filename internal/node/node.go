@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"time"
@@ -33,7 +34,7 @@ type Config struct {
 	// Listen is where the gRPC server listens; Advertise where other processes reach it, by default the same.
 	Listen    string `koanf:"listen" help:"host:port of the gRPC server"`
 	Advertise string `koanf:"advertise" help:"host:port at which other services reach the gRPC server; default: where it listens"`
-	Etcd   Etcd   `koanf:"etcd"`
+	Etcd      Etcd   `koanf:"etcd"`
 	// StopGrace bounds the orderly end of the process.
 	StopGrace time.Duration `koanf:"stop_grace" help:"how long the process may take to stop"`
 }
@@ -48,10 +49,15 @@ type Etcd struct {
 	CAFile    string        `koanf:"ca_file" help:"authority of etcd's certificates (PEM); without it etcd is spoken to in plain text"`
 }
 
-// Validate checks that etcd can be reached at all.
+// Validate checks all that can be known without asking etcd.
 func (e Etcd) Validate() error {
 	if len(e.Endpoints) == 0 {
 		return config.Invalid("endpoints", "is missing: at least one host:port")
+	}
+	for _, a := range e.Endpoints {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			return config.Invalid("endpoints", "has %q, which is not host:port: %w", a, err)
+		}
 	}
 	if (e.CertFile == "") != (e.KeyFile == "") {
 		return config.Invalid("cert_file", "and key_file: give both or none")
@@ -59,8 +65,13 @@ func (e Etcd) Validate() error {
 	if e.CertFile != "" && e.CAFile == "" {
 		return config.Invalid("ca_file", "is missing beside cert_file and key_file")
 	}
-	return nil
+	if e.CAFile == "" {
+		return nil
+	}
+	return checkFiles("", e.files())
 }
+
+func (e Etcd) files() pki.Files { return pki.Files{Cert: e.CertFile, Key: e.KeyFile, CA: e.CAFile} }
 
 // DefaultConfig is a process on its own machine, with etcd beside it.
 func DefaultConfig() Config {
@@ -74,7 +85,7 @@ func DefaultConfig() Config {
 	}
 }
 
-// Validate checks what is not checked by the parts.
+// Validate checks what is not checked by the parts, and that the certificates are there.
 func (c Config) Validate() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return config.Invalid("listen", "is not host:port: %w", err)
@@ -82,8 +93,34 @@ func (c Config) Validate() error {
 	if c.Advertise == "" && !reachable(c.Listen) {
 		return config.Invalid("advertise", "is missing: %q is every address of this machine, and others have to be told one", c.Listen)
 	}
+	if c.Advertise != "" {
+		if _, _, err := net.SplitHostPort(c.Advertise); err != nil {
+			return config.Invalid("advertise", "is not host:port: %w", err)
+		}
+	}
 	if c.StopGrace <= 0 {
 		return config.Invalid("stop_grace", "must be positive")
+	}
+	if t := c.RPC.TLS; t.Validate() == nil && !t.Insecure {
+		return checkFiles("rpc.tls.", pki.Files{Cert: t.CertFile, Key: t.KeyFile, CA: t.CAFile})
+	}
+	return nil
+}
+
+// checkFiles reports the first of the files that is of no use, by its key under prefix.
+func checkFiles(prefix string, f pki.Files) error {
+	if f.Cert != "" {
+		if _, err := tls.LoadX509KeyPair(f.Cert, f.Key); err != nil {
+			key := "cert_file"
+			var missing *fs.PathError
+			if errors.As(err, &missing) && missing.Path == f.Key {
+				key = "key_file"
+			}
+			return config.Invalid(prefix+key, "%w", err)
+		}
+	}
+	if _, err := f.Client(); err != nil {
+		return config.Invalid(prefix+"ca_file", "%w", err)
 	}
 	return nil
 }
@@ -145,7 +182,7 @@ func connect(c Etcd) (*clientv3.Client, error) {
 	var t *tls.Config
 	if c.CAFile != "" {
 		var err error
-		if t, err = (pki.Files{Cert: c.CertFile, Key: c.KeyFile, CA: c.CAFile}).Client(); err != nil {
+		if t, err = c.files().Client(); err != nil {
 			return nil, err
 		}
 	}
@@ -163,24 +200,23 @@ func (n *Node) Address() string {
 // AdminAddress is where the admin server listens; empty before it does, or when there is none.
 func (n *Node) AdminAddress() string { return n.admin.Addr() }
 
-// Close gives up what New has taken, for a node that is not run.
-func (n *Node) Close() error { return errors.Join(n.ln.Close(), n.Etcd.Close()) }
+// Close gives up what New has taken. A node that has been run has given it up already.
+func (n *Node) Close() error {
+	err := n.ln.Close()
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
+	if closeErr := n.Etcd.Close(); closeErr != nil && !errors.Is(closeErr, context.Canceled) {
+		err = errors.Join(err, fmt.Errorf("close etcd client: %w", closeErr))
+	}
+	return err
+}
 
 // Run runs the parts with the node's own around them, until ctx ends or a part does: the admin server is there
-// first and goes last.
+// first and goes last. Then it closes the node.
 func (n *Node) Run(ctx context.Context, parts ...lifecycle.Part) error {
-	all := []lifecycle.Part{
-		n.admin.Part(),
-		lifecycle.Simple("etcd client", func(ctx context.Context) error {
-			<-ctx.Done()
-			if err := n.Etcd.Close(); err != nil && !errors.Is(err, context.Canceled) {
-				return fmt.Errorf("close etcd client: %w", err)
-			}
-			return nil
-		}),
-		n.Server.Part(n.ln),
-	}
+	all := []lifecycle.Part{n.admin.Part(), n.Server.Part(n.ln)}
 	all = append(all, parts...)
 	all = append(all, n.ready.Part("ready", 0))
-	return lifecycle.Run(ctx, n.cfg.StopGrace, all...)
+	return errors.Join(lifecycle.Run(ctx, n.cfg.StopGrace, all...), n.Close())
 }

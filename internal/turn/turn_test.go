@@ -3,8 +3,9 @@ package turn_test
 import (
 	"testing"
 
-	"github.com/beeline-mqtt/beeline/internal/turn"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/beeline-mqtt/beeline/internal/turn"
 )
 
 type recorder struct {
@@ -45,6 +46,55 @@ func TestATurnIsReadyAgainAfterItsEnd(t *testing.T) {
 	tn.End()
 	if diff := cmp.Diff([]string{"a", "a"}, log); diff != "" {
 		t.Fatal(diff)
+	}
+}
+
+// bomb panics when it is flushed.
+type bomb struct{}
+
+func (bomb) Flush(*turn.Turn) { panic("by order of the test") }
+
+func TestAPanicInOneFlushKeepsNobodyElseFromBeingFlushed(t *testing.T) {
+	var log []string
+	var tn turn.Turn
+	tn.Add(&recorder{name: "a", log: &log})
+	tn.Add(bomb{})
+	tn.Add(&recorder{name: "b", log: &log})
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic is swallowed: its owner would not learn of it")
+			}
+		}()
+		tn.End()
+	}()
+	tn.End() // by whoever has recovered
+	tn.End()
+	if diff := cmp.Diff([]string{"a", "b"}, log); diff != "" {
+		t.Fatal(diff)
+	}
+}
+
+func TestALargeFanOutDoesNotStayInMemory(t *testing.T) {
+	var log []string
+	a := &recorder{name: "a", log: &log}
+	var tn turn.Turn
+	fan := func(n int) float64 {
+		return testing.AllocsPerRun(10, func() {
+			log = log[:0]
+			for range n {
+				tn.Add(a)
+			}
+			tn.End()
+		})
+	}
+	fan(10_000)
+	if n := fan(10_000); n == 0 {
+		t.Error("room for 10,000 is kept")
+	}
+	fan(30)
+	if n := fan(30); n != 0 {
+		t.Errorf("%v allocations for a small turn: its room is not kept", n)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 
 	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
+	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/listener"
@@ -52,6 +53,7 @@ type Gateway struct {
 	door      meshDoor
 	life      atomic.Pointer[life]
 	missing   atomic.Pointer[string] // why there is no life
+	lost      *cluster.Incarnation   // the last one, when it was lost; of the goroutine that lives
 	closed    client.Deps            // for connections that come while there is no incarnation
 }
 

@@ -73,6 +73,11 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		return fmt.Errorf("join the cluster: %w", err)
 	}
 	g.metrics.incarnations.Inc()
+	if g.lost != nil {
+		// Its clients are gone; that it may still be alive in etcd would only make those who come back wait.
+		g.lost.Leave(ctx)
+		g.lost = nil
+	}
 	logger := g.deps.Logger.With(slog.String("incarnation", inc.ID()))
 
 	table := routes.NewTable[*mesh.Link]()
@@ -91,7 +96,8 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		Logger: logger, Metrics: registered, Routes: table, Accept: b.Accept, Dial: g.deps.Dial, Serving: inc.Serving,
 	})
 	if err != nil {
-		return errors.Join(fmt.Errorf("make the mesh: %w", err), inc.Run(ended(), nil))
+		inc.Leave(ctx)
+		return fmt.Errorf("make the mesh: %w", err)
 	}
 	b.Use(m, keeper)
 
@@ -101,7 +107,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		Incarnation: inc.ID(), NextSequence: counter(), Metrics: g.metrics.clients, Logger: logger,
 	}}
 	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
-	return lifecycle.Run(ctx, stopGrace,
+	err = lifecycle.Run(ctx, stopGrace,
 		lifecycle.Simple("incarnation", func(ctx context.Context) error { return inc.Run(ctx, sessions.AllBlind) }),
 		lifecycle.Simple("sessions", sessions.Run),
 		lifecycle.Simple("directory", func(ctx context.Context) error {
@@ -125,6 +131,10 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 			return g.takeClients(ctx, l, m, started)
 		}},
 	)
+	if errors.Is(err, cluster.ErrLost) {
+		g.lost = inc
+	}
+	return err
 }
 
 // takeClients opens the gateway to clients once it has the routes of all older peers, and ends them at the end.
@@ -172,11 +182,4 @@ func peersOf(v cluster.View, self string) []mesh.Peer {
 func counter() func() uint64 {
 	var n atomic.Uint64
 	return func() uint64 { return n.Add(1) }
-}
-
-// ended is a context that is over: with it an incarnation leaves at once.
-func ended() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
 }

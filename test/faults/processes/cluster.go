@@ -143,11 +143,8 @@ func workDir(t testing.TB) string {
 	if keep == "" {
 		return t.TempDir()
 	}
-	if err := os.MkdirAll(keep, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp(keep, strings.ReplaceAll(t.Name(), "/", "_")+"-")
-	if err != nil {
+	dir := filepath.Join(keep, fmt.Sprintf("%s-%d", strings.ReplaceAll(t.Name(), "/", "_"), time.Now().UnixMilli()))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("logs are kept in %s", dir)

@@ -49,7 +49,7 @@ func (p *Process) Start(t testing.TB) {
 	if err != nil {
 		t.Fatalf("start %s: %v", p.Name, err)
 	}
-	defer log.Close()
+	defer func() { _ = log.Close() }() // the program has its own
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	// Should the test be killed, nobody would clean up.

@@ -29,6 +29,7 @@ type settings struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	if err := run(ctx); err != nil && !errors.Is(err, config.ErrDone) {
 		fmt.Fprintln(os.Stderr, "gateway:", err)
 		os.Exit(1)

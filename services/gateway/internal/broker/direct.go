@@ -24,6 +24,12 @@ const (
 	// firstRetry and lastRetry bound the pause before a receiver is looked up again.
 	firstRetry = 25 * time.Millisecond
 	lastRetry  = 400 * time.Millisecond
+	// lookUpsTogether bounds one read of leases, so that its time-out says something about etcd and not about the
+	// length of the line.
+	lookUpsTogether = 500
+	// mostUnresolved bounds the clients that are being looked up: whoever writes to names that nobody has must not
+	// make everybody else wait behind them.
+	mostUnresolved = 8192
 	// moveTimeout is how long messages for a client that has come here wait for those that were sent to where it
 	// was. Then order is given up: the client is here, and the other gateway may be out of reach for long.
 	moveTimeout = time.Second
@@ -116,7 +122,7 @@ func (d *direct) joinQueue(id string, m *message.Message, p *publication, t *tur
 	if u == nil {
 		return false
 	}
-	if x := (unsent{m, p}); d.admit(x, t) {
+	if x := (unsent{m, p}); d.admit(id, x, t) {
 		d.insert(u, x)
 	}
 	return true
@@ -126,7 +132,7 @@ func (d *direct) joinQueue(id string, m *message.Message, p *publication, t *tur
 // not nil, is where the messages before it have been sent.
 func (d *direct) queue(id string, x unsent, former *mesh.Link, t *turn.Turn) bool {
 	d.mu.Lock()
-	if !d.admit(x, t) {
+	if !d.admit(id, x, t) {
 		d.mu.Unlock()
 		return false
 	}
@@ -159,12 +165,13 @@ func (d *direct) drop(id string) {
 
 // admit gives up a message that has just been published if there is no room for it. QoS 0 may have half of the
 // room, and one message always finds some. With d.mu held.
-func (d *direct) admit(x unsent, t *turn.Turn) bool {
-	bound := d.b.cfg.UnresolvedBytes
+func (d *direct) admit(id string, x unsent, t *turn.Turn) bool {
+	bound, line := d.b.cfg.UnresolvedBytes, mostUnresolved
 	if x.p == nil {
-		bound /= 2
+		bound, line = bound/2, line/2
 	}
-	if d.closed || d.bytes > 0 && d.bytes+x.m.Size() > bound {
+	full := d.bytes > 0 && d.bytes+x.m.Size() > bound || d.waiting[id] == nil && len(d.waiting) >= line
+	if d.closed || full {
 		d.giveUp(x, packet.QuotaExceeded, dropUnresolved, t)
 		return false
 	}
@@ -292,7 +299,7 @@ func (d *direct) giveUp(x unsent, code packet.Code, reason dropReason, t *turn.T
 	x.p.Done(code, t)
 }
 
-// run reads leases until ctx ends: whatever waits is read together.
+// run reads leases until ctx ends: what waits is read together.
 func (d *direct) run(ctx context.Context) {
 	for {
 		select {
@@ -301,12 +308,22 @@ func (d *direct) run(ctx context.Context) {
 			return
 		case <-d.wake:
 		}
-		d.mu.Lock()
-		ids := d.ready
-		d.ready = nil
-		d.mu.Unlock()
-		d.lookUp(ctx, ids)
+		for ids := d.next(); len(ids) > 0; ids = d.next() {
+			d.lookUp(ctx, ids)
+		}
 	}
+}
+
+// next returns the clients that are looked up together now, those first that have waited longest.
+func (d *direct) next() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := min(len(d.ready), lookUpsTogether)
+	ids := d.ready[:n:n]
+	if d.ready = d.ready[n:]; len(d.ready) == 0 {
+		d.ready = nil
+	}
+	return ids
 }
 
 // close gives up what waits. Nothing waits from then on.
@@ -326,9 +343,6 @@ func (d *direct) close() {
 }
 
 func (d *direct) lookUp(ctx context.Context, ids []string) {
-	if len(ids) == 0 {
-		return
-	}
 	d.b.deps.Metrics.lookUps.Add(float64(len(ids)))
 	ctx, cancel := context.WithTimeout(ctx, lookUpTimeout)
 	defer cancel()
@@ -341,7 +355,10 @@ func (d *direct) lookUp(ctx context.Context, ids []string) {
 			// Not known is not the same as not there: messages wait until their publishers give up.
 			d.retry(id, &t)
 		case !held:
-			d.finish(id, &t, func(x unsent) { d.giveUp(x, packet.NoMatchingSubscribers, dropUnknownClient, &t) })
+			d.finish(id, &t, func(x unsent) bool {
+				d.giveUp(x, packet.NoMatchingSubscribers, dropUnknownClient, &t)
+				return true
+			})
 		default:
 			d.resolved(id, lease, &t)
 		}
@@ -365,11 +382,10 @@ func (d *direct) resolved(id string, lease cluster.Lease, t *turn.Turn) {
 			d.retry(id, t)
 			return
 		}
-		d.finish(id, t, func(x unsent) {
-			if !d.deliverHere(id, lease.Epoch, x.m, x.p, t) {
-				d.giveUp(x, packet.NoMatchingSubscribers, dropUnknownClient, t)
-			}
-		})
+		if !d.finish(id, t, func(x unsent) bool { return d.deliverHere(id, lease.Epoch, x.m, x.p, t) }) {
+			// Its connection ended or was replaced just now. The lease will tell which.
+			d.retry(id, t)
+		}
 		return
 	}
 	l := d.b.deps.Mesh.Link(lease.Holder)
@@ -378,27 +394,33 @@ func (d *direct) resolved(id string, lease cluster.Lease, t *turn.Turn) {
 		return
 	}
 	d.cache.Set(id, found{lease, l})
-	d.finish(id, t, func(x unsent) { d.send(l, id, lease.Epoch, x.m, x.p, t) })
+	d.finish(id, t, func(x unsent) bool {
+		d.send(l, id, lease.Epoch, x.m, x.p, t)
+		return true
+	})
 }
 
-// finish passes everything that waits for id to f, in order, and opens the way for what is published next.
-// The lock is held over the calls, which only append to queues: nothing may overtake.
-func (d *direct) finish(id string, t *turn.Turn, f func(unsent)) {
+// finish passes what waits for id to f, in order, and opens the way for what is published next. From the first
+// message on that f cannot send everything goes on waiting; then finish returns false. The lock is held over the
+// calls, which only append to queues: nothing may overtake.
+func (d *direct) finish(id string, t *turn.Turn, f func(unsent) bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	u := d.waiting[id]
 	if u == nil {
-		return
+		return true
 	}
-	for _, x := range u.items {
-		d.bytes -= x.m.Size()
+	for i, x := range u.items {
 		if x.m.Expired(t.Now) {
 			d.giveUp(x, packet.Success, dropUnresolved, t)
-			continue
+		} else if !f(x) {
+			u.items = slices.Delete(u.items, 0, i)
+			return false
 		}
-		f(x)
+		d.bytes -= x.m.Size()
 	}
 	d.drop(id)
+	return true
 }
 
 // retry looks id up again after a pause. Meanwhile QoS 0 messages are shed, and those whose publishers have
