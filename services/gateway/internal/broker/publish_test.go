@@ -62,6 +62,8 @@ func TestAnAcknowledgementWaitsForRoom(t *testing.T) {
 				pub := g[0].connect(v5, "pub")
 				id := send(pub, address, "m", 1)
 				handled(pub)
+				answered(g[0], g[n])
+				handled(pub)
 				slow.Ack(packets.Puback, first)
 				slow.ReceivePayload("1")
 				slow.ReceivePayload("2")
@@ -72,6 +74,12 @@ func TestAnAcknowledgementWaitsForRoom(t *testing.T) {
 			})
 		}
 	}
+}
+
+// answered returns when to has answered everything that from has sent it.
+func answered(from, to *gateway) {
+	to.connect(v5, "witness").MustSubscribe("answered", 1)
+	from.connect(v5, "asking").Publish("answered", "", 1)
 }
 
 func TestAReceiverThatEndsHoldsNothingUp(t *testing.T) {

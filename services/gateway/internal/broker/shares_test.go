@@ -207,7 +207,9 @@ func TestAMessageThatNobodyHasRoomForIsOfferedAgain(t *testing.T) {
 			first := clog(home, full)
 			pub := g[0].connect(v5, "pub")
 			id := send(pub, "jobs/x", "m", 1)
-			handled(pub) // it has been refused, or is on its way: there is no PUBACK
+			handled(pub)
+			answered(g[0], home)
+			handled(pub) // it has been refused, and there is no PUBACK
 			full.Ack(packets.Puback, first)
 			full.ReceivePayload("1")
 			full.ReceivePayload("2")
@@ -248,6 +250,7 @@ func TestAMemberThatLeavesBeforeItAcknowledgesIsReplaced(t *testing.T) {
 				t.Errorf("payload %q", pk.Payload)
 			}
 			second := g[2].worker("second", 1)
+			answered(g[0], home)
 			handled(pub) // no PUBACK yet: nobody has acknowledged
 			first.Close()
 			second.ReceivePayload("m")

@@ -166,9 +166,11 @@ func (c *Client) setGone() {
 func (c *Client) Stopped() <-chan struct{} { return c.stopped }
 
 // Read is the reading end under the packet reader: whatever the goroutine has gathered goes out before it may
-// block, and after a pause of the process nothing is read on behalf of an incarnation that has ended.
+// block, and after a pause of the process nothing is read on behalf of an incarnation that has ended. A client
+// that does not read its answers is not read.
 func (c *Client) Read(p []byte) (int, error) {
 	c.turn.End()
+	c.out.Hold(c.held)
 	n, err := c.nc.Read(p)
 	now := time.Now()
 	c.turn.Now = now
@@ -177,6 +179,12 @@ func (c *Client) Read(p []byte) (int, error) {
 		return 0, errNotServing
 	}
 	return n, err
+}
+
+// held suspends the keepalive while the client is not read.
+func (c *Client) held(yes bool) {
+	c.lastRead.Store(time.Now().UnixNano())
+	c.paused.Store(yes)
 }
 
 // Flush writes what waits for the client. It is called at the end of turns.

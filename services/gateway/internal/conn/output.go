@@ -19,6 +19,13 @@ import (
 // socket cannot take stays in the session's queue, where it is bounded and can be shed.
 const HighWater = 32 << 10
 
+// mostReplies is how many bytes of small packets may wait before Hold waits: they answer what the client sends,
+// and one that does not read could otherwise fill the memory by sending. largePacket is what does not count.
+const (
+	mostReplies = 128 << 10
+	largePacket = 16 << 10
+)
+
 // spotRounds is how often one caller goes on writing on the spot before it hands over to the goroutine:
 // others may append as fast as it writes.
 const spotRounds = 4
@@ -39,10 +46,12 @@ type Output struct {
 	failed  func(error)
 
 	buf     *[]byte // nil when empty
+	large   int     // bytes of buf that are large packets
 	writing bool    // somebody is writing, or the goroutine lives
 	closing bool    // close when everything is written
 	closed  bool
 	idle    chan struct{} // closed when writing ends; nil unless somebody waits
+	room    chan struct{} // closed when buf is taken; nil unless somebody waits
 }
 
 // NewOutput makes the output of nc. mu guards it together with whatever refill touches. refill is called,
@@ -79,7 +88,37 @@ func (o *Output) Append(b []byte) {
 	if o.closed || o.closing {
 		return
 	}
+	if n := len(b) - len(*o.buf); n >= largePacket {
+		o.large += n
+	}
 	*o.buf = b
+}
+
+// Hold returns when the client has read enough of what it caused, or never will. Whoever reads what it sends calls
+// it before the next read, with nothing gathered that is still to be flushed. It waits no longer than the time-out
+// of writes lets the writer wait; held is called, before and after, only if it waits at all.
+func (o *Output) Hold(held func(bool)) {
+	waited := false
+	for {
+		o.mu.Lock()
+		if o.closed || o.closing || o.Len()-o.large <= mostReplies {
+			o.mu.Unlock()
+			break
+		}
+		if o.room == nil {
+			o.room = make(chan struct{})
+		}
+		room := o.room
+		o.mu.Unlock()
+		if !waited {
+			waited = true
+			held(true)
+		}
+		<-room
+	}
+	if waited {
+		held(false)
+	}
 }
 
 // Flush writes what waits, as far as the socket takes it at once; the rest is the goroutine's.
@@ -138,6 +177,7 @@ func (o *Output) CloseAfter(last []byte, patience time.Duration) {
 	b := append(o.Buffer(), last...)
 	*o.buf = b
 	o.closing = true
+	o.letGo()
 	o.timeout = patience
 	_ = o.nc.SetWriteDeadline(time.Now().Add(patience))
 	if !o.writing {
@@ -174,8 +214,17 @@ func (o *Output) stopWriting() {
 // take hands the waiting bytes to the writer.
 func (o *Output) take() *[]byte {
 	b := o.buf
-	o.buf = nil
+	o.buf, o.large = nil, 0
+	o.letGo()
 	return b
+}
+
+// letGo wakes who waits in Hold. With mu held.
+func (o *Output) letGo() {
+	if o.room != nil {
+		close(o.room)
+		o.room = nil
+	}
 }
 
 // finish ends the writer's work when nothing is left to write, and reports whether it has. It is called with mu
@@ -302,7 +351,8 @@ func (o *Output) close() {
 		return
 	}
 	o.closed = true
-	o.buf = nil
+	o.buf, o.large = nil, 0
+	o.letGo()
 	_ = o.nc.Close()
 }
 
