@@ -50,4 +50,3 @@ func TestWhatAPeerIsAnsweredAtOnce(t *testing.T) {
 		})
 	}
 }
-

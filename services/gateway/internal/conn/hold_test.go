@@ -38,7 +38,7 @@ func (r *rig) answer() {
 
 // stall makes the writer wait: the socket takes no more.
 func (r *rig) stall() {
-	r.append(make([]byte, 32<<20)...)
+	r.append(make([]byte, 16<<20)...)
 	r.out.Flush()
 }
 
@@ -54,7 +54,7 @@ func TestHoldWaitsUntilTheClientReads(t *testing.T) {
 			t.Fatal("Hold has returned")
 		default:
 		}
-		r.read(t, 32<<20)
+		r.read(t, 16<<20)
 		await(t, over, "Hold returns")
 		r.read(t, 200*1000)
 	})
