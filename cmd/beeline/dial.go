@@ -63,8 +63,8 @@ func (t *target) password() ([]byte, error) {
 	return b, nil
 }
 
-// dial opens the connection that the URL names.
-func (t *target) dial(ctx context.Context) (net.Conn, error) {
+// dialer makes what opens the connection that the URL names. An error is about a flag.
+func (t *target) dialer() (func(ctx context.Context) (net.Conn, error), error) {
 	u, err := url.Parse(t.url)
 	if err != nil {
 		return nil, fmt.Errorf("--url: %w", err)
@@ -75,30 +75,31 @@ func (t *target) dial(ctx context.Context) (net.Conn, error) {
 	}
 	switch u.Scheme {
 	case "mqtt", "tcp":
-		return dialed((&net.Dialer{}).DialContext(ctx, "tcp", hostPort(u, "1883")))
+		return func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", hostPort(u, "1883"))
+		}, nil
 	case "mqtts", "ssl", "tls":
-		return dialed((&tls.Dialer{Config: tc}).DialContext(ctx, "tcp", hostPort(u, "8883")))
+		return func(ctx context.Context) (net.Conn, error) {
+			return (&tls.Dialer{Config: tc}).DialContext(ctx, "tcp", hostPort(u, "8883"))
+		}, nil
 	case "ws", "wss":
 		if u.Path == "" {
 			u.Path = "/mqtt"
 		}
-		ws, _, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{
-			Subprotocols: []string{"mqtt"},
-			HTTPClient:   &http.Client{Transport: &http.Transport{TLSClientConfig: tc}},
-		})
-		if err != nil {
-			return nil, fmt.Errorf("connect: %w", err)
-		}
-		return websocket.NetConn(context.WithoutCancel(ctx), ws, websocket.MessageBinary), nil
+		return func(ctx context.Context) (net.Conn, error) { return dialWebSocket(ctx, u, tc) }, nil
 	}
 	return nil, fmt.Errorf("--url %q: the scheme has to be mqtt, mqtts, ws or wss", t.url)
 }
 
-func dialed(nc net.Conn, err error) (net.Conn, error) {
+func dialWebSocket(ctx context.Context, u *url.URL, tc *tls.Config) (net.Conn, error) {
+	ws, _, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{
+		Subprotocols: []string{"mqtt"},
+		HTTPClient:   &http.Client{Transport: &http.Transport{TLSClientConfig: tc}},
+	})
 	if err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
+		return nil, err
 	}
-	return nc, nil
+	return websocket.NetConn(context.WithoutCancel(ctx), ws, websocket.MessageBinary), nil
 }
 
 func hostPort(u *url.URL, port string) string {

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"time"
+	"unicode/utf8"
 
 	"github.com/eclipse/paho.golang/paho"
 	mqtt "github.com/eclipse/paho.mqtt.golang"
@@ -15,7 +18,7 @@ import (
 // pair is one user property.
 type pair struct{ name, value string }
 
-// sent is a message to publish. What 3.1.1 does not know is left out there.
+// sent is a message to publish.
 type sent struct {
 	topic         string
 	payload       []byte
@@ -28,29 +31,72 @@ type sent struct {
 	properties    []pair
 }
 
+// needsV5 reports whether there is something in it that MQTT 3.1.1 cannot say.
+func (m *sent) needsV5() bool {
+	return m.expiry > 0 || m.contentType != "" || m.responseTopic != "" || m.correlation != "" || len(m.properties) > 0
+}
+
 // received is a message that has come.
 type received struct {
 	Topic         string   `json:"topic"`
-	Payload       string   `json:"payload"`
+	Payload       data     `json:"payload"`
 	QoS           byte     `json:"qos"`
 	Retain        bool     `json:"retain,omitempty"`
 	Expiry        *uint32  `json:"message_expiry_interval,omitempty"`
 	ContentType   string   `json:"content_type,omitempty"`
 	ResponseTopic string   `json:"response_topic,omitempty"`
-	Correlation   string   `json:"correlation_data,omitempty"`
+	Correlation   data     `json:"correlation_data,omitempty"`
 	Properties    []string `json:"user_properties,omitempty"`
+}
+
+// data are bytes that are text most of the time: in JSON a string, or {"base64": "..."} when they are not UTF-8.
+type data string
+
+// MarshalJSON loses nothing.
+func (d data) MarshalJSON() ([]byte, error) {
+	if utf8.ValidString(string(d)) {
+		return json.Marshal(string(d))
+	}
+	return json.Marshal(map[string][]byte{"base64": []byte(d)})
 }
 
 // peer is an MQTT client of either version.
 type peer interface {
 	publish(ctx context.Context, m sent) error
 	subscribe(ctx context.Context, filters []string, qos byte) error
-	// lost is closed when the connection is over.
+	// lost gets one error when the connection is over and close has not been called.
 	lost() <-chan error
 	close()
 }
 
-// connect opens an MQTT connection; deliver is called for every message, one after the other.
+// receiveMaximum bounds what a broker sends before it has been taken: a reader that does not keep up holds its
+// connection up and nothing else.
+const receiveMaximum = 64
+
+// errQoS and errTimeout are about flags that pub and sub have in common.
+var (
+	errQoS     = errors.New("--qos: 0, 1 or 2")
+	errTimeout = errors.New("--timeout: not negative")
+)
+
+// bounded is ctx with a time-out, unless that is 0.
+func bounded(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if timeout == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer from the broker within %v", timeout))
+}
+
+// because prefers the reason why ctx has ended to the error that came of it.
+func because(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// connect opens an MQTT connection; deliver is called for every message, one after the other. ctx bounds the
+// opening only.
 func connect(ctx context.Context, t *target, deliver func(received)) (peer, error) {
 	v5, err := t.v5()
 	if err != nil {
@@ -60,23 +106,38 @@ func connect(ctx context.Context, t *target, deliver func(received)) (peer, erro
 	if err != nil {
 		return nil, err
 	}
-	if v5 {
-		return connect5(ctx, t, password, deliver)
-	}
-	return connect3(ctx, t, password, deliver)
-}
-
-type peer5 struct {
-	c   *paho.Client
-	end chan error
-}
-
-func connect5(ctx context.Context, t *target, password []byte, deliver func(received)) (peer, error) {
-	nc, err := t.dial(ctx)
+	dial, err := t.dialer()
 	if err != nil {
 		return nil, err
 	}
-	p := &peer5{end: make(chan error, 2)}
+	c := login{target: t, password: password, dial: dial}
+	if v5 {
+		return connect5(ctx, c, deliver)
+	}
+	return connect3(ctx, c, deliver)
+}
+
+// login is a target with all that its flags stand for.
+type login struct {
+	*target
+	password []byte
+	dial     func(ctx context.Context) (net.Conn, error)
+}
+
+type peer5 struct {
+	c    *paho.Client
+	end  chan error
+	over context.Context //nolint:containedctx // of the connection: the client library goes on waiting for answers without one
+	fail context.CancelCauseFunc
+}
+
+func connect5(ctx context.Context, t login, deliver func(received)) (peer, error) {
+	nc, err := t.dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", because(ctx, err))
+	}
+	p := &peer5{end: make(chan error, 1)}
+	p.over, p.fail = context.WithCancelCause(context.Background())
 	p.c = paho.NewClient(paho.ClientConfig{
 		Conn:     nc,
 		ClientID: t.clientID,
@@ -84,27 +145,39 @@ func connect5(ctx context.Context, t *target, password []byte, deliver func(rece
 			deliver(from5(r.Packet))
 			return true, nil
 		}},
-		OnClientError: func(err error) { p.end <- err },
+		PacketTimeout: math.MaxInt64, // contexts bound everything
+		OnClientError: func(err error) { p.ended(fmt.Errorf("connection lost: %w", err)) },
 		OnServerDisconnect: func(d *paho.Disconnect) {
 			reason := ""
 			if d.Properties != nil {
 				reason = ": " + d.Properties.ReasonString
 			}
-			p.end <- fmt.Errorf("the broker ended the connection (reason 0x%02x%s)", d.ReasonCode, reason)
+			p.ended(fmt.Errorf("the broker ended the connection (reason 0x%02x%s)", d.ReasonCode, reason))
 		},
 	})
+	most := uint16(receiveMaximum)
 	cp := &paho.Connect{
-		ClientID: t.clientID, KeepAlive: t.keepAlive, CleanStart: true,
-		Username: t.username, UsernameFlag: t.username != "", Password: password, PasswordFlag: password != nil,
+		Properties: &paho.ConnectProperties{ReceiveMaximum: &most, RequestProblemInfo: true},
+		ClientID:   t.clientID, KeepAlive: t.keepAlive, CleanStart: true,
+		Username: t.username, UsernameFlag: t.username != "", Password: t.password, PasswordFlag: t.password != nil,
 	}
 	ack, err := p.c.Connect(ctx, cp)
 	switch {
 	case ack != nil && ack.ReasonCode >= 0x80:
-		return nil, fmt.Errorf("refused: reason 0x%02x %s", ack.ReasonCode, reasonOf(ack.Properties))
+		return nil, fmt.Errorf("connect: refused with reason 0x%02x %s", ack.ReasonCode, reasonOf(ack.Properties))
 	case err != nil:
-		return nil, fmt.Errorf("connect: %w", err)
+		return nil, fmt.Errorf("connect: %w", because(ctx, err))
 	}
 	return p, nil
+}
+
+// ended says why the connection is over. The first reason counts.
+func (p *peer5) ended(err error) {
+	p.fail(err)
+	select {
+	case p.end <- err:
+	default:
+	}
 }
 
 func reasonOf(p *paho.ConnackProperties) string {
@@ -115,9 +188,9 @@ func reasonOf(p *paho.ConnackProperties) string {
 }
 
 func from5(m *paho.Publish) received {
-	r := received{Topic: m.Topic, Payload: string(m.Payload), QoS: m.QoS, Retain: m.Retain}
+	r := received{Topic: m.Topic, Payload: data(m.Payload), QoS: m.QoS, Retain: m.Retain}
 	if p := m.Properties; p != nil {
-		r.Expiry, r.ContentType, r.ResponseTopic, r.Correlation = p.MessageExpiry, p.ContentType, p.ResponseTopic, string(p.CorrelationData)
+		r.Expiry, r.ContentType, r.ResponseTopic, r.Correlation = p.MessageExpiry, p.ContentType, p.ResponseTopic, data(p.CorrelationData)
 		for _, u := range p.User {
 			r.Properties = append(r.Properties, u.Key+"="+u.Value)
 		}
@@ -125,7 +198,19 @@ func from5(m *paho.Publish) received {
 	return r
 }
 
+// connected is ctx, but ends with the connection.
+func (p *peer5) connected(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(p.over, func() { cancel(context.Cause(p.over)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
+}
+
 func (p *peer5) publish(ctx context.Context, m sent) error {
+	ctx, cancel := p.connected(ctx)
+	defer cancel()
 	props := &paho.PublishProperties{ContentType: m.contentType, ResponseTopic: m.responseTopic}
 	if m.correlation != "" {
 		props.CorrelationData = []byte(m.correlation)
@@ -142,18 +227,28 @@ func (p *peer5) publish(ctx context.Context, m sent) error {
 	case r != nil && r.ReasonCode >= 0x80:
 		return fmt.Errorf("publish: refused with reason 0x%02x", r.ReasonCode)
 	case err != nil:
-		return fmt.Errorf("publish: %w", err)
+		return fmt.Errorf("publish: %w", because(ctx, err))
 	}
 	return nil
 }
 
 func (p *peer5) subscribe(ctx context.Context, filters []string, qos byte) error {
+	ctx, cancel := p.connected(ctx)
+	defer cancel()
 	s := &paho.Subscribe{}
 	for _, f := range filters {
 		s.Subscriptions = append(s.Subscriptions, paho.SubscribeOptions{Topic: f, QoS: qos})
 	}
-	if _, err := p.c.Subscribe(ctx, s); err != nil {
-		return fmt.Errorf("subscribe: %w", err)
+	ack, err := p.c.Subscribe(ctx, s)
+	if ack != nil {
+		for i, code := range ack.Reasons {
+			if code >= 0x80 && i < len(filters) {
+				return fmt.Errorf("subscribe: %q was refused with reason 0x%02x", filters[i], code)
+			}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("subscribe: %w", because(ctx, err))
 	}
 	return nil
 }
@@ -164,22 +259,36 @@ func (p *peer5) close() { _ = p.c.Disconnect(&paho.Disconnect{}) }
 
 type peer3 struct {
 	c   mqtt.Client
+	nc  chan net.Conn // the connection, from when there is one
 	end chan error
 }
 
-func connect3(ctx context.Context, t *target, password []byte, deliver func(received)) (peer, error) {
-	p := &peer3{end: make(chan error, 1)}
+func connect3(ctx context.Context, t login, deliver func(received)) (peer, error) {
+	p := &peer3{nc: make(chan net.Conn, 1), end: make(chan error, 1)}
 	o := mqtt.NewClientOptions().AddBroker(t.url).SetClientID(t.clientID).SetProtocolVersion(4).
 		SetCleanSession(true).SetAutoReconnect(false).SetKeepAlive(time.Duration(t.keepAlive) * time.Second).
-		SetUsername(t.username).SetPassword(string(password)).
-		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) { return t.dial(ctx) }).
+		SetUsername(t.username).SetPassword(string(t.password)).
+		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
+			nc, err := t.dial(ctx)
+			if err == nil {
+				p.nc <- nc
+			}
+			return nc, err
+		}).
 		SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) {
-			deliver(received{Topic: m.Topic(), Payload: string(m.Payload()), QoS: m.Qos(), Retain: m.Retained()})
+			deliver(received{Topic: m.Topic(), Payload: data(m.Payload()), QoS: m.Qos(), Retain: m.Retained()})
 		}).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { p.end <- fmt.Errorf("connection lost: %w", err) })
 	p.c = mqtt.NewClient(o)
-	if err := finished(ctx, p.c.Connect()); err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
+	opening := p.c.Connect()
+	if err := finished(ctx, opening); err != nil {
+		select {
+		case nc := <-p.nc:
+			_ = nc.Close() // it may be waiting for an answer
+		default: // dialling ends with ctx
+		}
+		<-opening.Done()
+		return nil, fmt.Errorf("connect: %w", because(ctx, err))
 	}
 	return p, nil
 }
@@ -223,5 +332,3 @@ func (p *peer3) subscribe(ctx context.Context, filters []string, qos byte) error
 func (p *peer3) lost() <-chan error { return p.end }
 
 func (p *peer3) close() { p.c.Disconnect(250) }
-
-var errNoTopic = errors.New("give at least one --topic")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"time"
 
@@ -42,21 +43,30 @@ func pubCommand() *cobra.Command {
 	f.Uint8VarP(&o.m.qos, "qos", "q", 0, "quality of service: 0, 1 or 2")
 	f.BoolVarP(&o.m.retain, "retain", "r", false, "retain the message")
 	f.IntVarP(&o.count, "count", "n", 1, "publish the message so many times")
-	f.DurationVar(&o.m.expiry, "expiry", 0, "message expiry interval (MQTT 5)")
+	f.DurationVar(&o.m.expiry, "expiry", 0, "message expiry interval, whole seconds (MQTT 5)")
 	f.StringVar(&o.m.contentType, "content-type", "", "content type (MQTT 5)")
 	f.StringVar(&o.m.responseTopic, "response-topic", "", "response topic (MQTT 5)")
 	f.StringVar(&o.m.correlation, "correlation", "", "correlation data (MQTT 5)")
 	f.StringArrayVarP(&o.properties, "property", "P", nil, "user property name=value, any number, in order (MQTT 5)")
-	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "give up after so long")
+	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "give up when the broker takes so long to answer; 0: never")
+	cmd.MarkFlagsMutuallyExclusive("stdin", "message")
+	cmd.MarkFlagsMutuallyExclusive("stdin", "count")
 	return cmd
 }
 
-func (o *pubOptions) run(ctx context.Context, in io.Reader) error {
-	if o.m.topic == "" {
-		return errNoTopic
-	}
-	if o.m.qos > 2 {
-		return errors.New("--qos: 0, 1 or 2")
+// check reports the first flag that cannot be, and reads the user properties.
+func (o *pubOptions) check() error {
+	switch e := o.m.expiry; {
+	case o.m.topic == "":
+		return errors.New("give a --topic")
+	case o.m.qos > 2:
+		return errQoS
+	case o.count < 1:
+		return errors.New("--count: at least 1")
+	case o.timeout < 0:
+		return errTimeout
+	case e < 0 || e%time.Second != 0 || e/time.Second > math.MaxUint32:
+		return errors.New("--expiry: whole seconds, like 90s or 5m")
 	}
 	for _, p := range o.properties {
 		name, value, ok := strings.Cut(p, "=")
@@ -65,31 +75,89 @@ func (o *pubOptions) run(ctx context.Context, in io.Reader) error {
 		}
 		o.m.properties = append(o.m.properties, pair{name, value})
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.timeout)
-	defer cancel()
-	p, err := connect(ctx, &o.target, func(received) {})
+	v5, err := o.target.v5()
+	if err == nil && !v5 && o.m.needsV5() {
+		return errors.New("--expiry, --content-type, --response-topic, --correlation and --property need --mqtt-version 5")
+	}
+	return err
+}
+
+func (o *pubOptions) run(ctx context.Context, in io.Reader) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	p, err := o.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	if !o.stdin {
-		o.m.payload = []byte(o.message)
-		for range o.count {
-			if err := p.publish(ctx, o.m); err != nil {
-				return err
-			}
-		}
-		return nil
+	if o.stdin {
+		return o.publishLines(ctx, p, in)
 	}
-	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, 2<<20)
-	for lines.Scan() {
-		o.m.payload = lines.Bytes()
-		if err := p.publish(ctx, o.m); err != nil {
+	o.m.payload = []byte(o.message)
+	for range o.count {
+		if err := o.publish(ctx, p); err != nil {
 			return err
 		}
 	}
-	if err := lines.Err(); err != nil {
+	return nil
+}
+
+func (o *pubOptions) connect(ctx context.Context) (peer, error) {
+	ctx, cancel := bounded(ctx, o.timeout)
+	defer cancel()
+	return connect(ctx, &o.target, func(received) {})
+}
+
+func (o *pubOptions) publish(ctx context.Context, p peer) error {
+	ctx, cancel := bounded(ctx, o.timeout)
+	defer cancel()
+	return p.publish(ctx, o.m)
+}
+
+// publishLines publishes every line until there are no more, the connection is lost, or the user has enough.
+func (o *pubOptions) publishLines(ctx context.Context, p peer, in io.Reader) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	lines := make(chan []byte)
+	failed := make(chan error, 1)
+	// It ends with its input, which nothing can interrupt: at the latest with the process.
+	go func() {
+		defer close(lines)
+		s := bufio.NewScanner(in)
+		s.Buffer(nil, maxLine)
+		for s.Scan() {
+			select {
+			case lines <- []byte(s.Text()):
+			case <-ctx.Done():
+				return
+			}
+		}
+		failed <- s.Err()
+	}()
+	for {
+		select {
+		case line, more := <-lines:
+			if !more {
+				return readError(<-failed)
+			}
+			o.m.payload = line
+			if err := o.publish(ctx, p); err != nil {
+				return err
+			}
+		case err := <-p.lost():
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// maxLine bounds a line of standard input. It is what a gateway takes by default.
+const maxLine = 2 << 20
+
+func readError(err error) error {
+	if err != nil {
 		return fmt.Errorf("read standard input: %w", err)
 	}
 	return nil

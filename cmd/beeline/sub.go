@@ -42,7 +42,7 @@ func subCommand() *cobra.Command {
 	f.Uint8VarP(&o.qos, "qos", "q", 0, "quality of service: 0, 1 or 2")
 	f.IntVarP(&o.count, "count", "n", 0, "end after so many messages; 0: never")
 	f.StringVarP(&o.output, "output", "o", "text", "text (topic and payload), payload, or json")
-	f.DurationVar(&o.timeout, "timeout", 0, "give up after so long; 0: never")
+	f.DurationVar(&o.timeout, "timeout", 0, "give up, with an error, after so long; 0: never")
 	return cmd
 }
 
@@ -50,26 +50,36 @@ func (o *subOptions) run(ctx context.Context, out, notes io.Writer) error {
 	if len(o.topics) == 0 && o.target.clientID == "" {
 		return errors.New("give a --topic, or an --id to which others can publish under p2p/")
 	}
+	switch {
+	case o.qos > 2:
+		return errQoS
+	case o.count < 0:
+		return errors.New("--count: not negative")
+	case o.timeout < 0:
+		return errTimeout
+	}
 	if o.output != "text" && o.output != "payload" && o.output != "json" {
 		return fmt.Errorf("--output %q: text, payload or json", o.output)
 	}
 	if o.timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("no more messages within %v", o.timeout))
+		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("not done within %v", o.timeout))
 		defer cancel()
 	}
-	// Bounded: a terminal that does not keep up holds the client up, and so the broker.
-	messages := make(chan received, 1)
+	messages, over := make(chan received), make(chan struct{})
 	p, err := connect(ctx, &o.target, func(r received) {
 		select {
 		case messages <- r:
-		case <-ctx.Done():
+		case <-over:
 		}
 	})
 	if err != nil {
 		return err
 	}
-	defer p.close()
+	defer func() {
+		close(over) // first: closing waits for the message that is being delivered
+		p.close()
+	}()
 	if len(o.topics) > 0 {
 		if err := p.subscribe(ctx, o.topics, o.qos); err != nil {
 			return err

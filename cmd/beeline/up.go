@@ -8,8 +8,10 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -51,24 +53,55 @@ func upCommand() *cobra.Command {
 	return cmd
 }
 
-func (o *upOptions) run(ctx context.Context, out, log io.Writer) error {
+func (o *upOptions) check() error {
 	if o.gateways < 1 {
 		return errors.New("--gateways: at least one")
+	}
+	if o.firstPort < 0 || o.firstPort+o.gateways-1 > math.MaxUint16 {
+		return fmt.Errorf("--first-port %d: there is no such port, or none for the last gateway", o.firstPort)
 	}
 	if err := o.log.Validate(); err != nil {
 		return fmt.Errorf("--log-%w", err)
 	}
-	if err := os.MkdirAll(o.dir, 0o700); err != nil {
-		return fmt.Errorf("--data: %w", err)
+	return nil
+}
+
+// lock keeps the data directory for this process, until unlock is called or the process ends.
+func lock(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("--data: %w", err)
 	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("--data: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("--data: another beeline up uses %s: %w", dir, err)
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+func (o *upOptions) run(ctx context.Context, out, log io.Writer) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	unlock, err := lock(o.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	endpointsFile := filepath.Join(o.dir, "endpoints.json")
-	if err := os.Remove(endpointsFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := remove(endpointsFile); err != nil {
 		return fmt.Errorf("--data: %w", err)
 	}
 	c, err := local.Start(ctx, local.Config{
 		Dir: o.dir, Gateways: o.gateways, FirstPort: o.firstPort, Pprof: o.pprof, Log: log, LogLevel: o.log,
 	})
-	if err != nil {
+	switch {
+	case ctx.Err() != nil && err != nil:
+		return nil // the user has enough already
+	case err != nil:
 		return fmt.Errorf("start: %w", err)
 	}
 	e := endpointsOf(c)
@@ -81,7 +114,15 @@ func (o *upOptions) run(ctx context.Context, out, log io.Writer) error {
 		fmt.Fprintln(out, "stopping")
 	case err = <-c.Failed():
 	}
-	return errors.Join(err, os.Remove(endpointsFile), c.Close())
+	return errors.Join(err, remove(endpointsFile), c.Close())
+}
+
+// remove sees to it that there is no such file.
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // endpoints is what endpoints.json holds. docs/operations.md describes it.
@@ -141,7 +182,11 @@ func (e endpoints) write(path string) error {
 }
 
 func (e endpoints) explain(out io.Writer) {
-	fmt.Fprintf(out, "Beeline is up: %d gateways, one broker.\n\n", len(e.Gateways))
+	count := "one gateway"
+	if n := len(e.Gateways); n > 1 {
+		count = fmt.Sprintf("%d gateways, one broker", n)
+	}
+	fmt.Fprintf(out, "Beeline is up: %s.\n\n", count)
 	for i, g := range e.Gateways {
 		fmt.Fprintf(out, "  gateway %d   %s   %s   %s   metrics %s/metrics\n", i+1, g.MQTT, g.MQTTS, g.WebSocket, g.Admin)
 	}

@@ -140,8 +140,12 @@ func TestDirectToMovingClient(t *testing.T) {
 			lives := []*life{s.begin(0)}
 			lives[0].accepted(s, func() {})
 			for i := range moves {
-				next := s.begin(i + 1)
-				next.accepted(s, publish)
+				next, room := s.begin(i+1), limits.QueueMessages/2
+				next.accepted(s, func() {
+					if room--; room > 0 { // the queue of a receiver does not fill
+						publish()
+					}
+				})
 				lives = append(lives, next)
 			}
 			mark := published

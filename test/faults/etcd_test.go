@@ -189,6 +189,47 @@ func TestTrafficGoesOnUntilAPausedEtcdEndsAllLeases(t *testing.T) {
 	contest.finish()
 }
 
+// With three members, nothing that happens to one of them ends a lease.
+func TestNobodyIsDisconnectedWhenTheLeaderOfEtcdIsLost(t *testing.T) {
+	faults := map[string]func(t *testing.T, p *processes.Process) (end func()){
+		"killed": func(t *testing.T, p *processes.Process) func() {
+			p.Kill(t)
+			return func() { p.Start(t) }
+		},
+		"paused": func(t *testing.T, p *processes.Process) func() {
+			p.Pause(t)
+			return func() { p.Continue(t) }
+		},
+	}
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			c := start(t, processes.Config{Etcds: 3})
+			l := startLoad(t, c)
+			waitForAcks(t, 20, l.publishers()...)
+			before := incarnations(t, c)
+
+			lost := time.Now()
+			end := fault(t, c.EtcdLeader(t))
+			eventually(t, "a new client is taken", func() bool {
+				_, err := dial(t, c.Gateways[0].MQTT, rawmqtt.V5, "first", patience)
+				return err == nil
+			})
+			// That a member is paused is noticed when it does not answer a ping of the connection: 15 s.
+			within(t, "a new client is taken", time.Since(lost), 15*time.Second+c.TTL)
+			outlast(lost, c.TTL*3/2)
+			end()
+			mustRecover(t, c, time.Now(), 2*c.TTL)
+			within(t, "longest time without an acknowledgement", l.gap(lost, time.Now().Add(-slack/2)), slack)
+			for i, id := range incarnations(t, c) {
+				if id != before[i] {
+					t.Errorf("%s was incarnation %s and is %s", c.Gateways[i].Name, before[i], id)
+				}
+			}
+			l.checkAll(t)
+		})
+	}
+}
+
 func TestAGatewayThatIsCutOffFromEtcdStopsByItself(t *testing.T) {
 	c := start(t, processes.Config{})
 	cut := c.Gateways[2]

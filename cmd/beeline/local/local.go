@@ -62,6 +62,7 @@ type Cluster struct {
 	gateways []*Gateway
 	made     int
 	failed   chan error
+	watching sync.WaitGroup // of etcd
 }
 
 // Process is one service of the cluster.
@@ -102,10 +103,23 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
+	c.watching.Go(func() {
+		if err, ended := <-c.etcd.Err(); ended {
+			c.fail(fmt.Errorf("etcd: %w", err))
+		}
+	})
 	if err := c.startAll(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
+}
+
+// fail tells of a part of the cluster that has ended by itself.
+func (c *Cluster) fail(err error) {
+	select {
+	case c.failed <- err:
+	default: // one failure is enough to know
+	}
 }
 
 func (c *Cluster) startAll(ctx context.Context) error {
@@ -136,6 +150,7 @@ func (c *Cluster) Close() error {
 		errs = append(errs, s.Stop())
 	}
 	c.etcd.Close()
+	c.watching.Wait()
 	return errors.Join(errs...)
 }
 
@@ -275,10 +290,7 @@ func (c *Cluster) run(n *node.Node, name string, f func(context.Context) error) 
 		defer close(p.done)
 		p.err = n.Run(ctx, lifecycle.Simple(name, f))
 		if ctx.Err() == nil {
-			select {
-			case c.failed <- fmt.Errorf("%s ended: %w", name, p.err):
-			default: // one failure is enough to know
-			}
+			c.fail(fmt.Errorf("%s ended: %w", name, p.err))
 		}
 	}()
 	return p

@@ -3,21 +3,18 @@
 package processes
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"text/template"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -31,6 +28,8 @@ type Config struct {
 	Binaries Binaries
 	// Gateways and Sessions are how many there are: 3 and 1 when zero.
 	Gateways, Sessions int
+	// Etcds is how many members etcd has: 1 when zero. If it has more, there is no wire to it that could be cut.
+	Etcds int
 	// TTL is how long a silent process is waited for: 4 s when zero.
 	TTL time.Duration
 	// Limits are gateway.limits, Gateway further keys of gateway, both as flow YAML without braces.
@@ -41,7 +40,9 @@ type Config struct {
 type Cluster struct {
 	Config
 
+	// Etcd is the first member of Etcds.
 	Etcd     *Process
+	Etcds    []*Process
 	Sessions []*Session
 	Gateways []*Gateway
 	// Client reaches etcd directly, Deps is what internal/cluster reads it with.
@@ -50,7 +51,7 @@ type Cluster struct {
 
 	dir  string
 	ca   *pki.CA
-	etcd string // host:port
+	etcd []string // host:port for clients, of each member
 
 	mu    sync.Mutex
 	parts map[[2]int]Wire // between gateways, by who dials and who is dialled; guarded by mu
@@ -95,9 +96,8 @@ func Start(t testing.TB, cfg Config) *Cluster {
 		t.Fatalf("certificate authority: %v", err)
 	}
 	t.Cleanup(func() { c.end(t) })
-	c.etcd = address(t)
-	c.Etcd = c.process("etcd", "etcd", "-dir", filepath.Join(c.dir, "etcd"), "-address", c.etcd)
-	if c.Client, err = cluster.Connect(cluster.Etcd{Endpoints: []string{c.etcd}}); err != nil {
+	c.members(t, max(1, cfg.Etcds))
+	if c.Client, err = cluster.Connect(cluster.Etcd{Endpoints: c.etcd}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Client.Close() })
@@ -115,8 +115,10 @@ func Start(t testing.TB, cfg Config) *Cluster {
 // Boot starts whatever does not run, etcd first, and returns when all is ready.
 func (c *Cluster) Boot(t testing.TB) {
 	t.Helper()
-	if !c.Etcd.Running() {
-		c.Etcd.Start(t)
+	for _, e := range c.Etcds {
+		if !e.Running() {
+			e.Start(t)
+		}
 	}
 	for _, s := range c.Sessions {
 		if !s.Running() {
@@ -153,7 +155,7 @@ func workDir(t testing.TB) string {
 
 // All are all processes.
 func (c *Cluster) All() []*Process {
-	all := []*Process{c.Etcd}
+	all := slices.Clone(c.Etcds)
 	for _, s := range c.Sessions {
 		all = append(all, s.Process)
 	}
@@ -190,86 +192,22 @@ func (c *Cluster) process(name, binary string, args ...string) *Process {
 	return &Process{Name: name, path: c.Binaries.path(binary), args: args, log: filepath.Join(c.dir, name+".log")}
 }
 
-// settings fill the templates of configuration files.
-type settings struct {
-	Cluster                        *Cluster
-	Cert                           pki.Files
-	Etcd, Listen, Admin, Advertise string
-	MQTT                           string
-	Blind                          time.Duration
-}
-
-const sessionYAML = `
-log: {level: info, format: text}
-listen: {{.Listen}}
-admin: {address: "{{.Admin}}"}
-etcd: {endpoints: ["{{.Etcd}}"]}
-rpc: {tls: {cert_file: {{.Cert.Cert}}, key_file: {{.Cert.Key}}, ca_file: {{.Cert.CA}}}}
-session: {ttl: {{.Cluster.TTL}}, blind_after: {{.Blind}}}
-`
-
-const gatewayYAML = `
-log: {level: info, format: text}
-listen: {{.Listen}}
-admin: {address: "{{.Admin}}"}
-etcd: {endpoints: ["{{.Etcd}}"]}
-rpc: {tls: {cert_file: {{.Cert.Cert}}, key_file: {{.Cert.Key}}, ca_file: {{.Cert.CA}}}}
-advertise: {{.Advertise}}
-anonymous: true
-gateway:
-  lease_ttl: {{.Cluster.TTL}}
-  listeners: [{name: mqtt, address: "{{.MQTT}}"}]
-  limits: { {{.Cluster.Limits}} }
-  {{.Cluster.Gateway}}
-`
-
-// configure writes a configuration file and returns its path.
-func (c *Cluster) configure(t testing.TB, name, text string, s settings) string {
+// EtcdLeader returns the member of etcd that leads it.
+func (c *Cluster) EtcdLeader(t testing.TB) *Process {
 	t.Helper()
-	var b bytes.Buffer
-	s.Cluster = c
-	if err := template.Must(template.New(name).Parse(text)).Execute(&b, s); err != nil {
-		t.Fatalf("configure %s: %v", name, err)
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	defer cancel()
+	for i, endpoint := range c.etcd {
+		s, err := c.Client.Status(ctx, endpoint)
+		if err != nil {
+			t.Fatalf("status of %s: %v", c.Etcds[i].Name, err)
+		}
+		if s.Leader == s.Header.GetMemberId() {
+			return c.Etcds[i]
+		}
 	}
-	path := filepath.Join(c.dir, name+".yaml")
-	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
-		t.Fatalf("configure %s: %v", name, err)
-	}
-	return path
-}
-
-func (c *Cluster) certificate(t testing.TB, name, role string) pki.Files {
-	t.Helper()
-	files, err := c.ca.Issue(pki.Request{Name: name, Role: role})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
-}
-
-func (c *Cluster) session(t testing.TB, i int) *Session {
-	t.Helper()
-	name := fmt.Sprintf("session-%d", i)
-	s := &Session{Etcd: NewProxy(t, c.etcd, nil), admin: address(t)}
-	path := c.configure(t, name, sessionYAML, settings{
-		Cert: c.certificate(t, name, "session"),
-		Etcd: s.Etcd.Address(), Listen: address(t), Admin: s.admin, Blind: c.TTL / 4,
-	})
-	s.Process = c.process(name, "session", "--config", path)
-	return s
-}
-
-func (c *Cluster) gateway(t testing.TB, i int) *Gateway {
-	t.Helper()
-	name := fmt.Sprintf("gateway-%d", i)
-	listen := address(t)
-	g := &Gateway{MQTT: address(t), Etcd: NewProxy(t, c.etcd, nil), peers: NewProxy(t, listen, c.pids), admin: address(t)}
-	path := c.configure(t, name, gatewayYAML, settings{
-		Cert: c.certificate(t, name, "gateway"),
-		Etcd: g.Etcd.Address(), Listen: listen, Admin: g.admin, Advertise: g.peers.Address(), MQTT: g.MQTT,
-	})
-	g.Process = c.process(name, "gateway", "--config", path)
-	return g
+	t.Fatal("etcd has no leader")
+	return nil
 }
 
 func (c *Cluster) pids() []int {
@@ -429,27 +367,3 @@ func get(t testing.TB, url string) (status int, text string) {
 	}
 	return answer.StatusCode, string(body)
 }
-
-// address returns a host:port that is free. It stays so, for a process to be restarted on, because it is below
-// the ports from which connections are made, and no two are given out in one run.
-func address(t testing.TB) string {
-	t.Helper()
-	const first, last = 20000, 32000
-	for range 1000 {
-		a := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.N(last-first)))
-		if _, given := addresses.LoadOrStore(a, true); given {
-			continue
-		}
-		ln, err := net.Listen("tcp", a)
-		if err != nil {
-			continue
-		}
-		_ = ln.Close()
-		return a
-	}
-	t.Fatal("no free port")
-	return ""
-}
-
-// addresses were given out already.
-var addresses sync.Map //nolint:gochecknoglobals // ports belong to the whole process

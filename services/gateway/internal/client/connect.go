@@ -268,13 +268,16 @@ func linger(nc net.Conn, patience time.Duration) {
 	}
 }
 
-// newOutput makes the client's output: a write that fails ends the connection.
+// newOutput makes the client's output: a write that fails ends the connection, and nothing is written on behalf of
+// an incarnation that has ended, but the DISCONNECT.
 func (c *Client) newOutput() *conn.Output {
-	return conn.NewOutput(c.nc, &c.mu, c.limits.WriteTimeout, c.refill, func(err error) {
+	out := conn.NewOutput(c.nc, &c.mu, c.limits.WriteTimeout, c.refill, func(err error) {
 		cause := Cause{reason: closedByNetwork}
 		if errors.Is(err, conn.ErrSlow) {
 			cause = Cause{Code: packet.QuotaExceeded, reason: closedSlow}
 		}
 		c.Stop(cause)
 	})
+	out.WriteWhile(c.deps.Serving)
+	return out
 }

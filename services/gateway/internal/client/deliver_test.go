@@ -181,12 +181,12 @@ func TestAMessageThatIsTooLargeForTheClientIsLeftOutAndCounted(t *testing.T) {
 
 func TestADisconnectThatIsTooLargeForTheClientGoesWithoutItsReason(t *testing.T) {
 	r := newRig(t)
-	c := r.connect(v5, "a", maximumPacketSize(50))
+	c := r.connect(v5, "a", maximumPacketSize(30))
 	p := rawmqtt.PublishPacket("t", "x", 0)
 	p.FixedHeader.Retain = true
 	c.Send(p)
 	got := c.Expect(packets.Disconnect)
-	if got.ReasonCode != 0x9A || len(got.Properties.ReasonString) > 40 {
+	if got.ReasonCode != 0x9A || got.Properties.ReasonString != "" {
 		t.Fatalf("DISCONNECT %#x with %q", got.ReasonCode, got.Properties.ReasonString)
 	}
 }
@@ -290,26 +290,6 @@ func TestAReceiverThatReadsAgainGetsEverythingInOrder(t *testing.T) {
 		}
 		if !attached.HasRoom() {
 			t.Error("still no room")
-		}
-	})
-}
-
-func TestQoS0IsDroppedForAFullReceiverAndMakesWayForWhatIsMore(t *testing.T) {
-	versions(t, func(t *testing.T, version byte) {
-		r := newRig(t, shallow)
-		_, attached := r.attached(version, "slow")
-		payload := strings.Repeat("x", 100_000)
-		for deliver(attached, delivery("t", payload, 0)) != engine.Dropped {
-		}
-		if n := r.metric("beeline_gateway_messages_dropped_total", "reason=queue_full"); n != 1 {
-			t.Errorf("%v drops counted", n)
-		}
-		if o := deliver(attached, delivery("t", payload, 1)); o != engine.Queued {
-			t.Fatalf("%v; a QoS 0 message makes way", o)
-		}
-		attached.Sweep(time.Now(), false)
-		if n := r.metric("beeline_gateway_messages_dropped_total", "reason=shed"); n != 1 {
-			t.Errorf("%v counted as shed", n)
 		}
 	})
 }

@@ -64,6 +64,10 @@ func ends() []end {
 			r.out.Store(true)
 			c.Close()
 		}, 0, false, "shutdown"},
+		{"taken over after the incarnation", both, func(r *rig, _ *rawmqtt.Client, a *client.Client) {
+			r.out.Store(true)
+			a.Stop(client.TakenOver())
+		}, 0x8E, false, "taken_over"},
 		{"stopped twice: the first cause counts", both, func(_ *rig, _ *rawmqtt.Client, a *client.Client) {
 			a.Stop(client.ShuttingDown())
 			a.Stop(client.TakenOver())

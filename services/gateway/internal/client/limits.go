@@ -84,7 +84,7 @@ func DefaultLimits() Limits {
 	}
 }
 
-// Validate reports the first limit that cannot work, by its configuration key.
+// Validate reports every limit that cannot work, by its configuration key.
 func (l Limits) Validate() error {
 	positive := func(key string, ok bool) error {
 		if ok {

@@ -282,9 +282,49 @@ func TestAWriteThatIsNotDoneWithinWriteTimeoutEndsTheConnection(t *testing.T) {
 			t.Errorf("the delivery settled as %v", o)
 		}
 		<-attached.Gone()
+		<-r.served
 		if r.metric("beeline_gateway_clients_closed_total", "reason=slow") != 1 {
 			t.Error("not counted as slow")
 		}
+	})
+}
+
+func TestQoS0IsDroppedForAFullReceiverAndMakesWayForWhatIsMore(t *testing.T) {
+	inTime(t, func(t *testing.T, version byte) {
+		r := quiet(t, shallow)
+		c := r.pipe(version)
+		c.Hello("slow")
+		attached := r.broker.client("slow")
+		payload := strings.Repeat("x", 100_000)
+		for deliver(attached, delivery("t", payload, 0)) != engine.Dropped {
+			synctest.Wait()
+		}
+		if n := r.metric("beeline_gateway_messages_dropped_total", "reason=queue_full"); n != 1 {
+			t.Errorf("%v drops counted", n)
+		}
+		if o := deliver(attached, delivery("t", payload, 1)); o != engine.Queued {
+			t.Fatalf("%v; a QoS 0 message makes way", o)
+		}
+		attached.Sweep(time.Now(), false)
+		if n := r.metric("beeline_gateway_messages_dropped_total", "reason=shed"); n != 1 {
+			t.Errorf("%v counted as shed", n)
+		}
+	})
+}
+
+func TestKeepAliveCountsFromTheEndOfAPause(t *testing.T) {
+	inTime(t, func(t *testing.T, version byte) {
+		r := quiet(t, limit(func(l *client.Limits) { l.UnsettledBytes = 1 }))
+		c := r.pipe(version)
+		c.Hello("a", keepAlive(10))
+		attached := r.broker.client("a")
+		c.Send(publishPacket("held/t", "x", 1, 1))
+		time.Sleep(9 * time.Second)
+		go func() { (<-r.broker.held).settle(packet.Success) }()
+		c.ExpectAck(packets.Puback, 1)
+		time.Sleep(14 * time.Second)
+		attached.Sweep(time.Now(), false)
+		c.ExpectNothing()
 	})
 }
 

@@ -2,6 +2,7 @@ package conn_test
 
 import (
 	"net"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -36,16 +37,30 @@ func (r *rig) answer() {
 	}
 }
 
-// stall makes the writer wait: the socket takes no more.
-func (r *rig) stall() {
-	r.append(make([]byte, 16<<20)...)
+// stalled is more than sockets take.
+const stalled = 16 << 20
+
+// stall makes the writer wait: it has taken everything, and the socket takes no more.
+func (r *rig) stall(t *testing.T) {
+	t.Helper()
+	r.append(make([]byte, stalled)...)
 	r.out.Flush()
+	deadline := time.Now().Add(10 * time.Second)
+	for left := true; left; {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody writes")
+		}
+		runtime.Gosched()
+		r.mu.Lock()
+		left = r.out.Len() > 0
+		r.mu.Unlock()
+	}
 }
 
 func TestHoldWaitsUntilTheClientReads(t *testing.T) {
 	bothKinds(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
 		r := newRig(t, time.Minute, wrap)
-		r.stall()
+		r.stall(t)
 		r.answer()
 		waits, over := r.hold()
 		await(t, waits, "Hold waits")
@@ -54,7 +69,7 @@ func TestHoldWaitsUntilTheClientReads(t *testing.T) {
 			t.Fatal("Hold has returned")
 		default:
 		}
-		r.read(t, 16<<20)
+		r.read(t, stalled)
 		await(t, over, "Hold returns")
 		r.read(t, 200*1000)
 	})
@@ -68,7 +83,7 @@ func TestHoldReturnsWhenTheConnectionEnds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, time.Minute, plain)
-			r.stall()
+			r.stall(t)
 			r.answer()
 			waits, over := r.hold()
 			await(t, waits, "Hold waits")
@@ -80,7 +95,7 @@ func TestHoldReturnsWhenTheConnectionEnds(t *testing.T) {
 
 func TestHoldReturnsWhenTheClientDoesNotReadInTime(t *testing.T) {
 	r := newRig(t, 50*time.Millisecond, plain)
-	r.stall()
+	r.stall(t)
 	r.answer()
 	_, over := r.hold()
 	await(t, over, "Hold returns")
@@ -89,7 +104,7 @@ func TestHoldReturnsWhenTheClientDoesNotReadInTime(t *testing.T) {
 
 func TestHoldDoesNotWaitForLargePacketsNorForFewSmallOnes(t *testing.T) {
 	r := newRig(t, time.Minute, plain)
-	r.stall()
+	r.stall(t)
 	r.append(make([]byte, 1<<20)...)
 	r.append(make([]byte, 1000)...)
 	r.out.Hold(func(bool) { t.Error("it has waited") })

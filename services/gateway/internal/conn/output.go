@@ -44,6 +44,7 @@ type Output struct {
 	timeout time.Duration
 	refill  func()
 	failed  func(error)
+	allowed func() bool // nil: always
 
 	buf     *[]byte // nil when empty
 	large   int     // bytes of buf that are large packets
@@ -66,6 +67,11 @@ func NewOutput(nc net.Conn, mu *sync.Mutex, timeout time.Duration, refill func()
 	}
 	return o
 }
+
+// WriteWhile has what waits thrown away, instead of written, once allowed is false; only the last packet of
+// CloseAfter is written then. So a process that was paused does not say what it had decided to say before. It is
+// called before the first Flush; allowed is called with mu held.
+func (o *Output) WriteWhile(allowed func() bool) { o.allowed = allowed }
 
 // Len returns how many bytes wait that no write has taken yet.
 func (o *Output) Len() int {
@@ -124,7 +130,7 @@ func (o *Output) Hold(held func(bool)) {
 // Flush writes what waits, as far as the socket takes it at once; the rest is the goroutine's.
 func (o *Output) Flush() {
 	o.mu.Lock()
-	if o.writing || o.closed || o.Len() == 0 {
+	if o.writing || o.closed || o.Len() == 0 || o.discard() {
 		o.mu.Unlock()
 		return
 	}
@@ -174,6 +180,7 @@ func (o *Output) CloseAfter(last []byte, patience time.Duration) {
 		o.mu.Unlock()
 		return
 	}
+	o.discard()
 	b := append(o.Buffer(), last...)
 	*o.buf = b
 	o.closing = true
@@ -227,10 +234,21 @@ func (o *Output) letGo() {
 	}
 }
 
+// discard throws away what waits if it may not be written any more, and reports that. With mu held.
+func (o *Output) discard() bool {
+	if o.closing || o.allowed == nil || o.allowed() {
+		return false
+	}
+	if o.buf != nil {
+		buffers.put(o.take())
+	}
+	return true
+}
+
 // finish ends the writer's work when nothing is left to write, and reports whether it has. It is called with mu
 // held and releases it when it returns true.
 func (o *Output) finish() bool {
-	if o.Len() > 0 && !o.closed {
+	if o.Len() > 0 && !o.closed && !o.discard() {
 		return false
 	}
 	if o.buf != nil {

@@ -85,9 +85,9 @@ func TestAcceptingGoesOnAfterErrors(t *testing.T) {
 				if n := len(ln.asked); n != 6 {
 					t.Errorf("Accept was called %d times, want 6", n)
 				}
-				for i, want := range []time.Duration{5, 10, 20, 40} {
-					if got := ln.asked[i+1].Sub(ln.asked[i]); got != want*time.Millisecond {
-						t.Errorf("pause %d was %v, want %v", i, got, want*time.Millisecond)
+				for i, want := range []int64{5, 10, 20, 40} {
+					if got := ln.asked[i+1].Sub(ln.asked[i]).Milliseconds(); got != want {
+						t.Errorf("pause %d was %d ms, want %d", i, got, want)
 					}
 				}
 				if !cfg.WebSocket && !handled {

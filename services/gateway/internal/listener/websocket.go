@@ -162,13 +162,11 @@ func (c *wsConn) Close() error { return c.socket.Close() }
 
 // CloseWrite begins the closing handshake. The peer's part of it is the end of what can be read.
 func (c *wsConn) CloseWrite() error {
-	// No other frame can be cut by this one: each is written with one call.
-	_, err := c.under.Write(closeFrame[:])
+	// An unmasked Close frame with the status of a normal closure (RFC 6455, 5.5.1). It cuts no other frame: each
+	// is written with one call.
+	_, err := c.under.Write([]byte{0x88, 2, byte(websocket.StatusNormalClosure >> 8), byte(websocket.StatusNormalClosure & 0xFF)})
 	return err
 }
-
-// closeFrame is an unmasked Close frame with status 1000, normal closure (RFC 6455, 5.5.1).
-var closeFrame = [...]byte{0x88, 2, 1000 >> 8, 1000 & 0xFF}
 
 // SetDeadline implements net.Conn, as the next two do.
 func (c *wsConn) SetDeadline(t time.Time) error { return c.socket.SetDeadline(t) }
