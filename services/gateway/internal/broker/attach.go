@@ -26,7 +26,7 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 	}
 	err := b.deps.Leases.Claim(ctx, c.ID, func(epoch uint64) {
 		b.direct.arrived(c.ID)
-		c.SetEpoch(epoch)
+		b.early.granted(c, epoch)
 	})
 	switch {
 	case b.clients.get(c.ID).current != c:
@@ -34,6 +34,7 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 		return client.ErrReplaced
 	case errors.Is(err, lease.ErrSuperseded):
 		b.clients.remove(c)
+		b.early.refuse(c.ID)
 		return client.ErrReplaced
 	case err != nil:
 		b.leave(c)
@@ -44,7 +45,12 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 
 // leave drops c and the lease that it holds, or has inherited, unless a newer connection has taken it over.
 func (b *Broker) leave(c *client.Client) {
-	if epoch, was := b.clients.remove(c); was && epoch > 0 && !c.LeaseLost() {
+	epoch, was := b.clients.remove(c)
+	if !was {
+		return
+	}
+	b.early.refuse(c.ID)
+	if epoch > 0 && !c.LeaseLost() {
 		b.deps.Leases.Release(c.ID, epoch)
 	}
 }

@@ -45,7 +45,8 @@ type Config struct {
 	GroupMembers int
 	// CachedLeases bounds the cache of holders for direct addressing.
 	CachedLeases int
-	// UnresolvedBytes bounds the messages that wait for their receiver's holder to be found.
+	// UnresolvedBytes bounds the messages that wait for their receiver's holder to be found, and apart from them
+	// those that wait for their receiver to be attached here.
 	UnresolvedBytes int
 	// ReceiptTimeout is when nobody waits for a message any more.
 	ReceiptTimeout time.Duration
@@ -73,6 +74,7 @@ type Broker struct {
 	subs    *subscriptions.Index[*client.Client]
 	groups  groups
 	direct  *direct
+	early   early
 	scratch sync.Pool
 
 	// announcing makes "first subscriber here, so announce" one step: routes reach the mesh in the order in
@@ -86,6 +88,7 @@ func New(cfg Config, deps Deps) *Broker {
 	b := &Broker{cfg: cfg, deps: deps, self: new(mesh.Link), subs: subscriptions.New[*client.Client]()}
 	b.clients.init()
 	b.direct = newDirect(b)
+	b.early = early{b: b, held: make(map[string][]heldBack)}
 	b.scratch.New = func() any { return new(scratch) }
 	return b
 }

@@ -38,7 +38,7 @@ func (i *inbound) Deliver(d mesh.Delivery, later mesh.Later) mesh.Receipt {
 	case mesh.TargetShare:
 		return i.share(d, later)
 	case mesh.TargetClient:
-		return i.client(d, later)
+		return i.b.early.deliver(d, later, &i.turn)
 	}
 	return mesh.Receipt{Outcome: mesh.Refused}
 }
@@ -91,33 +91,6 @@ func (i *inbound) share(d mesh.Delivery, later mesh.Later) mesh.Receipt {
 		return mesh.Receipt{Outcome: mesh.Queued}
 	}
 	return mesh.Receipt{Outcome: mesh.Accepted}
-}
-
-// client delivers to one client, if it is held here.
-func (i *inbound) client(d mesh.Delivery, later mesh.Later) mesh.Receipt {
-	c := i.b.clients.get(d.Target.ClientID).current
-	gone := mesh.Receipt{Outcome: mesh.NotHolder, ClientID: d.Target.ClientID}
-	if c == nil || c.Epoch() == 0 || c.Epoch() < d.Target.Epoch {
-		return gone
-	}
-	m := d.Message
-	delivery := client.Delivery{Message: m, QoS: m.QoS, Until: engine.UntilQueued}
-	if m.QoS == 0 {
-		if c.Deliver(delivery, &i.turn) == engine.Ended {
-			return gone
-		}
-		return mesh.Receipt{Outcome: mesh.Queued}
-	}
-	a := &arrival{later: later, settled: mesh.Receipt{Outcome: mesh.Queued}, ended: gone}
-	delivery.Ticket = a
-	switch c.Deliver(delivery, &i.turn) {
-	case engine.Ended:
-		return gone
-	case engine.Waiting:
-		return mesh.Receipt{Outcome: mesh.Accepted}
-	default:
-		return mesh.Receipt{Outcome: mesh.Queued}
-	}
 }
 
 // arrival is a message from a peer whose receipt waits for local queues.

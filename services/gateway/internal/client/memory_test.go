@@ -18,8 +18,8 @@ import (
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
-// idleClients has the test binary be the other side of many connections: its value is host:port and their number
-// decides nothing else.
+// idleClients has the test binary be the other side of many connections: its value is an address, a version and a
+// number.
 const idleClients = "BEELINE_TEST_IDLE_CLIENTS"
 
 // mostIdleBytes is what a client that is connected and does nothing may cost: 10 KiB, and a little for what differs
