@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 )
@@ -139,7 +140,7 @@ func connect5(ctx context.Context, t login, deliver func(received)) (peer, error
 	p := &peer5{end: make(chan error, 1)}
 	p.over, p.fail = context.WithCancelCause(context.Background())
 	p.c = paho.NewClient(paho.ClientConfig{
-		Conn:     nc,
+		Conn:     packets.NewThreadSafeConn(nc), // it pings while others write
 		ClientID: t.clientID,
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(r paho.PublishReceived) (bool, error) {
 			deliver(from5(r.Packet))

@@ -14,9 +14,11 @@ import (
 	"net"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 
 	"github.com/beeline-mqtt/beeline/internal/config"
 	"github.com/beeline-mqtt/beeline/internal/pki"
@@ -117,6 +119,23 @@ func PeerIdentity(ctx context.Context) (pki.Identity, error) {
 		}
 	}
 	return pki.Identity{}, fmt.Errorf("connection without a certificate: %w", pki.ErrNoIdentity)
+}
+
+// RequireRole returns an error of the code PermissionDenied unless the caller's certificate is of that role. Without
+// TLS there is nothing to check: whoever reaches the port is trusted.
+func RequireRole(ctx context.Context, role string) error {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return status.Error(codes.PermissionDenied, "the caller is not known")
+	}
+	if _, secure := p.AuthInfo.(credentials.TLSInfo); !secure {
+		return nil
+	}
+	id, err := PeerIdentity(ctx)
+	if err != nil || id.Role != role {
+		return status.Errorf(codes.PermissionDenied, "only a %s may call this", role)
+	}
+	return nil
 }
 
 // Listen binds a TCP address, host:port; port 0 means any. The listener's Addr says which it is.

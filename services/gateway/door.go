@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
+	"github.com/beeline-mqtt/beeline/internal/rpc"
 )
 
 // meshDoor is the MeshService of the process: it passes streams on to the mesh of the incarnation in force.
@@ -24,6 +25,9 @@ func (d *meshDoor) open(s meshv1.MeshServiceServer) (shut func()) {
 
 // Connect implements meshv1.MeshServiceServer.
 func (d *meshDoor) Connect(s meshv1.MeshService_ConnectServer) error {
+	if err := rpc.RequireRole(s.Context(), "gateway"); err != nil {
+		return err
+	}
 	m := d.current.Load()
 	if m == nil {
 		return status.Error(codes.Unavailable, "no incarnation is in force")

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
@@ -81,25 +82,43 @@ type service struct {
 
 func (s service) Connect(meshv1.MeshService_ConnectServer) error { return s.err }
 
+// stream is the stream of somebody who dials.
+type stream struct {
+	meshv1.MeshService_ConnectServer
+
+	ctx context.Context //nolint:containedctx // a stream has one
+}
+
+func (s stream) Context() context.Context { return s.ctx }
+
+func TestTheDoorIsForPeersOnly(t *testing.T) {
+	var d meshDoor
+	d.open(service{})
+	if err := d.Connect(stream{ctx: t.Context()}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("%v, want PermissionDenied", err)
+	}
+}
+
 func TestTheDoorLeadsToTheMeshInForce(t *testing.T) {
 	var d meshDoor
+	in := stream{ctx: peer.NewContext(t.Context(), new(peer.Peer))}
 	closed := func(when string) {
 		t.Helper()
-		if err := d.Connect(nil); status.Code(err) != codes.Unavailable {
+		if err := d.Connect(in); status.Code(err) != codes.Unavailable {
 			t.Errorf("%s: %v, want Unavailable: the peer is to try again", when, err)
 		}
 	}
 	closed("before the first incarnation")
 	first, second := service{err: context.Canceled}, service{err: context.DeadlineExceeded}
 	shutFirst := d.open(first)
-	if err := d.Connect(nil); !errors.Is(err, first.err) {
+	if err := d.Connect(in); !errors.Is(err, first.err) {
 		t.Errorf("%v", err)
 	}
 	shutFirst()
 	closed("between two incarnations")
 	shutSecond := d.open(second)
 	shutFirst() // late
-	if err := d.Connect(nil); !errors.Is(err, second.err) {
+	if err := d.Connect(in); !errors.Is(err, second.err) {
 		t.Errorf("%v: a former incarnation has shut the door of a later one", err)
 	}
 	shutSecond()

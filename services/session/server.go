@@ -37,6 +37,9 @@ func (s *Session) Witness(context.Context, *sessionv1.WitnessRequest) (*sessionv
 
 // Attach implements the service.
 func (s *Session) Attach(g grpc.BidiStreamingServer[sessionv1.AttachRequest, sessionv1.AttachResponse]) error {
+	if err := rpc.RequireRole(g.Context(), "gateway"); err != nil {
+		return err
+	}
 	t, err := s.enter()
 	if err != nil {
 		return err

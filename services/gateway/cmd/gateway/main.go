@@ -19,7 +19,8 @@ import (
 
 // settings is the whole configuration of the process.
 type settings struct {
-	node.Config `koanf:",squash"`
+	// Named, not embedded: it has a Validate of its own, which would become that of settings, too.
+	Node node.Config `koanf:",squash"`
 
 	Gateway gateway.Config `koanf:"gateway"`
 	// Anonymous lets every client in. Without it there is nobody yet who could say who a client is.
@@ -37,14 +38,14 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	defaults := settings{Config: node.DefaultConfig(), Gateway: gateway.DefaultConfig()}
+	defaults := settings{Node: node.DefaultConfig(), Gateway: gateway.DefaultConfig()}
 	cfg, err := config.Load(defaults, config.Source{
 		Program: "gateway", Args: os.Args[1:], Environ: os.Environ(), Output: os.Stdout,
 	})
 	if err != nil {
 		return err
 	}
-	n, err := node.New(ctx, cfg.Config, "gateway", os.Stderr, node.Options{Server: mesh.ServerOptions(), Dial: mesh.DialOptions()})
+	n, err := node.New(ctx, cfg.Node, "gateway", os.Stderr, node.Options{Server: mesh.ServerOptions(), Dial: mesh.DialOptions()})
 	if err != nil {
 		return err
 	}

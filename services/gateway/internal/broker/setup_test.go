@@ -71,6 +71,7 @@ type gateway struct {
 
 	mu       sync.Mutex
 	onClaim  func(ctx context.Context, id string) error // comes first, where set
+	onRecord func(id string) error                      // comes when others can see the lease, where set
 	onLookUp func(ids []string) error                   // comes first, where set
 	valves   map[string]*valve                          // in what it sends to its peers, by address
 	arrived  map[string]*client.Client                  // the newest that has begun to attach
@@ -232,6 +233,13 @@ func (g *gateway) claims(f func(ctx context.Context, id string) error) {
 	g.onClaim = f
 }
 
+// records has f called, from now on, between the record of a lease and the answer to its claim.
+func (g *gateway) records(f func(id string) error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.onRecord = f
+}
+
 func (g *gateway) lookUps(f func(ids []string) error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -248,7 +256,7 @@ func (g *gateway) client(id string) *client.Client {
 // Claim implements Leases as the session service would: the record first, then the eviction, then the answer.
 func (g *gateway) Claim(ctx context.Context, id string, granted func(uint64)) error {
 	g.mu.Lock()
-	first := g.onClaim
+	first, recorded := g.onClaim, g.onRecord
 	g.mu.Unlock()
 	if first != nil {
 		if err := first(ctx, id); err != nil {
@@ -265,6 +273,12 @@ func (g *gateway) Claim(ctx context.Context, id string, granted func(uint64)) er
 		gone := make(chan struct{})
 		other.Evict(id, epoch, sync.OnceFunc(func() { close(gone) }))
 		<-gone
+	}
+	if recorded != nil {
+		if err := recorded(id); err != nil {
+			g.Release(id, epoch)
+			return err
+		}
 	}
 	granted(epoch)
 	return nil

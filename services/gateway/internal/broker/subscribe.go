@@ -11,14 +11,20 @@ import (
 )
 
 // Subscribe adds a subscription and calls done once: with nil when every other process that could publish
-// routes to this gateway, else after the subscription has been withdrawn. See client.Broker.
-func (b *Broker) Subscribe(c *client.Client, filter string, o subscriptions.Options, done func(error)) {
+// routes to this gateway. See client.Broker.
+func (b *Broker) Subscribe(c *client.Client, filter string, o subscriptions.Options, done func(error) (withdraw bool)) {
 	inForce := func(err error) {
-		// When the mesh has closed the gateway is going away, and nobody is told of routes any more.
-		if err != nil && !errors.Is(err, mesh.ErrClosed) {
-			b.Unsubscribe(c, filter)
+		if err == nil || errors.Is(err, mesh.ErrClosed) {
+			// When the mesh has closed the gateway is going away, and nobody is told of routes any more.
+			done(err)
+			return
 		}
-		done(err)
+		// Under the lock, so that the client cannot subscribe again between its decision and what follows from it.
+		b.announcing.Lock()
+		defer b.announcing.Unlock()
+		if done(err) {
+			b.unsubscribe(c, filter)
+		}
 	}
 	b.announcing.Lock()
 	defer b.announcing.Unlock()
@@ -42,6 +48,11 @@ func (b *Broker) Subscribe(c *client.Client, filter string, o subscriptions.Opti
 func (b *Broker) Unsubscribe(c *client.Client, filter string) {
 	b.announcing.Lock()
 	defer b.announcing.Unlock()
+	b.unsubscribe(c, filter)
+}
+
+// unsubscribe is Unsubscribe with b.announcing held.
+func (b *Broker) unsubscribe(c *client.Client, filter string) {
 	s, shared, _ := topic.ParseShared(filter)
 	if !shared {
 		if last, _ := b.subs.Unsubscribe(filter, c); last {

@@ -53,7 +53,7 @@ func alone() (*Broker, *recorded) {
 func TestARouteIsWithdrawnWithItsLastSubscriber(t *testing.T) {
 	b, m := alone()
 	x, y := &client.Client{ID: "x"}, &client.Client{ID: "y"}
-	none := func(error) {}
+	none := func(error) bool { return true }
 	b.Subscribe(x, "a/+", subscriptions.Options{}, none)
 	m.want(t, routes.Route{Filter: "a/+", Members: 1})
 	b.Subscribe(y, "a/+", subscriptions.Options{}, none)
@@ -69,7 +69,7 @@ func TestARouteIsWithdrawnWithItsLastSubscriber(t *testing.T) {
 func TestTheMembersOfASharedSubscriptionAreAnnounced(t *testing.T) {
 	b, m := alone()
 	x, y := &client.Client{ID: "x"}, &client.Client{ID: "y"}
-	none := func(error) {}
+	none := func(error) bool { return true }
 	members := func(n uint32) routes.Route { return routes.Route{Group: "g", Filter: "a/+", Members: n} }
 	b.Subscribe(x, "$share/g/a/+", subscriptions.Options{}, none)
 	m.want(t, members(1))
@@ -81,7 +81,7 @@ func TestTheMembersOfASharedSubscriptionAreAnnounced(t *testing.T) {
 		t.Errorf("%d shared subscriptions match here", len(shares))
 	}
 	var refused error
-	b.Subscribe(&client.Client{ID: "z"}, "$share/g/a/+", subscriptions.Options{}, func(err error) { refused = err })
+	b.Subscribe(&client.Client{ID: "z"}, "$share/g/a/+", subscriptions.Options{}, func(err error) bool { refused = err; return true })
 	if !errors.Is(refused, client.ErrTooManyMembers) {
 		t.Errorf("a third member: %v, want %v", refused, client.ErrTooManyMembers)
 	}
@@ -113,7 +113,7 @@ func TestASubscriptionThatDoesNotReachTheOthersIsTakenBack(t *testing.T) {
 			b, m := alone()
 			c := &client.Client{ID: "c"}
 			var got []error
-			b.Subscribe(c, tt.filter, subscriptions.Options{}, func(err error) { got = append(got, err) })
+			b.Subscribe(c, tt.filter, subscriptions.Options{}, func(err error) bool { got = append(got, err); return true })
 			m.taken()
 			m.done[0](tt.err)
 			if len(got) != 1 || got[0] != tt.err {

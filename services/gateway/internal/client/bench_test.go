@@ -48,7 +48,7 @@ func (s *sink) Publish(from *client.Client, id uint16, m *message.Message, t *tu
 	p.Pending()
 }
 
-func (s *sink) Subscribe(_ *client.Client, _ string, _ subscriptions.Options, done func(error)) {
+func (s *sink) Subscribe(_ *client.Client, _ string, _ subscriptions.Options, done func(error) bool) {
 	done(nil)
 }
 

@@ -21,7 +21,7 @@ type broker struct {
 	onAttach    func(ctx context.Context, c *client.Client) error
 	onDetach    func(c *client.Client)
 	onPublish   func(from *client.Client, m *message.Message)
-	onSubscribe func(filter string, done func(error)) (taken bool)
+	onSubscribe func(filter string, done func(error) bool) (taken bool)
 
 	published chan *message.Message // everything
 	held      chan *publication     // what waits for the test
@@ -79,7 +79,7 @@ func (b *broker) Detach(c *client.Client) {
 	}
 }
 
-func (b *broker) Subscribe(c *client.Client, filter string, o subscriptions.Options, done func(error)) {
+func (b *broker) Subscribe(c *client.Client, filter string, o subscriptions.Options, done func(error) bool) {
 	if b.onSubscribe != nil && b.onSubscribe(filter, done) {
 		return
 	}

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -38,8 +39,9 @@ type Broker interface {
 	// Publish sends m to everybody it is for. With QoS 1 or 2 it keeps a Publication for the packet id and
 	// settles it, possibly before it returns, when every holder has given its receipt. from is nil for a will.
 	Publish(from *Client, id uint16, m *message.Message, t *turn.Turn)
-	// Subscribe calls done once: with nil when the whole cluster routes to c.
-	Subscribe(c *Client, filter string, o subscriptions.Options, done func(error))
+	// Subscribe calls done once: with nil when the whole cluster routes to c, else with the reason; it may do so
+	// before it returns. When done answers true to a reason, the subscription is withdrawn, in one step with done.
+	Subscribe(c *Client, filter string, o subscriptions.Options, done func(error) (withdraw bool))
 	// Unsubscribe drops a subscription.
 	Unsubscribe(c *Client, filter string)
 }
@@ -101,6 +103,7 @@ type Client struct {
 	epoch    atomic.Uint64
 	lost     atomic.Bool
 	lastRead atomic.Int64  // unix nanoseconds
+	greedy   bool          // the last read took all it could; of the reading goroutine
 	paused   atomic.Bool   // the socket is not read for now
 	stopped  chan struct{} // closed when the connection is to end
 
@@ -111,7 +114,9 @@ type Client struct {
 	flagged   bool               // in somebody's turn
 	out       *conn.Output
 	session   *engine.Session[Ticket] // nil before CONNECT
-	filters   map[string]subscriptions.Options
+	filters   map[string]uint64       // the number of the SUBSCRIBE that each filter came with last
+	asked     uint64                  // filters in SUBSCRIBEs so far
+	awaited   int                     // SUBSCRIBEs without SUBACK
 	unsettled unsettledList
 	room      chan struct{} // wakes the reading goroutine from a pause; nil before the first
 	aliases   aliasTable
@@ -171,7 +176,12 @@ func (c *Client) Stopped() <-chan struct{} { return c.stopped }
 func (c *Client) Read(p []byte) (int, error) {
 	c.turn.End()
 	c.out.Hold(c.held)
+	if c.greedy {
+		// There is more where the last read came from, and there always may be: let the others have their turn.
+		runtime.Gosched()
+	}
 	n, err := c.nc.Read(p)
+	c.greedy = n == len(p)
 	now := time.Now()
 	c.turn.Now = now
 	c.lastRead.Store(now.UnixNano())

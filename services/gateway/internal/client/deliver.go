@@ -58,6 +58,11 @@ func (c *Client) acknowledge(id uint16, qos byte, code packet.Code, t *turn.Turn
 	c.session.Forwarded(id, qos, code)
 	c.fillAcks()
 	c.flag(t)
+	c.wakeReader()
+}
+
+// wakeReader ends a pause of the reading goroutine when the client is within its bounds again. With c.mu held.
+func (c *Client) wakeReader() {
 	if c.paused.Load() && !c.overBounds() {
 		select {
 		case c.room <- struct{}{}:

@@ -20,6 +20,8 @@ type Limits struct {
 	TopicBytes      int `koanf:"topic_bytes" help:"bytes of a topic name or filter"`
 	TopicLevels     int `koanf:"topic_levels" help:"levels of a topic name or filter"`
 	TopicLevelBytes int `koanf:"topic_level_bytes" help:"bytes of one level of a topic"`
+	// FilterWildcards bounds the + in one filter: filters with many of them make matching slow for everybody.
+	FilterWildcards int `koanf:"filter_wildcards" help:"single-level wildcards (+) in one filter"`
 	// ClientIDBytes bounds the client identifier.
 	ClientIDBytes int `koanf:"client_id_bytes" help:"bytes of a client id"`
 	// WillBytes bounds the payload of a will.
@@ -66,6 +68,7 @@ func DefaultLimits() Limits {
 		TopicBytes:       t.Bytes,
 		TopicLevels:      t.Levels,
 		TopicLevelBytes:  t.LevelBytes,
+		FilterWildcards:  5,
 		ClientIDBytes:    256,
 		WillBytes:        64 * config.KiB,
 		Subscriptions:    128,
@@ -106,6 +109,7 @@ func (l Limits) Validate() error {
 		within("topic_bytes", int64(l.TopicBytes), 1, 65535),
 		within("topic_levels", int64(l.TopicLevels), 1, 65535),
 		within("topic_level_bytes", int64(l.TopicLevelBytes), 1, 65535),
+		within("filter_wildcards", int64(l.FilterWildcards), 0, 65535),
 		within("client_id_bytes", int64(l.ClientIDBytes), 23, 65535), // MQTT-3.1.3-5
 		within("will_bytes", int64(l.WillBytes), 0, 65536),
 		positive("subscriptions", l.Subscriptions > 0),

@@ -34,7 +34,7 @@ func TestAPanicEndsTheConnectionThatCausedItAndNoOther(t *testing.T) {
 			}
 		}, func(c *rawmqtt.Client) { c.Close() }, false},
 		{"in Subscribe", func(r *rig) {
-			r.broker.onSubscribe = func(filter string, _ func(error)) bool {
+			r.broker.onSubscribe = func(filter string, _ func(error) bool) bool {
 				if filter == "panic" {
 					panic("by order of the test")
 				}

@@ -147,11 +147,14 @@ func (c *Client) onAck(a packet.Ack) error {
 	return err
 }
 
+// unansweredSubscribes is how many SUBSCRIBEs of a client may wait for the cluster at once.
+const unansweredSubscribes = 16
+
 // overBounds reports whether the client's socket is not to be read for now: 3.1.1 has no Receive Maximum to
-// exceed, and bytes are bounded for all. Only what the cluster has to settle counts, never what waits for the
+// exceed, and bytes are bounded for all, as are SUBSCRIBEs. Of what is published only what the cluster has to settle counts, never what waits for the
 // client's own PUBREL, which would not be read either. With c.mu held.
 func (c *Client) overBounds() bool {
-	return c.unsettled.bytes > int(c.limits.UnsettledBytes) ||
+	return c.unsettled.bytes > int(c.limits.UnsettledBytes) || c.awaited > unansweredSubscribes ||
 		(c.Version < packet.V5 && len(c.unsettled.list) >= c.limits.ReceiveMaximum)
 }
 

@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"strings"
 	"sync/atomic"
 
 	"github.com/beeline-mqtt/beeline/internal/packet"
@@ -26,8 +27,11 @@ func (c *Client) onSubscribe(s packet.Subscribe) error {
 	}
 	r := &subscribing{c: c, id: s.PacketID, codes: make([]packet.Code, len(s.Filters))}
 	r.waiting.Store(int32(len(s.Filters)) + 1)
+	c.mu.Lock()
+	c.awaited++
+	c.mu.Unlock()
 	for i, f := range s.Filters {
-		code, err := c.admit(f.Filter, f.Options)
+		code, number, err := c.admit(f.Filter, f.Options)
 		if err != nil {
 			return err
 		}
@@ -35,27 +39,30 @@ func (c *Client) onSubscribe(s packet.Subscribe) error {
 			r.done(i, code)
 			continue
 		}
-		c.deps.Broker.Subscribe(c, f.Filter, f.Options, func(err error) {
+		c.deps.Broker.Subscribe(c, f.Filter, f.Options, func(err error) (withdraw bool) {
 			if err != nil {
-				c.forget(f.Filter)
+				withdraw = c.forget(f.Filter, number)
 				code = packet.UnspecifiedError
 				if errors.Is(err, ErrTooManyMembers) {
 					code = packet.QuotaExceeded
 				}
 			}
 			r.done(i, code)
+			return withdraw
 		})
 	}
 	r.finish()
+	c.waitForRoom()
 	return nil
 }
 
-// admit decides on one filter: the granted QoS as its code, or why not. An error is a protocol error.
-func (c *Client) admit(filter string, o subscriptions.Options) (packet.Code, error) {
+// admit decides on one filter: the granted QoS as its code, or why not; number tells this request for it from later
+// ones. An error is a protocol error.
+func (c *Client) admit(filter string, o subscriptions.Options) (code packet.Code, number uint64, err error) {
 	shared, isShared, err := topic.ParseShared(filter)
 	if isShared && o.NoLocal {
 		// MQTT-3.8.3-4.
-		return 0, &packet.Error{Code: packet.ProtocolError, Detail: "No Local on a shared subscription"}
+		return 0, 0, &packet.Error{Code: packet.ProtocolError, Detail: "No Local on a shared subscription"}
 	}
 	plain := filter
 	if isShared {
@@ -67,27 +74,36 @@ func (c *Client) admit(filter string, o subscriptions.Options) (packet.Code, err
 		err = topic.ValidateFilter(plain, c.limits.Topic())
 	}
 	if err != nil {
-		return packet.TopicFilterInvalid, nil
+		return packet.TopicFilterInvalid, 0, nil
+	}
+	if strings.Count(plain, "+") > c.limits.FilterWildcards {
+		return packet.QuotaExceeded, 0, nil
 	}
 	if !c.deps.Authorize(c.Identity, auth.Request{Action: auth.Subscribe, Topic: plain, QoS: o.QoS}) {
-		return packet.NotAuthorized, nil
+		return packet.NotAuthorized, 0, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, has := c.filters[filter]; !has && len(c.filters) >= c.limits.Subscriptions {
-		return packet.QuotaExceeded, nil
+		return packet.QuotaExceeded, 0, nil
 	}
 	if c.filters == nil {
-		c.filters = make(map[string]subscriptions.Options, 1)
+		c.filters = make(map[string]uint64, 1)
 	}
-	c.filters[filter] = o
-	return packet.Code(o.QoS), nil
+	c.asked++
+	c.filters[filter] = c.asked
+	return packet.Code(o.QoS), c.asked, nil
 }
 
-func (c *Client) forget(filter string) {
+// forget drops a filter, unless it has been asked for again since, and reports whether it has dropped it.
+func (c *Client) forget(filter string, number uint64) bool {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.filters[filter] != number {
+		return false
+	}
 	delete(c.filters, filter)
-	c.mu.Unlock()
+	return true
 }
 
 func (r *subscribing) done(i int, code packet.Code) {
@@ -99,6 +115,10 @@ func (r *subscribing) finish() {
 	if r.waiting.Add(-1) > 0 {
 		return
 	}
+	r.c.mu.Lock()
+	r.c.awaited--
+	r.c.wakeReader()
+	r.c.mu.Unlock()
 	// On whatever goroutine brought the last acknowledgement.
 	var t turn.Turn
 	r.c.send(&t, func(dst []byte) []byte {

@@ -3,6 +3,7 @@ package client_test
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -42,7 +43,7 @@ func TestSubackHasACodeForEachFilter(t *testing.T) {
 	}
 	versions(t, func(t *testing.T, version byte) {
 		r := newRig(t, deny(auth.Subscribe, "secret"), func(r *rig) {
-			r.broker.onSubscribe = func(filter string, done func(error)) bool {
+			r.broker.onSubscribe = func(filter string, done func(error) bool) bool {
 				if filter == "unroutable" {
 					done(errTest)
 					return true
@@ -109,9 +110,9 @@ func TestNoLocalOnASharedSubscriptionIsAProtocolError(t *testing.T) {
 
 func TestSubackComesWhenTheWholeClusterRoutesAllItsFilters(t *testing.T) {
 	versions(t, func(t *testing.T, version byte) {
-		dones := make(chan func(error), 10)
+		dones := make(chan func(error) bool, 10)
 		r := newRig(t, func(r *rig) {
-			r.broker.onSubscribe = func(filter string, done func(error)) bool {
+			r.broker.onSubscribe = func(filter string, done func(error) bool) bool {
 				if strings.HasPrefix(filter, "slow") {
 					dones <- done
 					return true
@@ -138,12 +139,86 @@ func TestSubackComesWhenTheWholeClusterRoutesAllItsFilters(t *testing.T) {
 	})
 }
 
+func TestASubscriptionThatIsAskedForAgainIsNotWithdrawnWithTheFirstRequest(t *testing.T) {
+	dones := make(chan func(error) bool, 2)
+	r := newRig(t, func(r *rig) {
+		r.broker.onSubscribe = func(_ string, done func(error) bool) bool {
+			dones <- done
+			return true
+		}
+	})
+	c := r.connect(v5, "a")
+	subscribe := func(id uint16) func(error) bool {
+		c.Send(packets.Packet{
+			FixedHeader: packets.FixedHeader{Type: packets.Subscribe}, PacketID: id, Filters: packets.Subscriptions{{Filter: "t", Qos: 1}},
+		})
+		return receive(t, dones, "a subscription")
+	}
+	first, second := subscribe(1), subscribe(2)
+	if first(errTest) {
+		t.Error("the subscription is withdrawn although it has been asked for again")
+	}
+	if ack := c.ExpectAck(packets.Suback, 1); ack.ReasonCodes[0] != 0x80 {
+		t.Errorf("first SUBACK %#x", ack.ReasonCodes)
+	}
+	if second(nil) {
+		t.Error("the subscription is withdrawn although it is in force")
+	}
+	if ack := c.ExpectAck(packets.Suback, 2); ack.ReasonCodes[0] != 1 {
+		t.Errorf("second SUBACK %#x", ack.ReasonCodes)
+	}
+	if !subscribe(3)(errTest) {
+		t.Error("the newest request fails, and the subscription stays")
+	}
+}
+
+func TestAClientWithManyUnansweredSubscribesIsNotReadUntilOneIsAnswered(t *testing.T) {
+	dones := make(chan func(error) bool, 100)
+	r := newRig(t, func(r *rig) {
+		r.broker.onSubscribe = func(_ string, done func(error) bool) bool {
+			dones <- done
+			return true
+		}
+	})
+	c := r.connect(v5, "a")
+	const sent, taken = 30, 17
+	for i := range sent {
+		c.Send(packets.Packet{
+			FixedHeader: packets.FixedHeader{Type: packets.Subscribe}, PacketID: uint16(i + 1),
+			Filters: packets.Subscriptions{{Filter: "t/" + strconv.Itoa(i)}},
+		})
+	}
+	var waiting []func(error) bool
+	for range taken {
+		waiting = append(waiting, receive(t, dones, "a subscription"))
+	}
+	for i := taken; i < sent; i++ {
+		select {
+		case <-dones:
+			t.Fatalf("SUBSCRIBE %d is taken with %d unanswered", i+1, len(waiting))
+		default:
+		}
+		waiting[0](nil)
+		c.ExpectAck(packets.Suback, uint16(i-taken+1))
+		waiting = append(waiting[1:], receive(t, dones, "a subscription"))
+	}
+}
+
+func TestFiltersWithManyWildcardsAreRefused(t *testing.T) {
+	r := newRig(t, func(r *rig) { r.limits.FilterWildcards = 2 })
+	c := r.connect(v5, "a")
+	ack := c.Subscribe(packets.Subscription{Filter: "+/+/#"}, packets.Subscription{Filter: "+/a/+/+"}, packets.Subscription{Filter: "$share/g/+/+/+"})
+	if diff := cmp.Diff([]byte{0, 0x97, 0x97}, ack.ReasonCodes); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestASubscriptionThatIsInForceAfterItsClientHasGoneIsNobodysBusiness(t *testing.T) {
 	for name, err := range map[string]error{"in force": nil, "refused": errTest} {
 		t.Run(name, func(t *testing.T) {
-			dones := make(chan func(error), 1)
+			dones := make(chan func(error) bool, 1)
 			r := newRig(t, func(r *rig) {
-				r.broker.onSubscribe = func(_ string, done func(error)) bool {
+				r.broker.onSubscribe = func(_ string, done func(error) bool) bool {
 					dones <- done
 					return true
 				}
@@ -167,7 +242,7 @@ func TestAClientHasSoManySubscriptionsAndNoMore(t *testing.T) {
 			refused = 0x80
 		}
 		r := newRig(t, limit(func(l *client.Limits) { l.Subscriptions = 2 }), func(r *rig) {
-			r.broker.onSubscribe = func(filter string, done func(error)) bool {
+			r.broker.onSubscribe = func(filter string, done func(error) bool) bool {
 				if filter == "unroutable" {
 					done(errTest)
 				}

@@ -52,7 +52,7 @@ func (s *single) Publish(from *client.Client, _ uint16, m *message.Message, t *t
 	}
 }
 
-func (s *single) Subscribe(_ *client.Client, _ string, _ subscriptions.Options, done func(error)) {
+func (s *single) Subscribe(_ *client.Client, _ string, _ subscriptions.Options, done func(error) bool) {
 	done(nil)
 }
 

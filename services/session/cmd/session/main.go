@@ -17,7 +17,8 @@ import (
 
 // settings is the whole configuration of the process.
 type settings struct {
-	node.Config `koanf:",squash"`
+	// Named, not embedded: it has a Validate of its own, which would become that of settings, too.
+	Node node.Config `koanf:",squash"`
 
 	Session session.Config `koanf:"session"`
 }
@@ -33,14 +34,14 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	defaults := settings{Config: node.DefaultConfig(), Session: session.DefaultConfig()}
+	defaults := settings{Node: node.DefaultConfig(), Session: session.DefaultConfig()}
 	cfg, err := config.Load(defaults, config.Source{
 		Program: "session", Args: os.Args[1:], Environ: os.Environ(), Output: os.Stdout,
 	})
 	if err != nil {
 		return err
 	}
-	n, err := node.New(ctx, cfg.Config, "session", os.Stderr, node.Options{})
+	n, err := node.New(ctx, cfg.Node, "session", os.Stderr, node.Options{})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,109 @@
+package broker
+
+import (
+	"testing"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/test/rawmqtt"
+)
+
+// arriving has x arrive at b, up to where others can see its lease and b has not heard of it.
+func arriving(t *testing.T, b *gateway) (x *rawmqtt.Client, recorded chan struct{}, answer chan error) {
+	t.Helper()
+	recorded, answer = make(chan struct{}), make(chan error)
+	b.records(func(string) error {
+		recorded <- struct{}{}
+		return <-answer
+	})
+	x = rawmqtt.Dial(t, b.mqtt, v5)
+	x.Send(rawmqtt.ConnectPacket(v5, "x"))
+	receive(t, recorded, "a claim")
+	return x, recorded, answer
+}
+
+// holds waits until b holds that many messages for x.
+func holds(t *testing.T, b *gateway, messages int) {
+	t.Helper()
+	eventually(t, "b holds them", func() bool {
+		b.early.mu.Lock()
+		defer b.early.mu.Unlock()
+		return len(b.early.held["x"]) == messages
+	})
+}
+
+func TestMessagesThatComeBeforeTheLeaseIsKnownAreNotOvertaken(t *testing.T) {
+	g := start(t, 2, options{})
+	pub := g[0].connect(v5, "pub")
+	x, _, answer := arriving(t, g[1])
+	batch(pub, 1, 10)
+	holds(t, g[1], 10)
+	answer <- nil
+	batch(pub, 11, 20)
+	x.Expect(packets.Connack)
+	wantBatch(x, 1, 20)
+	wantAcks(t, pub, 20, packet.Success)
+	if n := g[0].metric("beeline_mesh_receipts_total", "outcome=not_holder"); n != 0 {
+		t.Errorf("%v messages have been refused", n)
+	}
+	holds(t, g[1], 0)
+}
+
+func TestMessagesWaitForTheNewestOfSeveralConnectionsThatArrive(t *testing.T) {
+	g := start(t, 2, options{})
+	pub := g[0].connect(v5, "pub")
+	first, recorded, answer := arriving(t, g[1])
+	batch(pub, 1, 5)
+	holds(t, g[1], 5)
+	second := rawmqtt.Dial(t, g[1].mqtt, v5)
+	second.Send(rawmqtt.ConnectPacket(v5, "x"))
+	eventually(t, "the second is there", func() bool {
+		e := g[1].clients.get("x")
+		return e.former != nil && e.current != e.former
+	})
+	answer <- nil // to the first, which has been replaced
+	receive(t, recorded, "the second claim")
+	first.ExpectClosed()
+	batch(pub, 6, 10)
+	holds(t, g[1], 10)
+	answer <- nil
+	second.Expect(packets.Connack)
+	wantBatch(second, 1, 10)
+	wantAcks(t, pub, 10, packet.Success)
+}
+
+func TestMessagesForAClientThatDoesNotArriveAreRefused(t *testing.T) {
+	g := start(t, 2, options{})
+	pub := g[0].connect(v5, "pub")
+	x, _, answer := arriving(t, g[1])
+	batch(pub, 1, 3)
+	holds(t, g[1], 3)
+	answer <- errTest
+	if ack := x.Expect(packets.Connack); ack.ReasonCode != byte(packet.ServerUnavailable) {
+		t.Errorf("CONNACK %#x", ack.ReasonCode)
+	}
+	wantAcks(t, pub, 3, packet.NoMatchingSubscribers)
+	holds(t, g[1], 0)
+	if n := g[1].early.bytes; n != 0 {
+		t.Errorf("%d bytes are still counted", n)
+	}
+}
+
+func TestWhatIsHeldForClientsThatArriveIsBounded(t *testing.T) {
+	g := start(t, 2, options{config: func(c *Config) { c.UnresolvedBytes = 100 << 10 }})
+	pub := g[0].connect(v5, "pub")
+	x, _, answer := arriving(t, g[1])
+	big := string(make([]byte, 60<<10))
+	send(pub, "p2p/x/n", big, 1)
+	holds(t, g[1], 1)
+	send(pub, "p2p/x/n", big, 1)
+	eventually(t, "the second is refused", func() bool {
+		return g[0].metric("beeline_mesh_receipts_total", "outcome=overloaded") > 0
+	})
+	answer <- nil
+	x.Expect(packets.Connack)
+	x.ReceivePayload(big)
+	wantAcks(t, pub, 1, packet.Success)
+	wantAcks(t, pub, 1, packet.QuotaExceeded)
+}

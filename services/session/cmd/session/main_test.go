@@ -1,0 +1,42 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
+	"github.com/beeline-mqtt/beeline/internal/node/nodetest"
+)
+
+func TestMain(m *testing.M) { nodetest.Main(m, main) }
+
+func TestConfiguration(t *testing.T) { nodetest.Configuration(t, "session") }
+
+func TestWrongConfigurationOfTheSessionServiceNamesTheKey(t *testing.T) {
+	for _, tt := range []struct{ name, argument, want string }{
+		{"cluster", "--session.cluster=a/b", "session.cluster: "},
+		{"time to live", "--session.ttl=1500ms", "session.ttl: "},
+		{"limit of flaps", "--session.flap_limit=0", "session.flap_limit: "},
+		{"sweep rate", "--session.sweep_rate=1", "session.sweep_rate: "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			nodetest.Fails(t, nodetest.Call{Args: []string{"--rpc.tls.insecure", tt.argument}}, tt.want)
+		})
+	}
+}
+
+func TestASessionProcess(t *testing.T) {
+	etcd := clustertest.StartEtcd(t)
+	call := nodetest.Call{
+		Env:  []string{"BEELINE_ETCD__ENDPOINTS=" + etcd.Address()},
+		Args: []string{"--rpc.tls.insecure", "--listen", "127.0.0.1:0", "--admin.address", "127.0.0.1:0"},
+	}
+	active := nodetest.Start(t, call)
+	active.AwaitReady()
+	standby := nodetest.Start(t, call)
+	standby.AwaitReady()
+	for _, p := range []*nodetest.Process{active, standby} {
+		if code := p.Terminate(); code != 0 {
+			t.Errorf("exit code %d; log:\n%s", code, p.Log())
+		}
+	}
+}
