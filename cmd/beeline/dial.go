@@ -92,7 +92,7 @@ func (t *target) dialer() (func(ctx context.Context) (net.Conn, error), error) {
 }
 
 func dialWebSocket(ctx context.Context, u *url.URL, tc *tls.Config) (net.Conn, error) {
-	ws, _, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{
+	ws, _, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{ //nolint:bodyclose // Dial says that nobody has to
 		Subprotocols: []string{"mqtt"},
 		HTTPClient:   &http.Client{Transport: &http.Transport{TLSClientConfig: tc}},
 	})

@@ -10,11 +10,11 @@ import (
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/listener"
 )
 
-// Listener configures one place where clients connect; Limits bound each client.
-type (
-	Listener = listener.Config
-	Limits   = client.Limits
-)
+// Listener configures one place where clients connect.
+type Listener = listener.Config
+
+// Limits bound each client.
+type Limits = client.Limits
 
 // Config is everything that one gateway has to know, beside what it is given in Deps.
 type Config struct {

@@ -21,7 +21,8 @@ func newMetrics(r prometheus.Registerer) metrics {
 		clients: client.NewMetrics(r),
 		broker:  broker.NewMetrics(r),
 		incarnations: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "beeline_gateway_incarnations_total", Help: "Incarnations that this process has begun."}),
+			Name: "beeline_gateway_incarnations_total", Help: "Incarnations that this process has begun.",
+		}),
 	}
 	r.MustRegister(m.incarnations)
 	return m

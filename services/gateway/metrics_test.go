@@ -86,7 +86,7 @@ func (s service) Connect(meshv1.MeshService_ConnectServer) error { return s.err 
 type stream struct {
 	meshv1.MeshService_ConnectServer
 
-	ctx context.Context //nolint:containedctx // a stream has one
+	ctx context.Context
 }
 
 func (s stream) Context() context.Context { return s.ctx }

@@ -78,13 +78,13 @@ func TestFirstPacket(t *testing.T) {
 		c.ReceivePayload("x")
 	})
 	everywhere(t, "MQTT-3.2.0-1 CONNACK is the first packet even when messages wait for the client", both, func(s *stage) {
-		c, p := s.subscriber(), s.pipeline(s.publisher())
+		s.subscriber()
+		p := s.pipeline(s.publisher())
 		for i := range 30 {
 			for range 3 {
 				p.publish("p2p/"+s.id("subscriber")+"/a", "x", 1)
 			}
-			c = s.dial(1 + i%2)
-			c.Hello(s.id("subscriber"))
+			s.dial(1 + i%2).Hello(s.id("subscriber"))
 		}
 		p.finish()
 	})

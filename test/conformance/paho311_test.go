@@ -3,7 +3,7 @@ package conformance
 import (
 	"fmt"
 	"io"
-	"log"
+	"log" //nolint:depguard // the client library takes loggers of this kind
 	"testing"
 	"time"
 

@@ -146,12 +146,13 @@ func (c *Cluster) Close() error {
 		wg.Go(func() { errs[i] = g.Stop() })
 	}
 	wg.Wait()
+	err := errors.Join(errs...)
 	for _, s := range sessions {
-		errs = append(errs, s.Stop())
+		err = errors.Join(err, s.Stop())
 	}
 	c.etcd.Close()
 	c.watching.Wait()
-	return errors.Join(errs...)
+	return err
 }
 
 // Failed gets the error of a service that ended by itself.

@@ -32,7 +32,7 @@ func Main(m *testing.M, program func()) {
 		program()
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(m.Run()) //nolint:forbidigo // it is a TestMain
 }
 
 // Call is how a program is called.
@@ -47,7 +47,8 @@ func (c Call) command(ctx context.Context) (*exec.Cmd, error) {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, self, c.Args...)
-	cmd.Env = append([]string{asMain + "=1"}, c.Env...)
+	// The race detector would have every process sleep a second before it ends.
+	cmd.Env = append([]string{asMain + "=1", "GORACE=atexit_sleep_ms=0"}, c.Env...)
 	return cmd, nil
 }
 
@@ -181,7 +182,10 @@ func (p *Process) readyz() (status int, text string) {
 func (p *Process) AwaitReady() { p.t.Helper(); p.await(http.StatusOK, "") }
 
 // AwaitNotReady waits until /readyz says that it is not, and has a text in its answer.
-func (p *Process) AwaitNotReady(why string) { p.t.Helper(); p.await(http.StatusServiceUnavailable, why) }
+func (p *Process) AwaitNotReady(why string) {
+	p.t.Helper()
+	p.await(http.StatusServiceUnavailable, why)
+}
 
 func (p *Process) await(want int, text string) {
 	p.t.Helper()

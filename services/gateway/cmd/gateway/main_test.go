@@ -29,12 +29,16 @@ func TestWrongConfigurationOfTheGatewayNamesTheKey(t *testing.T) {
 		{"limit", "gateway: {limits: {receive_maximum: 0}}", []string{"gateway.limits.receive_maximum: "}},
 		{"size", "gateway: {limits: {packet_bytes: large}}", []string{"gateway.limits.packet_bytes"}},
 		{"listener without port", "gateway: {listeners: [{name: a, address: nowhere}]}", []string{"gateway.listeners[0].address: is not host:port"}},
-		{"unknown key of a listener", "gateway: {listeners: [{name: a, adress: ':1'}]}", []string{"gateway.listeners[0].adress"}},
+		{"unknown key of a listener", "gateway: {listeners: [{name: a, adr: ':1'}]}", []string{"gateway.listeners[0].adr"}},
 		{"two of one name", "gateway: {listeners: [{name: a, address: ':1'}, {name: a, address: ':2'}]}", []string{"gateway.listeners[1].name: "}},
-		{"certificate is not there", "gateway: {listeners: [{name: a, address: '127.0.0.1:0', cert_file: /no/crt, key_file: /no/key}]}",
-			[]string{`listener "a": cert_file`, "/no/crt"}},
-		{"address in use", "gateway: {listeners: [{name: a, address: '" + taken.Addr().String() + "'}]}",
-			[]string{`listener "a": `, taken.Addr().String()}},
+		{
+			"certificate is not there", "gateway: {listeners: [{name: a, address: '127.0.0.1:0', cert_file: /no/crt, key_file: /no/key}]}",
+			[]string{`listener "a": cert_file`, "/no/crt"},
+		},
+		{
+			"address in use", "gateway: {listeners: [{name: a, address: '" + taken.Addr().String() + "'}]}",
+			[]string{`listener "a": `, taken.Addr().String()},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

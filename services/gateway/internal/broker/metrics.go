@@ -23,11 +23,14 @@ type Metrics struct {
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		drops: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "beeline_gateway_forwards_dropped_total", Help: "QoS 0 messages that were not sent on."}, []string{"reason"}),
+			Name: "beeline_gateway_forwards_dropped_total", Help: "QoS 0 messages that were not sent on.",
+		}, []string{"reason"}),
 		lookUps: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "beeline_gateway_lease_lookups_total", Help: "Receivers of direct messages looked up in etcd."}),
+			Name: "beeline_gateway_lease_lookups_total", Help: "Receivers of direct messages looked up in etcd.",
+		}),
 		unresolved: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "beeline_gateway_unresolved_bytes", Help: "Bytes of direct messages whose receiver's holder is being looked up."}),
+			Name: "beeline_gateway_unresolved_bytes", Help: "Bytes of direct messages whose receiver's holder is being looked up.",
+		}),
 	}
 	r.MustRegister(m.drops, m.lookUps, m.unresolved)
 	return m

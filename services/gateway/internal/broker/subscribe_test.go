@@ -116,7 +116,7 @@ func TestASubscriptionThatDoesNotReachTheOthersIsTakenBack(t *testing.T) {
 			b.Subscribe(c, tt.filter, subscriptions.Options{}, func(err error) bool { got = append(got, err); return true })
 			m.taken()
 			m.done[0](tt.err)
-			if len(got) != 1 || got[0] != tt.err {
+			if len(got) != 1 || !errors.Is(got[0], tt.err) {
 				t.Errorf("done with %v, want once %v", got, tt.err)
 			}
 			m.want(t, tt.withdrawn...)

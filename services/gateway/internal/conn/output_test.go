@@ -10,8 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/beeline-mqtt/beeline/services/gateway/internal/conn"
 	"go.uber.org/goleak"
+
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/conn"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
