@@ -181,7 +181,7 @@ func (c *Cluster) CAFile() string { return filepath.Join(c.cfg.Dir, "pki", "ca.c
 // CA issues further certificates.
 func (c *Cluster) CA() *pki.CA { return c.ca }
 
-// AddSession starts a session service and waits until it is ready; it is a standby if there is one already.
+// AddSession starts a session service and waits until it is ready: active, or a standby if there is one already.
 func (c *Cluster) AddSession(ctx context.Context) (*Process, error) {
 	n, err := c.node(ctx, "session", node.Options{})
 	if err != nil {
@@ -199,7 +199,8 @@ func (c *Cluster) AddSession(ctx context.Context) (*Process, error) {
 	s.Register(n.Server)
 	n.Readiness.Add("session", s.Ready)
 	p := c.run(n, "session", s.Run)
-	if err := c.waitReady(ctx, p); err != nil {
+	alone := len(c.Sessions()) == 0
+	if err := c.waitReady(ctx, p, func() bool { return s.Active() || !alone }); err != nil {
 		return nil, errors.Join(fmt.Errorf("session: %w", err), p.Stop())
 	}
 	c.mu.Lock()
@@ -229,7 +230,7 @@ func (c *Cluster) AddGateway(ctx context.Context) (*Gateway, error) {
 	g.Register(n.Server)
 	n.Readiness.Add("gateway", g.Ready)
 	p := c.run(n, "gateway", func(ctx context.Context) error { return g.Run(ctx, n.Address()) })
-	if err := c.waitReady(ctx, p); err != nil {
+	if err := c.waitReady(ctx, p, func() bool { return true }); err != nil {
 		return nil, errors.Join(fmt.Errorf("gateway %d: %w", i+1, err), p.Stop())
 	}
 	added := &Gateway{Process: p, Service: g}
@@ -297,15 +298,15 @@ func (c *Cluster) run(n *node.Node, name string, f func(context.Context) error) 
 	return p
 }
 
-// waitReady returns when nothing keeps the process from being ready.
-func (c *Cluster) waitReady(ctx context.Context, p *Process) error {
+// waitReady returns when nothing keeps the process from being ready, and its service is what it is to be.
+func (c *Cluster) waitReady(ctx context.Context, p *Process, is func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		reasons := p.Node.Readiness.NotReady()
-		if len(reasons) == 0 {
+		if len(reasons) == 0 && is() {
 			return nil
 		}
 		select {
@@ -313,7 +314,7 @@ func (c *Cluster) waitReady(ctx context.Context, p *Process) error {
 		case <-p.done:
 			return fmt.Errorf("%w: it ended: %w", ErrNotReady, p.err)
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %s", ErrNotReady, reasons[0])
+			return fmt.Errorf("%w: %v", ErrNotReady, reasons)
 		}
 	}
 }

@@ -41,14 +41,14 @@ type Call struct {
 	Args []string
 }
 
-func (c Call) command(ctx context.Context) (*exec.Cmd, error) {
+func (c Call) command(ctx context.Context, dir string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, self, c.Args...)
-	// The race detector would have every process sleep a second before it ends.
-	cmd.Env = append([]string{asMain + "=1", "GORACE=atexit_sleep_ms=0"}, c.Env...)
+	// The race detector would have every process sleep a second before it ends, and coverage wants a directory.
+	cmd.Env = append([]string{asMain + "=1", "GORACE=atexit_sleep_ms=0", "GOCOVERDIR=" + dir}, c.Env...)
 	return cmd, nil
 }
 
@@ -63,7 +63,7 @@ func Run(t testing.TB, c Call) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
-	cmd, err := c.command(ctx)
+	cmd, err := c.command(ctx, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ type Process struct {
 // which is the default.
 func Start(t testing.TB, c Call) *Process {
 	t.Helper()
-	cmd, err := c.command(context.Background())
+	cmd, err := c.command(context.Background(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
