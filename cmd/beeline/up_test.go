@@ -126,15 +126,15 @@ func TestUpRunsAClusterAndSaysWhereItIs(t *testing.T) {
 			fails(t, "--data: another beeline up uses "+dir, flags...)
 			up.endpointsIn(dir) // the first is not disturbed
 		}
+		if got := up.stderr.String(); got != "" {
+			t.Errorf("%s: warnings:\n%s", round, got)
+		}
 		up.stop()
 		if out := up.done(); !strings.HasSuffix(out, "stopping\n") {
 			t.Errorf("%s: the last that it said was %q", round, out)
 		}
 		if _, err := os.Stat(filepath.Join(dir, "endpoints.json")); !os.IsNotExist(err) {
 			t.Errorf("%s: endpoints.json is left: %v", round, err)
-		}
-		if got := up.stderr.String(); got != "" {
-			t.Errorf("%s: warnings:\n%s", round, got)
 		}
 	}
 }

@@ -215,6 +215,9 @@ func (i *Incarnation) renew(ctx context.Context) error {
 func (i *Incarnation) renewOnce(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), i.config.TTL/6)
 	defer cancel()
+	// A connection that waits before it tries again could be longer about it than there is left, while a witness
+	// reaches etcd already.
+	i.deps.Client.ActiveConnection().ResetConnectBackoff()
 	stream, err := clientv3.RetryLeaseClient(i.deps.Client).LeaseKeepAlive(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("open keep-alive: %w", err)

@@ -21,7 +21,7 @@ func TestKeepAlive(t *testing.T) {
 		s.serves(forever)
 	})
 	everywhere(t, "MQTT-3.1.2-22 what the client receives is no sign of life", both, func(s *stage) {
-		c, p := s.subscriber(keepAlive(1)), s.publisher()
+		c, p := s.subscriber(keepAlive(2)), s.publisher()
 		c.MustSubscribe(s.topic("a"), 0)
 		stop := make(chan struct{})
 		defer close(stop)
@@ -29,6 +29,7 @@ func TestKeepAlive(t *testing.T) {
 			tick := time.NewTicker(100 * time.Millisecond)
 			defer tick.Stop()
 			message := frame(packets.Publish<<4, text(s.topic("a")), s.props5())
+			_ = p.Conn().SetWriteDeadline(time.Time{})
 			for {
 				select {
 				case <-stop:
@@ -51,10 +52,10 @@ func TestKeepAlive(t *testing.T) {
 		}
 	})
 	everywhere(t, "MQTT-3.12.4-1 MQTT-3.1.2-22 any packet keeps a connection, PINGREQ is answered", both, func(s *stage) {
-		c := s.subscriber(keepAlive(1))
-		tick := time.NewTicker(400 * time.Millisecond)
+		c := s.subscriber(keepAlive(2))
+		tick := time.NewTicker(800 * time.Millisecond)
 		defer tick.Stop()
-		for i := range 8 {
+		for i := range 6 {
 			<-tick.C
 			if i%2 == 0 {
 				c.Send(pingreq())

@@ -32,6 +32,7 @@ func listen(c *rawmqtt.Client) <-chan packets.Packet {
 			case packets.Pubrel:
 				reply = frame(packets.Pubcomp<<4, u16(pk.PacketID))
 			}
+			_ = c.Conn().SetWriteDeadline(time.Now().Add(rawmqtt.Patience))
 			if _, err := c.Conn().Write(reply); err != nil {
 				return
 			}

@@ -54,11 +54,10 @@ func TestWillIsPublished(t *testing.T) {
 			c.Send(disconnectWith(0x83))
 			s.closes(c, 0)
 		}},
-		{"MQTT-3.1.2-22 after silence", both, func(s *stage, c *rawmqtt.Client) { s.closes(c, 0x8d) }},
 	} {
 		everywhere(t, end.name, end.versions, func(s *stage) {
 			m := s.mourner()
-			c := s.client(0, "mortal", will(s.topic("will/a"), "gone", 1), keepAlive(1))
+			c := s.client(0, "mortal", will(s.topic("will/a"), "gone", 1))
 			end.f(s, c)
 			pk := m.ReceivePayload("gone")
 			if h := pk.FixedHeader; pk.TopicName != s.topic("will/a") || h.Qos != 1 || h.Retain || h.Dup {
@@ -69,6 +68,15 @@ func TestWillIsPublished(t *testing.T) {
 			m.ReceivePayload("more")
 		})
 	}
+}
+
+func TestWillAfterSilence(t *testing.T) {
+	t.Parallel()
+	everywhere(t, "MQTT-3.1.2-8 MQTT-3.1.2-22 a will is published after silence", both, func(s *stage) {
+		m := s.mourner()
+		s.closes(s.client(0, "mortal", will(s.topic("will/a"), "gone", 1), keepAlive(1)), 0x8d)
+		m.ReceivePayload("gone")
+	})
 }
 
 func TestWillIsNotPublished(t *testing.T) {

@@ -4,7 +4,9 @@ package faults
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -31,13 +33,15 @@ type ownership struct {
 type event struct {
 	client string
 	conn   int
-	took   bool // CONNECT and CONNACK; else PINGREQ and PINGRESP
+	where  string // address of the gateway
+	took   bool   // CONNECT and CONNACK; else PINGREQ and PINGRESP
 }
 
 // compete has two contenders for each of n client ids connect to gateways at random until the history is
 // finished. Each connection is left open, and asks again and again whether it is served.
 func compete(t testing.TB, n int, seed uint64, addresses ...string) *ownership {
 	o := &ownership{t: t, begin: time.Now(), stop: make(chan struct{})}
+	t.Logf("%s: the contest begins", o.begin.UTC().Format(clock))
 	for i := range n {
 		for k := range uint64(2) {
 			random := rand.New(rand.NewPCG(seed, uint64(i)<<1|k))
@@ -58,7 +62,8 @@ func (o *ownership) contend(id string, random *rand.Rand, addresses []string) {
 		case <-next.C:
 		}
 		called := time.Now()
-		c, err := dial(o.t, addresses[random.IntN(len(addresses))], rawmqtt.V5, id, 2*time.Second)
+		where := addresses[random.IntN(len(addresses))]
+		c, err := dial(o.t, where, rawmqtt.V5, id, 2*time.Second)
 		if err != nil {
 			continue // it holds nothing
 		}
@@ -66,13 +71,13 @@ func (o *ownership) contend(id string, random *rand.Rand, addresses []string) {
 		o.conns++
 		conn := o.conns
 		o.mu.Unlock()
-		o.record(called, event{client: id, conn: conn, took: true})
-		o.wg.Go(func() { o.ask(c, conn) })
+		o.record(called, event{client: id, conn: conn, where: where, took: true})
+		o.wg.Go(func() { o.ask(c, conn, where) })
 	}
 }
 
 // ask pings until the connection is over.
-func (o *ownership) ask(c *client, conn int) {
+func (o *ownership) ask(c *client, conn int, where string) {
 	defer c.close()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -81,7 +86,7 @@ func (o *ownership) ask(c *client, conn int) {
 		if c.ping(patience) != nil {
 			return
 		}
-		o.record(called, event{client: c.id, conn: conn})
+		o.record(called, event{client: c.id, conn: conn, where: where})
 		select {
 		case <-o.stop:
 			return
@@ -111,8 +116,8 @@ func holder() porcupine.Model {
 				byClient[id] = append(byClient[id], op)
 			}
 			var parts [][]porcupine.Operation
-			for _, ops := range byClient {
-				parts = append(parts, ops)
+			for _, id := range slices.Sorted(maps.Keys(byClient)) {
+				parts = append(parts, byClient[id])
 			}
 			return parts
 		},
@@ -124,9 +129,9 @@ func holder() porcupine.Model {
 		DescribeOperation: func(input, _ any) string {
 			e := input.(event)
 			if e.took {
-				return fmt.Sprintf("%s: connection %d accepted", e.client, e.conn)
+				return fmt.Sprintf("%s: connection %d accepted by %s", e.client, e.conn, e.where)
 			}
-			return fmt.Sprintf("%s: connection %d answered", e.client, e.conn)
+			return fmt.Sprintf("%s: connection %d answered by %s", e.client, e.conn, e.where)
 		},
 	}
 }
@@ -153,40 +158,35 @@ func (o *ownership) finish() {
 	}
 }
 
-// explain shows where the longest consistent beginning of each inconsistent history ends.
+// explain shows, for each client whose history is inconsistent, what surrounds the end of the longest beginning
+// that is not.
 func (o *ownership) explain(info porcupine.LinearizationInfo) string {
+	const around = int64(300 * time.Millisecond)
 	text := ""
 	parts := holder().Partition(o.ops)
 	for i, orders := range info.PartialLinearizationsOperations() {
-		longest := 0
+		var longest []porcupine.Operation
 		for _, order := range orders {
-			longest = max(longest, len(order))
+			if len(order) > len(longest) {
+				longest = order
+			}
 		}
-		if i >= len(parts) || longest == len(parts[i]) {
+		if len(longest) == 0 || len(longest) == len(parts[i]) {
 			continue
 		}
-		for _, order := range orders {
-			if len(order) < longest {
-				continue
-			}
-			from := max(0, len(order)-5)
-			for _, op := range order[from:] {
+		last := longest[len(longest)-1]
+		text += fmt.Sprintf("no order fits after %v:\n", time.Duration(last.Call))
+		for _, op := range parts[i] {
+			if op.Return >= last.Call-around && op.Call <= last.Return+around {
 				text += describe(op)
 			}
-			text += "then, in no order that fits:\n"
-			for _, op := range parts[i] {
-				if op.Return >= order[len(order)-1].Call && op.Call <= order[len(order)-1].Return+int64(time.Second) {
-					text += describe(op)
-				}
-			}
-			break
 		}
 	}
 	return text
 }
 
 func describe(op porcupine.Operation) string {
-	return fmt.Sprintf("  %12v %12v %s\n", time.Duration(op.Call), time.Duration(op.Return), holder().DescribeOperation(op.Input, nil))
+	return fmt.Sprintf("  %14v %14v %s\n", time.Duration(op.Call), time.Duration(op.Return), holder().DescribeOperation(op.Input, nil))
 }
 
 // A history in which two connections are served in turn must be found out: the check is worth nothing otherwise.

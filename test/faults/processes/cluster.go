@@ -53,8 +53,9 @@ type Cluster struct {
 	ca   *pki.CA
 	etcd []string // host:port for clients, of each member
 
-	mu    sync.Mutex
-	parts map[[2]int]Wire // between gateways, by who dials and who is dialled; guarded by mu
+	mu    sync.Mutex      // guards the following
+	parts map[[2]int]Wire // between gateways, by who dials and who is dialled
+	known []*Gateway      // Gateways, for those who do not run on the test's goroutine
 }
 
 // Session is one session instance.
@@ -108,6 +109,9 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	for i := range cfg.Gateways {
 		c.Gateways = append(c.Gateways, c.gateway(t, i))
 	}
+	c.mu.Lock()
+	c.known = c.Gateways
+	c.mu.Unlock()
 	c.Boot(t)
 	return c
 }
@@ -210,9 +214,12 @@ func (c *Cluster) EtcdLeader(t testing.TB) *Process {
 	return nil
 }
 
+// pids are the processes of the gateways. Before those are known there is none.
 func (c *Cluster) pids() []int {
-	pids := make([]int, len(c.Gateways))
-	for i, g := range c.Gateways {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	pids := make([]int, len(c.known))
+	for i, g := range c.known {
 		pids[i] = g.PID()
 	}
 	return pids
@@ -231,10 +238,10 @@ func (c *Cluster) CutOneWay(i, j int, w Wire) {
 	c.parts[[2]int{i, j}] = w
 	c.mu.Unlock()
 	c.Gateways[j].peers.SetEach(func(pid int) Wire {
-		for k, g := range c.Gateways {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for k, g := range c.known {
 			if g.PID() == pid {
-				c.mu.Lock()
-				defer c.mu.Unlock()
 				return c.parts[[2]int{k, j}]
 			}
 		}

@@ -129,10 +129,11 @@ func (k *Keeper) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			continue
 		}
-		k.deps.Logger.WarnContext(ctx, "not attached to the session service", slog.String("peer", active.ID), slog.Any("error", err))
+		level := slog.LevelInfo // to begin with, the instance may only be about to become the active one
 		if attached {
-			wait = retryLeast
+			wait, level = retryLeast, slog.LevelWarn
 		}
+		k.deps.Logger.Log(ctx, level, "not attached to the session service", slog.String("peer", active.ID), slog.Any("error", err))
 		again := time.NewTimer(wait/2 + rand.N(wait))
 		select {
 		case <-ctx.Done():
