@@ -251,6 +251,13 @@ func TestRandomFaults(t *testing.T) {
 			end()
 		}
 		t.Logf("%s: mended", time.Now().UTC().Format(clock))
+		for _, f := range now {
+			for _, g := range c.Gateways {
+				if f.target == g.Name {
+					contest.excuse(g.MQTT, since, time.Now().Add(c.TTL))
+				}
+			}
+		}
 		calm := time.Now()
 		outlast(calm, time.Duration(random.Int64N(int64(c.TTL))))
 	}

@@ -66,6 +66,7 @@ func (b *Broker) Detach(c *client.Client) {
 // Evict ends the connection of a client whose lease another gateway has taken at epoch, and calls done when
 // it is gone. It does not wait.
 func (b *Broker) Evict(clientID string, epoch uint64, done func()) {
+	b.early.evicted(clientID, epoch)
 	e := b.clients.get(clientID)
 	c := e.current
 	if c != nil && c.Epoch() == 0 {

@@ -20,6 +20,10 @@ type directory struct {
 	seed  maphash.Seed
 	count atomic.Int64
 	parts [shards]part
+
+	// newest is the newest epoch of any lease here. Epochs grow over all clients: a claim that begins now gets a
+	// newer one.
+	newest atomic.Uint64
 }
 
 type part struct {
@@ -32,7 +36,27 @@ type entry struct {
 	current *client.Client
 	former  *client.Client // the one before, until it is gone
 	held    uint64         // newest epoch of those before current: the lease that is given up when current gets none
+	tenure
 }
+
+// tenure is since when a client has been here without having been anywhere else meanwhile, over however many
+// connections. Once a message sent under a lease of an earlier tenure has been refused, so are all of that tenure:
+// otherwise the later ones would overtake it when the client comes back.
+type tenure struct {
+	since uint64 // epoch of its first lease; 0 while that is not known
+	after uint64 // what is not known yet is newer than this
+}
+
+// covers reports whether a lease of this epoch is, or may turn out to be, of this tenure.
+func (t tenure) covers(epoch uint64) bool {
+	if t.since == 0 {
+		return epoch > t.after
+	}
+	return epoch >= t.since
+}
+
+// attaching reports whether the client's lease is on its way.
+func (e entry) attaching() bool { return e.current != nil && e.current.Epoch() == 0 }
 
 // epoch is that of the newest lease that may be in force.
 func (e entry) epoch() uint64 {
@@ -67,8 +91,42 @@ func (d *directory) put(c *client.Client, most int) (former *client.Client, ok b
 		d.count.Add(-1)
 		return nil, false
 	}
-	p.m[c.ID] = entry{current: c, former: e.current, held: e.epoch()}
+	if e.current == nil {
+		e.tenure = tenure{after: d.newest.Load()}
+	}
+	p.m[c.ID] = entry{current: c, former: e.current, held: e.epoch(), tenure: e.tenure}
 	return e.current, true
+}
+
+// granted is called when a connection of id has got a lease.
+func (d *directory) granted(id string, epoch uint64) {
+	for was := d.newest.Load(); epoch > was && !d.newest.CompareAndSwap(was, epoch); was = d.newest.Load() {
+	}
+	d.change(id, func(e *entry) {
+		if e.since == 0 {
+			e.since = epoch
+		}
+	})
+}
+
+// evicted is called when another gateway has taken the lease of id.
+func (d *directory) evicted(id string, epoch uint64) {
+	d.change(id, func(e *entry) {
+		if e.current.Epoch() < epoch {
+			e.tenure = tenure{after: epoch}
+		}
+	})
+}
+
+// change applies f to the entry of id, if there is one.
+func (d *directory) change(id string, f func(*entry)) {
+	p := d.part(id)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e, ok := p.m[id]; ok {
+		f(&e)
+		p.m[id] = e
+	}
 }
 
 // ended lets go of a connection that has been replaced and is gone. Its place is still taken: the one that

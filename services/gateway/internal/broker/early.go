@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,7 +18,7 @@ import (
 // them on the link would come when the lease is known, and overtake them.
 //
 // While something is held for a client, whatever else comes for it is held too. It is delivered when the lease is
-// known, and refused when nobody is being attached any more.
+// known, and refused when nobody is being attached any more, or somebody else has had the client meanwhile.
 type early struct {
 	b    *Broker
 	busy atomic.Int64 // len(held), to be read without mu
@@ -39,28 +40,27 @@ func notHolder(clientID string) mesh.Receipt {
 
 // deliver gives a message to its receiver, if that is held here or on its way.
 func (e *early) deliver(d mesh.Delivery, later mesh.Later, t *turn.Turn) mesh.Receipt {
-	c := e.b.clients.get(d.Target.ClientID).current
-	if c == nil {
-		return notHolder(d.Target.ClientID)
-	}
-	if c.Epoch() == 0 || e.busy.Load() > 0 {
-		if r, held := e.hold(d, later); held {
+	if e.busy.Load() > 0 || e.b.clients.get(d.Target.ClientID).attaching() {
+		if r, answered := e.hold(d, later); answered {
 			return r
 		}
 	}
-	return e.b.deliverDirect(c, d, later, t)
+	return e.b.deliverDirect(d, later, t)
 }
 
-// hold keeps a message if its receiver is being attached, or others wait for that already.
-func (e *early) hold(d mesh.Delivery, later mesh.Later) (r mesh.Receipt, held bool) {
+// hold keeps a message if its receiver is being attached, or others wait for that already. answered is false when it
+// can be delivered at once.
+func (e *early) hold(d mesh.Delivery, later mesh.Later) (r mesh.Receipt, answered bool) {
 	id := d.Target.ClientID
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	c := e.b.clients.get(id).current
-	if c == nil || c.Epoch() != 0 && len(e.held[id]) == 0 {
+	x := e.b.clients.get(id)
+	switch {
+	case !x.attaching() && len(e.held[id]) == 0:
 		return mesh.Receipt{}, false
-	}
-	if e.bytes > 0 && e.bytes+d.Message.Size() > e.b.cfg.UnresolvedBytes {
+	case x.current == nil || !x.covers(d.Target.Epoch):
+		return notHolder(id), true
+	case e.bytes > 0 && e.bytes+d.Message.Size() > e.b.cfg.UnresolvedBytes:
 		return mesh.Receipt{Outcome: mesh.Overloaded}, true
 	}
 	e.bytes += d.Message.Size()
@@ -85,10 +85,11 @@ func (e *early) granted(c *client.Client, epoch uint64) {
 	defer t.End()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.b.clients.granted(c.ID, epoch)
 	c.SetEpoch(epoch)
 	held := e.held[c.ID]
 	for i, x := range held {
-		r := e.b.deliverDirect(c, x.d, x.later, &t)
+		r := e.b.deliverDirect(x.d, x.later, &t)
 		if r.Outcome == mesh.NotHolder && e.b.clients.get(c.ID).current != c {
 			e.keep(c.ID, slices.Clone(held[i:]))
 			return
@@ -105,27 +106,44 @@ func (e *early) granted(c *client.Client, epoch uint64) {
 func (e *early) refuse(id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.b.clients.get(id).current != nil {
-		return // another one has come
+	if e.b.clients.get(id).current == nil { // else another one has come
+		e.refuseOlder(id, math.MaxUint64)
 	}
-	for _, x := range e.held[id] {
-		e.bytes -= x.d.Message.Size()
-		x.later.Settle(notHolder(id))
-	}
-	e.keep(id, nil)
 }
 
-// deliverDirect gives a message to c, if c has the lease that the sender means, or a later one.
-func (b *Broker) deliverDirect(c *client.Client, d mesh.Delivery, later mesh.Later, t *turn.Turn) mesh.Receipt {
+// evicted answers what is held for a client that another gateway has taken at epoch: what comes here from now on has
+// to be under a newer lease.
+func (e *early) evicted(id string, epoch uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.b.clients.evicted(id, epoch)
+	e.refuseOlder(id, epoch)
+}
+
+// refuseOlder refuses what is held for id under leases older than epoch. With e.mu held.
+func (e *early) refuseOlder(id string, epoch uint64) {
+	e.keep(id, slices.DeleteFunc(e.held[id], func(x heldBack) bool {
+		older := x.d.Target.Epoch < epoch
+		if older {
+			e.bytes -= x.d.Message.Size()
+			x.later.Settle(notHolder(id))
+		}
+		return older
+	}))
+}
+
+// deliverDirect gives a message to its receiver, if that is here since the lease that the sender means.
+func (b *Broker) deliverDirect(d mesh.Delivery, later mesh.Later, t *turn.Turn) mesh.Receipt {
 	gone := notHolder(d.Target.ClientID)
-	if c.Epoch() == 0 || c.Epoch() < d.Target.Epoch {
+	x := b.clients.get(d.Target.ClientID)
+	if x.current == nil || x.attaching() || x.since == 0 || !x.covers(d.Target.Epoch) || x.current.Epoch() < d.Target.Epoch {
 		return gone
 	}
 	delivery := client.Delivery{Message: d.Message, QoS: d.Message.QoS, Until: engine.UntilQueued}
 	if d.Message.QoS > 0 {
 		delivery.Ticket = &arrival{later: later, settled: mesh.Receipt{Outcome: mesh.Queued}, ended: gone}
 	}
-	switch c.Deliver(delivery, t) {
+	switch x.current.Deliver(delivery, t) {
 	case engine.Ended:
 		return gone
 	case engine.Waiting:
