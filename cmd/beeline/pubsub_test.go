@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -155,7 +157,9 @@ func TestPubStopsWhileItWaitsForInput(t *testing.T) {
 			fmt.Fprintln(typing, "hello")
 			sub.done()
 			pub.stop()
-			pub.done()
+			if _, err := pub.wait(); err != nil && !errors.Is(err, context.Canceled) { // it may have been publishing still
+				t.Errorf("error: %v", err)
+			}
 		})
 		t.Run("connection lost", func(t *testing.T) {
 			in, typing := io.Pipe()

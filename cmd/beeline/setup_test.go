@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -41,10 +42,10 @@ func run(m *testing.M) (code int) {
 	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	level := telemetry.DefaultLogConfig()
-	level.Format = "text"
+	var log buffer
+	level := telemetry.LogConfig{Level: slog.LevelWarn, Format: "text"}
 	shared.Cluster, err = local.Start(ctx, local.Config{
-		Dir: dir, Gateways: 2, Unsynced: true, LogLevel: level, Log: io.Discard,
+		Dir: dir, Gateways: 2, Unsynced: true, LogLevel: level, Log: &log,
 		Gateway: func(i int, c *gateway.Config) {
 			if i > 0 {
 				return
@@ -62,6 +63,9 @@ func run(m *testing.M) (code int) {
 	shared.client, err = shared.CA().Issue(pki.Request{Name: "client", Role: "device"})
 	if err == nil {
 		code = m.Run()
+	}
+	if code != 0 {
+		fmt.Fprintf(os.Stderr, "log of the cluster:\n%s", log.String())
 	}
 	if err := errors.Join(err, shared.Close(), goleak.Find()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -227,12 +231,15 @@ func fake(t testing.TB, answer ...byte) (address string, connects <-chan []byte)
 			}
 			wg.Go(func() {
 				defer nc.Close()
-				b := make([]byte, 4096)
-				n, err := nc.Read(b)
-				if err != nil {
+				header := make([]byte, 2) // a CONNECT here is shorter than 128 bytes
+				if _, err := io.ReadFull(nc, header); err != nil {
 					return
 				}
-				got <- b[:n]
+				body := make([]byte, header[1])
+				if _, err := io.ReadFull(nc, body); err != nil {
+					return
+				}
+				got <- body
 				if len(answer) > 0 {
 					if _, err := nc.Write(answer); err != nil {
 						return

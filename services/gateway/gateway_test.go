@@ -169,6 +169,34 @@ func TestAGatewayThatStopsTellsItsClientsAndLeavesTheCluster(t *testing.T) {
 	}
 }
 
+func TestAListenerThatCannotBeOpenedClosesThoseBeforeIt(t *testing.T) {
+	first, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+	c := testConfig()
+	c.Listeners = []Listener{{Name: "first", Address: first.Addr().String()}, {Name: "second", Address: first.Addr().String()}}
+	d, _ := testDeps(t, nil)
+	if _, err := New(c, d); err == nil || !strings.HasPrefix(err.Error(), `listener "second": `) {
+		t.Errorf("error %v", err)
+	}
+	again, err := net.Listen("tcp", first.Addr().String())
+	if err != nil {
+		t.Fatalf("the first is left open: %v", err)
+	}
+	again.Close()
+}
+
+func TestALifeThatIsOverTakesNoConnection(t *testing.T) {
+	l := new(life)
+	l.ctx, l.end = context.WithCancel(t.Context())
+	l.close()
+	if l.serve(nil, "mqtt") {
+		t.Error("a connection is served in an incarnation that is over")
+	}
+}
+
 func TestAGatewayThatHasNotRunIsNotReady(t *testing.T) {
 	d, _ := testDeps(t, nil)
 	g, err := New(testConfig(), d)

@@ -125,7 +125,8 @@ func mustRecover(t *testing.T, c *processes.Cluster, since time.Time, limit time
 }
 
 func TestTrafficGoesOnWhileEtcdIsAway(t *testing.T) {
-	c := start(t, processes.Config{Sessions: 2})
+	// The longer the time to live, the less a machine that stands still for a moment is taken for one that is cut off.
+	c := start(t, processes.Config{Sessions: 2, TTL: 8 * time.Second})
 	l := startLoad(t, c)
 	waitForAcks(t, 50, l.publishers()...)
 	before := incarnations(t, c)
@@ -133,15 +134,15 @@ func TestTrafficGoesOnWhileEtcdIsAway(t *testing.T) {
 	killed := time.Now()
 	c.Etcd.Kill(t)
 	within(t, "a new client is refused at first", mustBeRefused(t, "early", c.Gateways...), 6*time.Second)
-	outlast(killed, c.TTL*3/2)
+	outlast(killed, c.TTL*5/4)
 	within(t, "a new client is refused later", mustBeRefused(t, "late", c.Gateways...), 6*time.Second)
-	within(t, "longest time without an acknowledgement while etcd was away", l.gap(killed, time.Now().Add(-slack/2)), slack)
+	within(t, "longest time without an acknowledgement while etcd was away", l.gap(killed, time.Now().Add(-slack/2)), c.TTL*3/4)
 
 	back := time.Now()
 	c.Etcd.Start(t)
 	mustRecover(t, c, back, 4*slack)
 	// Whatever etcd had forgotten would show within a time to live.
-	outlast(back, c.TTL+2*slack)
+	outlast(back, c.TTL+2*time.Second)
 	for i, id := range incarnations(t, c) {
 		if id != before[i] {
 			t.Errorf("%s was incarnation %s and is %s", c.Gateways[i].Name, before[i], id)
@@ -162,7 +163,7 @@ func TestTrafficGoesOnUntilAPausedEtcdEndsAllLeases(t *testing.T) {
 	c.Etcd.Pause(t)
 	outlast(paused, c.TTL*3/2)
 	within(t, "a new client is refused", mustBeRefused(t, "refused", c.Gateways...), 6*time.Second)
-	within(t, "longest time without an acknowledgement while etcd was paused", l.gap(paused, time.Now().Add(-slack/2)), slack)
+	within(t, "longest time without an acknowledgement while etcd was paused", l.gap(paused, time.Now().Add(-slack/2)), c.TTL*3/4)
 
 	back := time.Now()
 	c.Etcd.Continue(t)
@@ -224,7 +225,7 @@ func TestTheLeaderOfEtcdIsLost(t *testing.T) {
 			end()
 			mustTakeEverywhere(t, c, time.Now(), 2*c.TTL)
 			if tt.spared {
-				within(t, "longest time without an acknowledgement", l.gap(lost, time.Now().Add(-slack/2)), slack)
+				within(t, "longest time without an acknowledgement", l.gap(lost, time.Now().Add(-slack/2)), c.TTL*3/4)
 				for i, id := range incarnations(t, c) {
 					if id != before[i] {
 						t.Errorf("%s was incarnation %s and is %s", c.Gateways[i].Name, before[i], id)
@@ -294,7 +295,7 @@ func TestAGatewayThatIsCutOffFromEtcdStopsByItself(t *testing.T) {
 	for _, p := range l.on(false, l.toNear) {
 		slowest = max(slowest, p.gap(began, time.Now().Add(-slack/2)))
 	}
-	within(t, "longest time without an acknowledgement elsewhere", slowest, slack)
+	within(t, "longest time without an acknowledgement elsewhere", slowest, c.TTL*3/4)
 	mended := time.Now()
 	cut.Etcd.Set(processes.Open)
 	cut.WaitReady(t)

@@ -192,7 +192,7 @@ func TestAKilledGatewayLosesNothingThatWasAcknowledged(t *testing.T) {
 	for _, p := range l.on(false, l.toNear) {
 		slowest = max(slowest, p.gap(killed, time.Now().Add(-slack)))
 	}
-	within(t, "longest time without an acknowledgement for topics of the living", slowest, c.TTL/2)
+	within(t, "longest time without an acknowledgement for topics of the living", slowest, c.TTL*3/4)
 
 	sender := connect(t, c.Gateways[0].MQTT, rawmqtt.V5, "sender")
 	p := publish(sender, "back/back-1", 1, pace)
@@ -244,7 +244,7 @@ func TestAStoppedGatewaySaysGoodbye(t *testing.T) {
 	for _, p := range append(l.on(false, l.toFar), l.on(false, l.toAll)...) {
 		slowest = max(slowest, p.gap(stopped, time.Now().Add(-slack/2)))
 	}
-	within(t, "longest time without an acknowledgement", slowest, c.TTL/2)
+	within(t, "longest time without an acknowledgement", slowest, c.TTL*3/4)
 	again := time.Now()
 	connect(t, c.Gateways[1].MQTT, rawmqtt.V5, ids[0]).subscribe("again", 1)
 	within(t, "a client of the stopped gateway has subscribed elsewhere", time.Since(again), slack)

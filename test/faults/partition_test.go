@@ -107,7 +107,7 @@ func testPartition(t *testing.T, c *processes.Cluster, wire processes.Wire) {
 	for _, p := range beside {
 		longest = max(longest, p.gap(began, time.Now().Add(-slack/2)))
 	}
-	within(t, "longest time without an acknowledgement beside the cut", longest, slack)
+	within(t, "longest time without an acknowledgement beside the cut", longest, routeTimeout)
 
 	mended := time.Now()
 	c.Mend()

@@ -1,10 +1,13 @@
 package broker
 
 import (
+	"context"
 	"testing"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
@@ -106,4 +109,68 @@ func TestWhatIsHeldForClientsThatArriveIsBounded(t *testing.T) {
 	x.ReceivePayload(big)
 	wantAcks(t, pub, 1, packet.Success)
 	wantAcks(t, pub, 1, packet.QuotaExceeded)
+}
+
+// What was sent to a client at its former stay on a gateway goes back as a whole, also when it has returned there:
+// the first of it may have been refused.
+func TestMessagesForAnEarlierStayAreRefused(t *testing.T) {
+	g := start(t, 2, options{})
+	g[1].connect(v5, "x") // epoch 1
+	g[0].connect(v5, "x") // epoch 2
+	sent := func(epoch uint64) mesh.Outcome {
+		in := g[1].Accept("peer")
+		defer in.Close()
+		defer in.Flush()
+		return in.Deliver(mesh.Delivery{
+			Target:  mesh.Target{Kind: mesh.TargetClient, ClientID: "x", Epoch: epoch},
+			Message: &message.Message{Topic: "p2p/x/n", Payload: []byte("m"), QoS: 1},
+		}, mesh.Later{}).Outcome
+	}
+	if got := sent(1); got != mesh.NotHolder {
+		t.Errorf("while it is elsewhere: outcome %d", got)
+	}
+	x, _, answer := arriving(t, g[1]) // epoch 3
+	if got := sent(1); got != mesh.NotHolder {
+		t.Errorf("while it is coming back: outcome %d", got)
+	}
+	answer <- nil
+	x.Expect(packets.Connack)
+	if got := sent(1); got != mesh.NotHolder {
+		t.Errorf("when it has come back: outcome %d", got)
+	}
+	if got := sent(3); got != mesh.Queued {
+		t.Errorf("for its present stay: outcome %d", got)
+	}
+	x.ReceivePayload("m")
+	x.ExpectNothing()
+}
+
+func TestMessagesAreNotHeldWhenAnotherGatewayHasHadTheClient(t *testing.T) {
+	g := start(t, 2, options{})
+	pub := g[0].connect(v5, "pub")
+	first := g[1].connect(v5, "x") // epoch 1
+	pub.Publish("p2p/x/n", "0", 1) // now a knows where x is
+	first.ReceivePayload("0")
+
+	claimed, answer := make(chan struct{}), make(chan struct{})
+	g[1].claims(func(context.Context, string) error {
+		claimed <- struct{}{}
+		<-answer
+		return nil
+	})
+	x := rawmqtt.Dial(t, g[1].mqtt, v5)
+	x.Send(rawmqtt.ConnectPacket(v5, "x"))
+	receive(t, claimed, "a claim")
+	batch(pub, 1, 5)
+	holds(t, g[1], 5) // the newer connection is here, too
+	// Another gateway gets it in between.
+	if err := g[0].Claim(t.Context(), "x", func(uint64) {}); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, g[1], 0)
+	answer <- struct{}{}
+	x.Expect(packets.Connack)
+	batch(pub, 6, 10)
+	wantBatch(x, 1, 10)
+	wantAcks(t, pub, 10, packet.Success)
 }

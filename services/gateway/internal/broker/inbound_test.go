@@ -9,7 +9,8 @@ import (
 
 func TestWhatAPeerIsAnsweredAtOnce(t *testing.T) {
 	g := start(t, 1, options{})[0]
-	x := g.connect(v5, "x") // epoch 1
+	g.connect(v5, "x")      // epoch 1
+	x := g.connect(v5, "x") // epoch 2
 	x.MustSubscribe("a", 1)
 	client := func(id string, epoch uint64) mesh.Target {
 		return mesh.Target{Kind: mesh.TargetClient, ClientID: id, Epoch: epoch}
@@ -24,9 +25,10 @@ func TestWhatAPeerIsAnsweredAtOnce(t *testing.T) {
 	}{
 		{"subscribers", mesh.Target{}, "a", queued},
 		{"no subscriber any more", mesh.Target{}, "b", queued},
-		{"its client", client("x", 1), "p2p/x/n", queued},
-		{"its client, found at an older epoch", client("x", 0), "p2p/x/n", queued},
-		{"its client, found at an epoch that it does not know of yet", client("x", 2), "p2p/x/n", gone("x")},
+		{"its client", client("x", 2), "p2p/x/n", queued},
+		{"its client, found under an earlier connection", client("x", 1), "p2p/x/n", queued},
+		{"its client, found here before it came back from elsewhere", client("x", 0), "p2p/x/n", gone("x")},
+		{"its client, found at an epoch that it does not know of", client("x", 3), "p2p/x/n", gone("x")},
 		{"another client", client("y", 1), "p2p/y/n", gone("y")},
 		{"a group without members here", mesh.Target{Kind: mesh.TargetShare, Group: "g", Filter: "a"}, "a", mesh.Receipt{Outcome: mesh.NoMember}},
 		{"a target of a later protocol", mesh.Target{Kind: 99}, "a", mesh.Receipt{Outcome: mesh.Refused}},
