@@ -26,9 +26,10 @@ func TestASubscriberThatStopsReadingDelaysNobodyElse(t *testing.T) {
 
 	const least, most = 5, 25
 	reading, stuck := time.Hour, time.Hour
+	measure := func() time.Duration { return percentile(t, pub, sub, 1000) }
 	for round := 0; round < most; round++ {
-		reading = min(reading, loaded(t, c, flood, true, func() time.Duration { return percentile(t, pub, sub, 1000) }))
-		stuck = min(stuck, loaded(t, c, flood, false, func() time.Duration { return percentile(t, pub, sub, 1000) }))
+		reading = min(reading, loaded(t, c, flood, sub, true, measure))
+		stuck = min(stuck, loaded(t, c, flood, sub, false, measure))
 		if round >= least && stuck <= reading+reading/10 {
 			t.Logf("99th percentile: %v while the other reads, %v while it does not (%d rounds)", reading, stuck, round+1)
 			return
@@ -37,8 +38,10 @@ func TestASubscriberThatStopsReadingDelaysNobodyElse(t *testing.T) {
 	t.Errorf("99th percentile: %v while the other reads, %v while it does not: more than 10 %%", reading, stuck)
 }
 
-// loaded runs f while another subscriber on the same gateway gets 2 MB/s, and reads them or not.
-func loaded(t *testing.T, c *clustertest.Cluster, flood *rawmqtt.Client, reads bool, f func() time.Duration) time.Duration {
+// loaded runs f while another subscriber on the same gateway as sub gets 2 MB/s, and reads them or not.
+func loaded(
+	t *testing.T, c *clustertest.Cluster, flood, sub *rawmqtt.Client, reads bool, f func() time.Duration,
+) time.Duration {
 	t.Helper()
 	other := rawmqtt.Connect(t, c.MQTT(1), rawmqtt.V5, "other")
 	other.MustSubscribe("flood/#", 1)
@@ -67,8 +70,11 @@ func loaded(t *testing.T, c *clustertest.Cluster, flood *rawmqtt.Client, reads b
 			return dropped() > before
 		})
 	}
-	tick := time.NewTicker(2 * time.Millisecond)
+	// What filled the queue is through both gateways once this is: it takes the same way behind it.
+	flood.Publish("fast/filled", "filled", 1)
+	sub.ReceivePayload("filled")
 	wg.Go(func() {
+		tick := time.NewTicker(2 * time.Millisecond)
 		defer tick.Stop()
 		for {
 			select {

@@ -57,7 +57,7 @@ type Output struct {
 
 // NewOutput makes the output of nc. mu guards it together with whatever refill touches. refill is called,
 // without mu, when a write has made room; it locks mu itself and appends what waits elsewhere. failed is
-// called at most once, without mu, when a write fails or times out. timeout bounds every blocking write.
+// called at most once, without mu and before the socket closes, when a write fails or times out. timeout bounds every blocking write.
 func NewOutput(nc net.Conn, mu *sync.Mutex, timeout time.Duration, refill func(), failed func(error)) *Output {
 	o := &Output{mu: mu, nc: nc, timeout: timeout, refill: refill, failed: failed}
 	if tcp, ok := nc.(*net.TCPConn); ok {
@@ -353,25 +353,36 @@ func (o *Output) tryWrite(b []byte) (int, error) {
 	return done.n, nil
 }
 
+// fail ends the output for err. The owner is told before the socket closes: who reads from it would otherwise see
+// that first, and take it for the cause.
 func (o *Output) fail(err error) {
 	o.mu.Lock()
-	was := o.closed
-	o.close()
+	first := o.end()
+	o.mu.Unlock()
+	if first {
+		o.failed(err)
+		_ = o.nc.Close()
+	}
+	o.mu.Lock()
 	o.stopWriting()
 	o.mu.Unlock()
-	if !was {
-		o.failed(err)
-	}
 }
 
 func (o *Output) close() {
+	if o.end() {
+		_ = o.nc.Close()
+	}
+}
+
+// end has nothing written any more, and reports whether it was the first to. With mu held.
+func (o *Output) end() bool {
 	if o.closed {
-		return
+		return false
 	}
 	o.closed = true
 	o.buf, o.large = nil, 0
 	o.letGo()
-	_ = o.nc.Close()
+	return true
 }
 
 // closeWrite ends the writing half, so that what was written still reaches a peer whose own bytes we have not

@@ -21,8 +21,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type rig struct {
 	mu     sync.Mutex
 	out    *conn.Output
+	near   net.Conn
 	peer   net.Conn
 	failed chan error
+	told   func() // with every failure
 	refill func()
 }
 
@@ -45,8 +47,11 @@ func newRig(t *testing.T, timeout time.Duration, wrap func(net.Conn) net.Conn) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{peer: <-dialled, failed: make(chan error, 1), refill: func() {}}
-	r.out = conn.NewOutput(wrap(near), &r.mu, timeout, func() { r.refill() }, func(err error) { r.failed <- err })
+	r := &rig{near: near, peer: <-dialled, failed: make(chan error, 1), told: func() {}, refill: func() {}}
+	r.out = conn.NewOutput(wrap(near), &r.mu, timeout, func() { r.refill() }, func(err error) {
+		r.told()
+		r.failed <- err
+	})
 	t.Cleanup(func() {
 		r.out.Close()
 		r.out.Wait()
@@ -219,6 +224,24 @@ func TestCloseAfterDoesNotWaitLongerThanItsPatience(t *testing.T) {
 		}
 		if err := <-r.failed; !errors.Is(err, conn.ErrSlow) {
 			t.Fatalf("failed with %v", err)
+		}
+	})
+}
+
+// Whoever reads from the socket would otherwise see it closed before it knows why.
+func TestAFailureIsToldBeforeTheSocketCloses(t *testing.T) {
+	bothKinds(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
+		r := newRig(t, time.Millisecond, wrap)
+		stillOpen := make(chan error, 1)
+		r.told = func() { stillOpen <- r.near.SetReadDeadline(time.Time{}) }
+		r.append(make([]byte, 64<<20)...)
+		r.out.Flush() // stuck, until the time-out
+		if err := <-stillOpen; err != nil {
+			t.Fatalf("when it was told: %v", err)
+		}
+		r.out.Wait()
+		if err := r.near.SetReadDeadline(time.Time{}); !errors.Is(err, net.ErrClosed) {
+			t.Fatalf("afterwards: %v", err)
 		}
 	})
 }
