@@ -51,11 +51,12 @@ func (s *Session) Attach(g grpc.BidiStreamingServer[sessionv1.AttachRequest, ses
 	if err != nil {
 		return err
 	}
-	if err := t.checkAlive(ctx, gateway); err != nil {
+	aliveAt, err := t.checkAlive(ctx, gateway)
+	if err != nil {
 		return err
 	}
 	st := &stream{
-		term: t, gateway: gateway, number: s.numbers.Add(1), grpc: g,
+		term: t, gateway: gateway, number: s.numbers.Add(1), aliveAt: aliveAt, grpc: g,
 		holdings: make(chan *sessionv1.Holdings, holdingsWaiting),
 		filled:   make(chan struct{}, 1),
 		cancel:   cancel,
@@ -63,8 +64,8 @@ func (s *Session) Attach(g grpc.BidiStreamingServer[sessionv1.AttachRequest, ses
 	st.push(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Welcome{
 		Welcome: &sessionv1.Welcome{Incarnation: t.instance},
 	}})
-	if !t.attach(st) {
-		return s.refusal()
+	if err := t.attach(st); err != nil {
+		return err
 	}
 	s.metrics.attached.Inc()
 	defer s.metrics.attached.Dec()
@@ -123,33 +124,39 @@ func (s *Session) hello(ctx context.Context, g grpc.BidiStreamingServer[sessionv
 	}
 }
 
-// checkAlive asks etcd about a gateway that is not in the view, which may be behind.
-func (t *term) checkAlive(ctx context.Context, gateway string) error {
+// checkAlive returns a revision of etcd at which the gateway was alive. It asks etcd about one that is not in the view,
+// which may be behind.
+func (t *term) checkAlive(ctx context.Context, gateway string) (revision int64, err error) {
 	t.mu.Lock()
 	_, known := t.view.Find(gateway)
+	revision = t.view.Revision
 	t.mu.Unlock()
 	if known {
-		return nil
+		return revision, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)
 	defer cancel()
 	d := t.session.cluster
 	r, err := d.Client.Get(ctx, d.Keys.Member(cluster.Gateway, gateway))
 	if err != nil {
-		return status.Error(codes.Unavailable, "etcd cannot be asked about the gateway")
+		return 0, status.Error(codes.Unavailable, "etcd cannot be asked about the gateway")
 	}
 	if len(r.Kvs) == 0 {
-		return errDead
+		return 0, errDead
 	}
-	return nil
+	return r.Header.Revision, nil
 }
 
 // attach makes st the gateway's stream, in place of an older one.
-func (t *term) attach(st *stream) bool {
+func (t *term) attach(st *stream) error {
 	t.mu.Lock()
-	if t.ended {
+	switch {
+	case t.ended:
 		t.mu.Unlock()
-		return false
+		return t.session.refusal()
+	case t.outlived(st):
+		t.mu.Unlock()
+		return errDead
 	}
 	older := t.streams[st.gateway]
 	t.streams[st.gateway] = st
@@ -161,7 +168,7 @@ func (t *term) attach(st *stream) bool {
 		q.Detached(now, st.gateway)
 		q.Attached(st.gateway)
 	})
-	return true
+	return nil
 }
 
 func (t *term) detach(st *stream) {

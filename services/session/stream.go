@@ -30,6 +30,7 @@ type stream struct {
 	term     *term
 	gateway  string
 	number   uint64
+	aliveAt  int64 // revision of etcd at which the gateway was seen alive
 	grpc     grpc.BidiStreamingServer[sessionv1.AttachRequest, sessionv1.AttachResponse]
 	holdings chan *sessionv1.Holdings
 	cancel   context.CancelCauseFunc

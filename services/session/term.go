@@ -83,12 +83,15 @@ func (t *term) setView(v cluster.View, publish func(*term)) {
 	for _, m := range t.view.Members {
 		if _, lives := v.Find(m.ID); !lives {
 			died = true
-			if st := t.streams[m.ID]; st != nil {
-				st.end(errDead)
-			}
 		}
 	}
 	t.view = v
+	for _, st := range t.streams {
+		if t.outlived(st) {
+			died = true
+			st.end(errDead)
+		}
+	}
 	t.mu.Unlock()
 	t.step(func(q *claims.Queue, now time.Time) { q.View(now, ids, v.Revision) })
 	if first {
@@ -97,6 +100,13 @@ func (t *term) setView(v cluster.View, publish func(*term)) {
 	if died {
 		signal(t.sweep)
 	}
+}
+
+// outlived reports whether the gateway of st has died. A view is behind at times: it knows only about gateways that
+// were seen alive before it was taken, and one that joined and died between two views is in neither. With mu held.
+func (t *term) outlived(st *stream) bool {
+	_, lives := t.view.Find(st.gateway)
+	return !lives && t.view.Revision >= st.aliveAt
 }
 
 // step tells the queue something and does what it wants done.
