@@ -1,12 +1,16 @@
 package rpc
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/beeline-mqtt/beeline/internal/tcp"
 )
 
 // How a client comes back to a server that was away. A peer that restarts should be found within a second or
@@ -31,6 +35,7 @@ func NewDialer(cfg Config, opts ...grpc.DialOption) (*Dialer, error) {
 	}
 	own := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
+		grpc.WithContextDialer(dialTCP),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{
 				BaseDelay: reconnectFirst, Multiplier: reconnectFactor, Jitter: reconnectJitter, MaxDelay: reconnectMax,
@@ -50,6 +55,14 @@ func NewDialer(cfg Config, opts ...grpc.DialOption) (*Dialer, error) {
 		grpc.WithIdleTimeout(0),
 	}
 	return &Dialer{opts: append(own, opts...)}, nil
+}
+
+func dialTCP(ctx context.Context, address string) (net.Conn, error) {
+	nc, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return tcp.Wrap(nc), nil
 }
 
 // Dial returns a connection to the service at address, host:port, which the caller closes. It does not wait: the

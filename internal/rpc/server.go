@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
+	"github.com/beeline-mqtt/beeline/internal/tcp"
 )
 
 // ServerDeps are what a server reports to.
@@ -83,7 +84,7 @@ func (s *Server) Part(l net.Listener) lifecycle.Part {
 			s.logger.WarnContext(ctx, "services talk without TLS: whoever reaches the port is trusted", slog.String("address", l.Addr().String()))
 		}
 		served := make(chan error, 1)
-		go func() { served <- s.server.Serve(l) }()
+		go func() { served <- s.server.Serve(tcp.Listener{Listener: l}) }()
 		started()
 		select {
 		case err := <-served:

@@ -14,6 +14,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/node"
+	"github.com/beeline-mqtt/beeline/internal/processors"
 	"github.com/beeline-mqtt/beeline/services/gateway"
 )
 
@@ -60,5 +61,5 @@ func run(ctx context.Context) error {
 	}
 	g.Register(n.Server)
 	n.Readiness.Add("gateway", g.Ready)
-	return n.Run(ctx, lifecycle.Simple("gateway", func(ctx context.Context) error { return g.Run(ctx, n.Address()) }))
+	return n.Run(ctx, processors.Part(), lifecycle.Simple("gateway", func(ctx context.Context) error { return g.Run(ctx, n.Address()) }))
 }

@@ -107,14 +107,15 @@ func (b *Broker) Run(ctx context.Context) error {
 	return nil
 }
 
-// sweep visits every client about once a second, a part of them at a time.
+// sweep visits every client about once a second, a part of them at a time: not all at once, and not so few that an
+// idle gateway is for ever woken up.
 func (b *Broker) sweep(ctx context.Context) {
-	const step = time.Second / shards
-	tick := time.NewTicker(step)
+	const steps = 4
+	tick := time.NewTicker(time.Second / steps)
 	defer tick.Stop()
 	last := time.Now()
 	heldUp := last
-	for i := 0; ; i = (i + 1) % shards {
+	for step := 0; ; step = (step + 1) % steps {
 		select {
 		case <-ctx.Done():
 			return
@@ -127,6 +128,8 @@ func (b *Broker) sweep(ctx context.Context) {
 		}
 		last = now
 		late := now.Sub(heldUp) < 2*time.Second
-		b.clients.each(i, func(e entry) { e.current.Sweep(now, late) })
+		for i := step; i < shards; i += steps {
+			b.clients.each(i, func(e entry) { e.current.Sweep(now, late) })
+		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/routes"
+	"github.com/beeline-mqtt/beeline/internal/tcp"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
@@ -191,7 +192,7 @@ func (g *gateway) run(logger *slog.Logger) {
 			if err != nil {
 				return
 			}
-			clients.Go(func() { client.Serve(conns, nc, "tcp", &g.limits, &deps) })
+			clients.Go(func() { client.Serve(conns, tcp.Wrap(nc), "tcp", &g.limits, &deps) })
 		}
 	})
 	g.atEnd(end, &clients)

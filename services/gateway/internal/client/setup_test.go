@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"github.com/beeline-mqtt/beeline/internal/tcp"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
@@ -94,7 +95,7 @@ func newRig(t testing.TB, changes ...func(*rig)) *rig {
 			if err != nil {
 				return
 			}
-			r.serve(nc)
+			r.serve(tcp.Wrap(nc))
 		}
 	})
 	t.Cleanup(func() { _ = ln.Close() })

@@ -11,8 +11,9 @@ import (
 	"errors"
 	"net"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/tcp"
 )
 
 // HighWater is how many bytes may wait in an Output before its filler should hold back, so that what the
@@ -38,9 +39,7 @@ var ErrSlow = errors.New("client does not read")
 type Output struct {
 	mu      *sync.Mutex
 	nc      net.Conn
-	raw     syscall.RawConn // nil when the socket cannot be written without blocking (TLS, WebSocket)
-	try     attempt
-	run     func(fd uintptr) bool // try.run, made once
+	spot    *tcp.Conn // nil when the socket cannot be written without blocking (TLS, WebSocket)
 	timeout time.Duration
 	refill  func()
 	failed  func(error)
@@ -60,11 +59,7 @@ type Output struct {
 // called at most once, without mu and before the socket closes, when a write fails or times out. timeout bounds every blocking write.
 func NewOutput(nc net.Conn, mu *sync.Mutex, timeout time.Duration, refill func(), failed func(error)) *Output {
 	o := &Output{mu: mu, nc: nc, timeout: timeout, refill: refill, failed: failed}
-	if tcp, ok := nc.(*net.TCPConn); ok {
-		if raw, err := tcp.SyscallConn(); err == nil {
-			o.raw, o.run = raw, o.try.run
-		}
-	}
+	o.spot, _ = nc.(*tcp.Conn)
 	return o
 }
 
@@ -135,7 +130,7 @@ func (o *Output) Flush() {
 		return
 	}
 	o.writing = true
-	if o.raw == nil {
+	if o.spot == nil {
 		o.startDraining(nil, 0)
 		o.mu.Unlock()
 		return
@@ -143,7 +138,7 @@ func (o *Output) Flush() {
 	for range spotRounds {
 		b := o.take()
 		o.mu.Unlock()
-		n, err := o.tryWrite(*b)
+		n, err := o.spot.TryWrite(*b)
 		if err != nil {
 			o.fail(err)
 			return
@@ -310,47 +305,6 @@ func (o *Output) write(b []byte) error {
 		}
 	}
 	return nil
-}
-
-// attempt is one write that does not block. It belongs to whoever is writing.
-type attempt struct {
-	b   []byte
-	n   int
-	err error
-}
-
-// run writes what the socket takes at once. It always returns true: the caller does not wait for more.
-func (a *attempt) run(fd uintptr) bool {
-	for a.n < len(a.b) {
-		k, err := syscall.Write(int(fd), a.b[a.n:])
-		switch {
-		case err == nil:
-			a.n += k
-		case errors.Is(err, syscall.EINTR):
-		case errors.Is(err, syscall.EAGAIN):
-			return true
-		default:
-			a.err = err
-			return true
-		}
-	}
-	return true
-}
-
-// tryWrite writes what the socket takes at once.
-func (o *Output) tryWrite(b []byte) (int, error) {
-	o.try = attempt{b: b}
-	err := o.raw.Write(o.run)
-	done := o.try
-	o.try = attempt{}
-	switch {
-	case done.err != nil:
-		return done.n, done.err
-	case errors.Is(err, net.ErrClosed):
-		return done.n, err
-	}
-	// A write deadline that has passed belongs to an earlier, blocking write: let the goroutine set its own.
-	return done.n, nil
 }
 
 // fail ends the output for err. The owner is told before the socket closes: who reads from it would otherwise see

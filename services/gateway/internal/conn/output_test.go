@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/beeline-mqtt/beeline/internal/tcp"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/conn"
 )
 
@@ -60,7 +61,7 @@ func newRig(t *testing.T, timeout time.Duration, wrap func(net.Conn) net.Conn) *
 	return r
 }
 
-func plain(c net.Conn) net.Conn { return c }
+func plain(c net.Conn) net.Conn { return tcp.Wrap(c) }
 
 // opaque hides that the socket is TCP, as TLS and WebSocket do.
 func opaque(c net.Conn) net.Conn { return struct{ net.Conn }{c} }
@@ -291,7 +292,7 @@ func BenchmarkAppendAndFlush(b *testing.B) {
 		b.Fatal(err)
 	}
 	var mu sync.Mutex
-	out := conn.NewOutput(near, &mu, time.Minute, func() {}, func(err error) { b.Error(err) })
+	out := conn.NewOutput(tcp.Wrap(near), &mu, time.Minute, func() {}, func(err error) { b.Error(err) })
 	packet := make([]byte, 90)
 	b.ReportAllocs()
 	b.SetBytes(int64(len(packet)))

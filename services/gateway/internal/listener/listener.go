@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/config"
+	"github.com/beeline-mqtt/beeline/internal/tcp"
 )
 
 // Config is one listener.
@@ -100,7 +101,7 @@ func Listen(cfg Config, maxConns int, logger *slog.Logger) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listener %q: %w", cfg.Name, err)
 	}
-	l.ln = ln
+	l.ln = tcp.Listener{Listener: ln}
 	return l, nil
 }
 

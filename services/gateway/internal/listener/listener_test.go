@@ -13,6 +13,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/config"
 	"github.com/beeline-mqtt/beeline/internal/pki"
+	"github.com/beeline-mqtt/beeline/internal/tcp"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/listener"
 )
 
@@ -35,7 +36,7 @@ func TestPlainConnectionsAreTCPAllTheWay(t *testing.T) {
 		echo(ctx, nc, name)
 	})
 	r.dial()
-	if nc, ok := receive(t, conns, "a connection").(*net.TCPConn); !ok {
+	if nc, ok := receive(t, conns, "a connection").(*tcp.Conn); !ok {
 		t.Fatalf("%T: nothing can be written on the spot", nc)
 	}
 }

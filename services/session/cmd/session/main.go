@@ -12,6 +12,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/config"
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 	"github.com/beeline-mqtt/beeline/internal/node"
+	"github.com/beeline-mqtt/beeline/internal/processors"
 	"github.com/beeline-mqtt/beeline/services/session"
 )
 
@@ -52,5 +53,5 @@ func run(ctx context.Context) error {
 	}
 	s.Register(n.Server)
 	n.Readiness.Add("session", s.Ready)
-	return n.Run(ctx, lifecycle.Simple("session", s.Run))
+	return n.Run(ctx, processors.Part(), lifecycle.Simple("session", s.Run))
 }

@@ -1,0 +1,175 @@
+package tcp_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/net/nettest"
+
+	"github.com/beeline-mqtt/beeline/internal/tcp"
+)
+
+func pair(t testing.TB) (near, far *tcp.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dialled := make(chan net.Conn, 1)
+	go func() {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Error(err)
+		}
+		dialled <- c
+	}()
+	accepted, err := tcp.Listener{Listener: l}.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, far = accepted.(*tcp.Conn), tcp.Wrap(<-dialled).(*tcp.Conn)
+	t.Cleanup(func() { near.Close(); far.Close() })
+	return near, far
+}
+
+// The standard library's extension has a suite for whatever says that it is a net.Conn: deadlines that were, are and
+// will be, closing while somebody waits, races, and more.
+func TestItIsAConnection(t *testing.T) {
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		near, far := pair(t)
+		return near, far, func() { near.Close(); far.Close() }, nil
+	})
+}
+
+func TestMoreThanASocketTakesArrivesWhole(t *testing.T) {
+	near, far := pair(t)
+	sent := bytes.Repeat([]byte("beeline "), 1<<20)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		if n, err := near.Write(sent); n != len(sent) || err != nil {
+			t.Errorf("wrote %d, %v", n, err)
+		}
+		near.CloseWrite()
+	})
+	got, err := io.ReadAll(far)
+	if err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("read %d bytes of %d, %v", len(got), len(sent), err)
+	}
+}
+
+func TestCopyingGoesThroughTheConnection(t *testing.T) {
+	near, far := pair(t)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		if n, err := near.ReadFrom(bytes.NewReader(make([]byte, 100_000))); n != 100_000 || err != nil {
+			t.Errorf("sent %d, %v", n, err)
+		}
+		near.CloseWrite()
+	})
+	var got bytes.Buffer
+	if n, err := far.WriteTo(&got); n != 100_000 || err != nil {
+		t.Errorf("received %d, %v", n, err)
+	}
+}
+
+func TestTryWriteDoesNotWait(t *testing.T) {
+	near, far := pair(t)
+	sent := bytes.Repeat([]byte("x"), 64<<20)
+	n, err := near.TryWrite(sent)
+	if n == 0 || n == len(sent) || err != nil {
+		t.Fatalf("wrote %d of %d, %v", n, len(sent), err)
+	}
+	if m, err := near.TryWrite(sent); m != 0 || err != nil {
+		t.Fatalf("a full socket took %d, %v", m, err)
+	}
+	got := make([]byte, n)
+	if _, err := io.ReadFull(far, got); err != nil || !bytes.Equal(got, sent[:n]) {
+		t.Fatalf("what was written does not arrive: %v", err)
+	}
+}
+
+func TestTryWriteIgnoresADeadlineThatHasPassed(t *testing.T) {
+	near, _ := pair(t)
+	if err := near.SetWriteDeadline(time.Now().Add(-time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := near.TryWrite([]byte("x")); n != 0 || err != nil {
+		t.Errorf("wrote %d, %v", n, err)
+	}
+	if _, err := near.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Write: %v", err)
+	}
+}
+
+func TestErrorsSayWhatWentWrong(t *testing.T) {
+	near, far := pair(t)
+	if err := far.SetLinger(0); err != nil { // so that closing resets
+		t.Fatal(err)
+	}
+	far.Close()
+	if _, err := near.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("Read: %v", err)
+	}
+	if _, err := near.TryWrite([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("TryWrite: %v", err)
+	}
+	near.Close()
+	for name, f := range map[string]func([]byte) (int, error){"Read": near.Read, "Write": near.Write, "TryWrite": near.TryWrite} {
+		if _, err := f([]byte("x")); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s on a closed connection: %v", name, err)
+		}
+	}
+}
+
+func TestWhatIsNotTCPStaysAsItIs(t *testing.T) {
+	a, b := net.Pipe()
+	defer b.Close()
+	if tcp.Wrap(a) != a {
+		t.Error("a pipe was wrapped")
+	}
+}
+
+func TestReadingAndWritingDoNotAllocate(t *testing.T) {
+	near, far := pair(t)
+	p, q := make([]byte, 64), make([]byte, 64)
+	if n := testing.AllocsPerRun(1000, func() {
+		_, _ = near.Write(p)
+		_, _ = near.TryWrite(p)
+		_, _ = far.Read(q)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkPingPong(b *testing.B) {
+	run := func(b *testing.B, near, far net.Conn) {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer near.Close()
+		wg.Go(func() { _, _ = io.CopyBuffer(struct{ io.Writer }{far}, struct{ io.Reader }{far}, make([]byte, 64)) })
+		p := make([]byte, 64)
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = near.Write(p)
+			_, _ = io.ReadFull(near, p)
+		}
+	}
+	b.Run("beeline", func(b *testing.B) {
+		near, far := pair(b)
+		run(b, near, far)
+	})
+	b.Run("net", func(b *testing.B) {
+		near, far := pair(b)
+		run(b, near.TCPConn, far.TCPConn)
+	})
+}
