@@ -4,26 +4,41 @@ import (
 	"errors"
 	"io"
 	"slices"
+
+	"github.com/beeline-mqtt/beeline/internal/buffers"
 )
 
 const (
-	// bufferSize is what a connection that is quiet costs in buffers.
+	// bufferSize is what is read at once.
 	bufferSize = 4096
 	// believed is how much of an announced length gets memory before bytes have come. Beyond it the memory grows
 	// with what has really been received, so that five bytes cannot claim a megabyte.
 	believed = 16 << 10
 )
 
+// inputs serves all connections of the process: one that is quiet holds no buffer.
+var inputs = buffers.New(bufferSize, bufferSize) //nolint:gochecknoglobals // a pool holds no state that anyone could observe
+
+// Waiter is a stream that can wait for bytes without a buffer to put them into.
+type Waiter interface {
+	// ReadPooled reads what is there into a buffer of the pool, which it takes when there is something. The buffer is as
+	// long as what was read, never empty, and the caller's; it is nil beside an error.
+	ReadPooled(pool *buffers.Pool) (*[]byte, error)
+}
+
 // Reader splits a connection into packets. After an error it is of no more use.
 type Reader struct {
 	src        io.Reader
-	buf        []byte
-	start, end int // of what has been read and not been returned
+	waiter     Waiter // src, if it is one
+	lent       *[]byte
+	buf        []byte // all of lent
+	start, end int    // of what has been read and not been returned
 }
 
-// NewReader returns a Reader with a buffer of 4 KiB.
+// NewReader returns a Reader. It holds no buffer between packets if r is a Waiter, and else one of 4 KiB.
 func NewReader(r io.Reader) *Reader {
-	return &Reader{src: r, buf: make([]byte, bufferSize)}
+	w, _ := r.(Waiter)
+	return &Reader{src: r, waiter: w}
 }
 
 // Next returns the first byte of the next packet, which is checked (MQTT-2.1.3-1), and its body, as long as its
@@ -101,7 +116,9 @@ func parseHeader(b []byte) (head, remaining int, err *Error) {
 // fill reads until n bytes, at most the size of the buffer, are there.
 func (r *Reader) fill(n int) error {
 	if r.start == r.end {
-		r.start, r.end = 0, 0
+		if err := r.begin(); err != nil {
+			return err
+		}
 	}
 	if r.start+n > len(r.buf) {
 		r.end = copy(r.buf, r.buf[r.start:r.end])
@@ -125,6 +142,31 @@ func (r *Reader) fill(n int) error {
 		}
 	}
 	return nil
+}
+
+// begin fills the buffer anew, all of which has been returned.
+func (r *Reader) begin() error {
+	r.start, r.end = 0, 0
+	if r.waiter == nil {
+		if r.lent == nil {
+			r.lend(inputs.Get())
+		}
+		return nil
+	}
+	if b := r.lent; b != nil {
+		r.lent, r.buf = nil, nil
+		inputs.Put(b)
+	}
+	b, err := r.waiter.ReadPooled(inputs)
+	if err != nil {
+		return err
+	}
+	r.lend(b)
+	return nil
+}
+
+func (r *Reader) lend(b *[]byte) {
+	r.lent, r.buf, r.end = b, (*b)[:cap(*b)], len(*b)
 }
 
 // large reads the body of a packet that does not fit into the buffer.

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"unsafe"
+
+	"github.com/beeline-mqtt/beeline/internal/buffers"
 )
 
 // most is how many bytes one system call moves: it keeps its processor for as long as that takes.
@@ -39,7 +41,7 @@ func Wrap(nc net.Conn) net.Conn {
 		return nc
 	}
 	c := &Conn{TCPConn: t, raw: raw}
-	c.read.run, c.write.run = c.read.receive, c.write.send
+	c.read.run, c.read.runPooled, c.write.run = c.read.receive, c.read.receivePooled, c.write.send
 	return c
 }
 
@@ -63,6 +65,31 @@ func (c *Conn) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return r.n, nil
+}
+
+// ReadPooled reads what is there into a buffer of the pool, and waits if that is nothing; while it waits it holds no
+// buffer. The buffer is as long as what was read, and the caller's, to be put back; nil beside an error.
+func (c *Conn) ReadPooled(pool *buffers.Pool) (*[]byte, error) {
+	r := &c.read
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pool, r.lent, r.err = pool, nil, nil
+	err := c.raw.Read(r.runPooled)
+	b := r.lent
+	r.pool, r.lent = nil, nil
+	switch {
+	case err != nil:
+	case r.err != nil:
+		err = c.opError("read", r.err)
+	case len(*b) == 0:
+		err = io.EOF
+	default:
+		return b, nil
+	}
+	if b != nil {
+		pool.Put(b)
+	}
+	return nil, err
 }
 
 // Write writes all of p, and waits for as long as that takes.
@@ -111,6 +138,10 @@ type call struct {
 	n    int
 	err  error
 	wait bool
+
+	runPooled func(fd uintptr) (done bool)
+	pool      *buffers.Pool
+	lent      *[]byte
 }
 
 // receive is called when there may be something to read, and says whether there was.
@@ -118,6 +149,19 @@ func (k *call) receive(fd uintptr) bool {
 	n, errno := transfer(syscall.SYS_READ, fd, k.p)
 	k.n = n
 	return k.done(errno)
+}
+
+// receivePooled is receive with a buffer that is lent only while there is something to read.
+func (k *call) receivePooled(fd uintptr) bool {
+	b := k.pool.Get()
+	n, errno := transfer(syscall.SYS_READ, fd, (*b)[:cap(*b)])
+	if !k.done(errno) {
+		k.pool.Put(b)
+		return false
+	}
+	*b = (*b)[:n]
+	k.lent = b
+	return true
 }
 
 // send is called when there may be room, and says whether that is all.

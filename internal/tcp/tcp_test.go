@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/net/nettest"
 
+	"github.com/beeline-mqtt/beeline/internal/buffers"
 	"github.com/beeline-mqtt/beeline/internal/tcp"
 )
 
@@ -108,6 +109,62 @@ func TestTryWriteIgnoresADeadlineThatHasPassed(t *testing.T) {
 	}
 	if _, err := near.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("Write: %v", err)
+	}
+}
+
+func TestWhoeverWaitsHoldsNoBuffer(t *testing.T) {
+	near, far := pair(t)
+	pool := buffers.New(100, 100)
+	type result struct {
+		text string
+		err  error
+	}
+	read := make(chan result)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		for {
+			b, err := near.ReadPooled(pool)
+			if err != nil {
+				read <- result{"", err}
+				return
+			}
+			read <- result{string(*b), nil}
+			pool.Put(b)
+		}
+	})
+	for _, text := range []string{"one", "two", "three"} {
+		if _, err := far.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if r := <-read; r.text != text || r.err != nil {
+			t.Fatalf("read %q, %v", r.text, r.err)
+		}
+	}
+	far.Close()
+	if r := <-read; !errors.Is(r.err, io.EOF) {
+		t.Errorf("at the end: %v", r.err)
+	}
+}
+
+func TestReadPooledEndsWithTheDeadlineAndTheConnection(t *testing.T) {
+	near, far := pair(t)
+	pool := buffers.New(100, 100)
+	if err := near.SetReadDeadline(time.Now().Add(-time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := near.ReadPooled(pool); b != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("after the deadline: %v, %v", b, err)
+	}
+	if err := errors.Join(near.SetReadDeadline(time.Time{}), far.SetLinger(0), far.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := near.ReadPooled(pool); b != nil || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("after a reset: %v, %v", b, err)
+	}
+	near.Close()
+	if b, err := near.ReadPooled(pool); b != nil || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after Close: %v, %v", b, err)
 	}
 }
 

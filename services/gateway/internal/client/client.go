@@ -19,10 +19,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/beeline-mqtt/beeline/internal/buffers"
 	"github.com/beeline-mqtt/beeline/internal/engine"
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/internal/tcp"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/conn"
@@ -90,6 +92,7 @@ type Client struct {
 	deps      *Deps
 	limits    *Limits
 	nc        net.Conn
+	spot      *tcp.Conn // nc, if it is a plain socket
 	reader    *packet.Reader
 	turn      turn.Turn // of the reading goroutine, as is aliasesIn
 	aliasesIn []string
@@ -174,21 +177,40 @@ func (c *Client) Stopped() <-chan struct{} { return c.stopped }
 // block, and after a pause of the process nothing is read on behalf of an incarnation that has ended. A client
 // that does not read its answers is not read.
 func (c *Client) Read(p []byte) (int, error) {
+	c.beforeRead()
+	n, err := c.nc.Read(p)
+	if !c.afterRead(n == len(p)) {
+		return 0, errNotServing
+	}
+	return n, err
+}
+
+// ReadPooled is Read for a packet reader that holds no buffer. Only a socket can wait without one.
+func (c *Client) ReadPooled(pool *buffers.Pool) (*[]byte, error) {
+	c.beforeRead()
+	b, err := c.spot.ReadPooled(pool)
+	if !c.afterRead(err == nil && len(*b) == cap(*b)) {
+		return nil, errNotServing
+	}
+	return b, err
+}
+
+func (c *Client) beforeRead() {
 	c.turn.End()
 	c.out.Hold(c.held)
 	if c.greedy {
 		// There is more where the last read came from, and there always may be: let the others have their turn.
 		runtime.Gosched()
 	}
-	n, err := c.nc.Read(p)
-	c.greedy = n == len(p)
+}
+
+// afterRead reports whether what was read may be handled. full: it filled the buffer.
+func (c *Client) afterRead(full bool) bool {
+	c.greedy = full
 	now := time.Now()
 	c.turn.Now = now
 	c.lastRead.Store(now.UnixNano())
-	if !c.deps.Serving() {
-		return 0, errNotServing
-	}
-	return n, err
+	return c.deps.Serving()
 }
 
 // held suspends the keepalive while the client is not read.

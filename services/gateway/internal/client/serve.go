@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"runtime/debug"
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/tcp"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 )
 
@@ -19,7 +21,10 @@ func Serve(ctx context.Context, nc net.Conn, listener string, limits *Limits, de
 	c := newClient(nc, limits, deps)
 	defer c.close()
 	defer context.AfterFunc(ctx, func() { c.Stop(ShuttingDown()) })()
-	if err := c.connect(ctx, listener); err != nil {
+	// Connecting goes deep, and a stack that has grown stays so: it is done on one that ends with it.
+	connected := make(chan error, 1)
+	go func() { connected <- c.connect(ctx, listener) }()
+	if err := <-connected; err != nil {
 		c.refuse(err)
 		return
 	}
@@ -29,7 +34,12 @@ func Serve(ctx context.Context, nc net.Conn, listener string, limits *Limits, de
 func newClient(nc net.Conn, limits *Limits, deps *Deps) *Client {
 	c := &Client{deps: deps, limits: limits, nc: nc, stopped: make(chan struct{})}
 	c.out = c.newOutput()
-	c.reader = packet.NewReader(c)
+	if spot, ok := nc.(*tcp.Conn); ok {
+		c.spot = spot
+		c.reader = packet.NewReader(c)
+	} else {
+		c.reader = packet.NewReader(struct{ io.Reader }{c})
+	}
 	return c
 }
 

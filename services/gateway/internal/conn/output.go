@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/beeline-mqtt/beeline/internal/buffers"
 	"github.com/beeline-mqtt/beeline/internal/tcp"
 )
 
@@ -26,6 +27,15 @@ const (
 	mostReplies = 128 << 10
 	largePacket = 16 << 10
 )
+
+// bufferSize is what a connection starts to gather with; keepSize is the largest buffer kept for reuse.
+const (
+	bufferSize = 4 << 10
+	keepSize   = 128 << 10
+)
+
+// outputs serves all connections of the process: an idle one holds no buffer.
+var outputs = buffers.New(bufferSize, keepSize) //nolint:gochecknoglobals // a pool holds no state that anyone could observe
 
 // spotRounds is how often one caller goes on writing on the spot before it hands over to the goroutine:
 // others may append as fast as it writes.
@@ -79,7 +89,7 @@ func (o *Output) Len() int {
 // Buffer returns the bytes that wait, to be appended to and given back with Append.
 func (o *Output) Buffer() []byte {
 	if o.buf == nil {
-		o.buf = buffers.get()
+		o.buf = outputs.Get()
 	}
 	return *o.buf
 }
@@ -149,7 +159,7 @@ func (o *Output) Flush() {
 			o.mu.Unlock()
 			return
 		}
-		buffers.put(b)
+		outputs.Put(b)
 		o.refill()
 		o.mu.Lock()
 		if o.finish() {
@@ -235,7 +245,7 @@ func (o *Output) discard() bool {
 		return false
 	}
 	if o.buf != nil {
-		buffers.put(o.take())
+		outputs.Put(o.take())
 	}
 	return true
 }
@@ -247,7 +257,7 @@ func (o *Output) finish() bool {
 		return false
 	}
 	if o.buf != nil {
-		buffers.put(o.take())
+		outputs.Put(o.take())
 	}
 	if o.closing && !o.closed {
 		o.closed = true
@@ -273,7 +283,7 @@ func (o *Output) drain(b *[]byte, written int) {
 				o.fail(err)
 				return
 			}
-			buffers.put(b)
+			outputs.Put(b)
 			o.refill()
 		}
 		o.mu.Lock()
