@@ -1,10 +1,10 @@
 # Images of the services and of the beeline tool, each from nothing but a static binary.
 #
-#   docker build --target gateway .        compiles first, in the image named by GO_IMAGE
+#   docker build --target gateway .        compiles first, in the image named by GO_IMAGE; needs BuildKit
 #   make images                            takes the binaries from bin/ (targets *-prebuilt); pulls nothing
 #
-# What the images have in common with those of prebuilt binaries comes first: a builder that knows no unused stages
-# would pull GO_IMAGE for everything after it.
+# The prebuilt ones come first: the builder before BuildKit builds every stage above its target, and would pull
+# GO_IMAGE for them.
 
 ARG GO_IMAGE=golang:1.26
 

@@ -139,15 +139,31 @@ func (p *project) cross(t *testing.T, gateways ...string) {
 	}
 }
 
+// certificate is what a container has, as the engine hands it out: as a tar.
+func (p *project) certificate(t *testing.T, c container) string {
+	t.Helper()
+	text := p.docker(t, "cp", c.ID+":/pki/tls.crt", "-")
+	if !strings.Contains(text, "BEGIN CERTIFICATE") {
+		t.Fatalf("no certificate in %q", text)
+	}
+	return text
+}
+
 func (p *project) comesUpAgain(t *testing.T) {
 	before := map[string]string{}
+	certificate := map[string]string{}
 	for _, s := range services {
-		before[s] = p.inspect(t, s).State.StartedAt
+		c := p.inspect(t, s)
+		before[s], certificate[s] = c.State.StartedAt, p.certificate(t, c)
 	}
 	p.up(t, three...)
 	for _, s := range services {
-		if got := p.inspect(t, s).State.StartedAt; got != before[s] {
+		c := p.inspect(t, s)
+		if got := c.State.StartedAt; got != before[s] {
 			t.Errorf("%s was started at %s, and again at %s", s, before[s], got)
+		}
+		if p.certificate(t, c) != certificate[s] {
+			t.Errorf("%s has a new certificate", s)
 		}
 	}
 	if c := p.inspect(t, "certs"); c.State.ExitCode != 0 {
