@@ -35,7 +35,8 @@ inside() {
   done
   local code=0
   "$@" || code=$?
-  kill "$engine" && wait "$engine" || true
+  kill "$engine" || true
+  wait "$engine" || true
   return "$code"
 }
 
