@@ -5,10 +5,10 @@ FUZZTIME ?= 10s
 FAULTTIME ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint fmt generate check budget fuzz faults vuln cover clean
+.PHONY: help build test race lint fmt generate check budget fuzz faults images compose-test vuln cover clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the binaries into bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/ $(BINARIES)
@@ -41,6 +41,12 @@ fuzz: ## Run every fuzz test for FUZZTIME (10s)
 
 faults: ## Kill, pause and cut off processes at random for FAULTTIME (10m)
 	BEELINE_TEST_FAULTS=$(FAULTTIME) go test -count=1 -v -timeout 0 -run Random ./test/faults
+
+images: build ## Make container images of the binaries in bin/ (pulls nothing)
+	tools/images.sh
+
+compose-test: ## Bring deploy/compose up on a Docker engine, and try it
+	tools/check/compose.sh
 
 vuln: ## Look for known vulnerabilities
 	tools/check/vuln.sh

@@ -1,4 +1,4 @@
-// Command beeline runs a whole Beeline on one machine and talks MQTT to any broker. Its sub-commands are the
+// Command beeline runs a whole Beeline on one machine, talks MQTT to any broker, and makes certificates. Its sub-commands are the
 // files beside this one.
 package main
 
@@ -29,6 +29,6 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), pubCommand(), subCommand())
+	root.AddCommand(upCommand(), pubCommand(), subCommand(), certsCommand())
 	return root
 }

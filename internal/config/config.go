@@ -32,6 +32,8 @@ var ErrDone = errors.New("answered; nothing to run")
 type Source struct {
 	// Program is the name of the program, with its sub-command if it has any.
 	Program string
+	// Commands says what the program does besides, if anything, for --help: lines like those of the flags there.
+	Commands string
 	// Args are the arguments after the name of the program and the sub-command.
 	Args []string
 	// Environ is the environment, as os.Environ returns it.

@@ -107,7 +107,7 @@ A key a.b.some_key is --a.b.some_key=value as a flag and %sA__B__SOME_KEY=value 
   --check-config   validate the configuration and stop
   --print-config   print the effective configuration with secrets masked, and stop
   --help           print this text and stop
-
+%s
 Keys and defaults:
 
 `
@@ -115,7 +115,11 @@ Keys and defaults:
 // writeHelp lists the flags and keys with their defaults.
 func writeHelp(src Source, keys []key) error {
 	var text bytes.Buffer
-	fmt.Fprintf(&text, help, src.Program, EnvPrefix, EnvFile)
+	commands := ""
+	if src.Commands != "" {
+		commands = "\nIn place of running, with the same flags:\n\n" + src.Commands
+	}
+	fmt.Fprintf(&text, help, src.Program, EnvPrefix, EnvFile, commands)
 	var rows strings.Builder
 	for _, k := range keys {
 		rows.WriteString("  " + k.path + "\t" + defaultText(k))

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // Files are the paths of a certificate, its key, and the certificates of the authorities that its holder
@@ -67,6 +68,15 @@ func (f Files) Client() (*tls.Config, error) {
 	return cfg, nil
 }
 
+// Expiry returns the time until which the certificate is valid.
+func (f Files) Expiry() (time.Time, error) {
+	cert, err := readCert(f.Cert)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return cert.NotAfter, nil
+}
+
 func (f Files) authorities() (*x509.CertPool, error) {
 	text, err := os.ReadFile(f.CA)
 	if err != nil {
@@ -111,12 +121,12 @@ func readKey(path string) (*ecdsa.PrivateKey, error) {
 	return ec, nil
 }
 
-func writeKey(path string, key *ecdsa.PrivateKey) error {
+func writeKey(path string, key *ecdsa.PrivateKey, mode os.FileMode) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return err
 	}
-	return writePEM(path, "PRIVATE KEY", der, 0o600)
+	return writePEM(path, "PRIVATE KEY", der, mode)
 }
 
 func readPEM(path, kind string) ([]byte, error) {

@@ -1,10 +1,11 @@
 // Package pki is a private certificate authority in a directory, for set-ups on one machine and for tests, and
 // the rule by which services of a cluster recognise each other, whoever signed their certificates.
 //
-// The directory holds ca.crt and ca.key, and a .crt and .key for each certificate that was issued. Keys are
-// ECDSA P-256, readable by their owner alone. Opening and issuing again changes nothing as long as what is
-// there is right and has a third of its life left; otherwise it is renewed. The authority keeps its key when
-// it is renewed, so what it has signed stays valid.
+// The directory holds ca.crt and ca.key, and a .crt and .key for each certificate that was issued there; others
+// are delivered to directories of their holders. Keys are ECDSA P-256, readable by their owner alone, delivered
+// ones by their group too. Opening and issuing again changes nothing as long as what is there is right and has a
+// third of its life left; otherwise it is renewed. The authority keeps its key when it is renewed, so what it has
+// signed stays valid.
 //
 // A CA may be used by several goroutines. Only one process at a time may open a directory.
 package pki
@@ -33,6 +34,12 @@ const (
 	leafLife = 365 * 24 * time.Hour
 	// skew is by how much clocks may differ: certificates are valid from that long ago.
 	skew = time.Hour
+)
+
+// Modes of keys.
+const (
+	ownerOnly     os.FileMode = 0o600
+	ownerAndGroup os.FileMode = 0o640
 )
 
 // CA is a certificate authority in a directory.
@@ -65,7 +72,7 @@ func (ca *CA) load() error {
 		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 			return err
 		}
-		if err := writeKey(ca.path("ca.key"), key); err != nil {
+		if err := writeKey(ca.path("ca.key"), key, ownerOnly); err != nil {
 			return err
 		}
 	case err != nil:
@@ -93,7 +100,7 @@ func (ca *CA) load() error {
 		BasicConstraintsValid: true,
 		MaxPathLenZero:        true,
 	}
-	ca.cert, err = ca.sign("ca.crt", template, template, &key.PublicKey)
+	ca.cert, err = ca.sign(ca.path("ca.crt"), template, template, &key.PublicKey)
 	return err
 }
 
@@ -126,19 +133,50 @@ func (r Request) validate() error {
 // not fit the request, are not of this authority or about to expire.
 func (ca *CA) Issue(r Request) (Files, error) {
 	files := Files{Cert: ca.path(r.Name + ".crt"), Key: ca.path(r.Name + ".key"), CA: ca.path("ca.crt")}
+	if err := ca.provide(r, files, ownerOnly); err != nil {
+		return Files{}, err
+	}
+	return files, nil
+}
+
+// Deliver is Issue into a directory of the holder's own, which holds no more than the holder needs: tls.crt,
+// tls.key and ca.crt. The group of the files may read the key, so that they may belong to somebody else than the
+// holder. The directory is made when it does not exist.
+func (ca *CA) Deliver(dir string, r Request) (Files, error) {
 	if err := r.validate(); err != nil {
 		return Files{}, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // what is secret in it is protected by itself
+		return Files{}, fmt.Errorf("deliver certificate %s: %w", r.Name, err)
+	}
+	files := Files{Cert: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key"), CA: filepath.Join(dir, "ca.crt")}
+	if err := ca.provide(r, files, ownerAndGroup); err != nil {
+		return Files{}, err
+	}
+	if old, err := readCert(files.CA); err == nil && old.Equal(ca.cert) {
+		return files, nil
+	}
+	if err := writePEM(files.CA, "CERTIFICATE", ca.cert.Raw, 0o644); err != nil {
+		return Files{}, fmt.Errorf("deliver certificate %s: %w", r.Name, err)
+	}
+	return files, nil
+}
+
+// provide sees to it that the files of a certificate and its key are there and right.
+func (ca *CA) provide(r Request, files Files, mode os.FileMode) error {
+	if err := r.validate(); err != nil {
+		return err
 	}
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
 	template := ca.template(r)
 	if ca.isCurrent(files, template) {
-		return files, nil
+		return nil
 	}
-	if err := ca.issue(files, template); err != nil {
-		return Files{}, fmt.Errorf("issue certificate %s: %w", r.Name, err)
+	if err := ca.issue(files, mode, template); err != nil {
+		return fmt.Errorf("issue certificate %s: %w", r.Name, err)
 	}
-	return files, nil
+	return nil
 }
 
 func (ca *CA) template(r Request) *x509.Certificate {
@@ -185,20 +223,20 @@ func (ca *CA) isCurrent(files Files, want *x509.Certificate) bool {
 
 // issue writes a new key and its certificate. Between the two the files do not match, which isCurrent sees
 // should the process end just there.
-func (ca *CA) issue(files Files, template *x509.Certificate) error {
+func (ca *CA) issue(files Files, mode os.FileMode, template *x509.Certificate) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
-	if err := writeKey(files.Key, key); err != nil {
+	if err := writeKey(files.Key, key, mode); err != nil {
 		return err
 	}
-	_, err = ca.sign(filepath.Base(files.Cert), template, ca.cert, &key.PublicKey)
+	_, err = ca.sign(files.Cert, template, ca.cert, &key.PublicKey)
 	return err
 }
 
-// sign makes the certificate and writes it to the directory.
-func (ca *CA) sign(name string, template, parent *x509.Certificate, public *ecdsa.PublicKey) (*x509.Certificate, error) {
+// sign makes the certificate and writes it to path.
+func (ca *CA) sign(path string, template, parent *x509.Certificate, public *ecdsa.PublicKey) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
 		return nil, err
@@ -208,7 +246,7 @@ func (ca *CA) sign(name string, template, parent *x509.Certificate, public *ecds
 	if err != nil {
 		return nil, err
 	}
-	if err := writePEM(ca.path(name), "CERTIFICATE", der, 0o644); err != nil {
+	if err := writePEM(path, "CERTIFICATE", der, 0o644); err != nil {
 		return nil, err
 	}
 	return x509.ParseCertificate(der)

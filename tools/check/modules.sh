@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The workspace is synced, each module builds without it, all three are tidy, and all state the same Go.
+# The workspace is synced, each module builds without it, all four are tidy, and all state the same Go.
 # Leaves the module files as they were.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -21,7 +21,7 @@ for module in . api; do
   echo "GOWORK=off go build ./... in $module"
   GOWORK=off go -C "$module" build ./... || status=1
 done
-for module in . api tools; do
+for module in . api tools tools/compose; do
   echo "go mod tidy -diff in $module"
   GOWORK=off go -C "$module" mod tidy -diff || status=1
 done

@@ -133,7 +133,7 @@ func help(t *testing.T, section string) {
 		if r.Code != 0 || r.Stderr != "" {
 			t.Errorf("exit code %d, stderr %q", r.Code, r.Stderr)
 		}
-		for _, want := range []string{"--check-config", "rpc.tls.cert_file ", "etcd.endpoints ", section + ".cluster "} {
+		for _, want := range []string{"--check-config", "health  ", "ready  ", "rpc.tls.cert_file ", "etcd.endpoints ", section + ".cluster "} {
 			if !strings.Contains(r.Stdout, want) {
 				t.Errorf("no %q in\n%s", want, r.Stdout)
 			}

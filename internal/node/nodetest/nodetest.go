@@ -204,6 +204,22 @@ func (p *Process) await(want int, text string) {
 	}
 }
 
+// Probe runs the program once more, as a health check does, to ask this process. It expects the exit code and the
+// words on standard error.
+func (p *Process) Probe(code int, probe string, words ...string) {
+	p.t.Helper()
+	address := strings.TrimPrefix(p.Admin, "http://")
+	r := Run(p.t, Call{Args: []string{probe, "--rpc.tls.insecure", "--admin.address", address}})
+	if r.Code != code || r.Stdout != "" {
+		p.t.Errorf("%s: exit code %d, want %d; printed %q, %q", probe, r.Code, code, r.Stdout, r.Stderr)
+	}
+	for _, w := range words {
+		if !strings.Contains(r.Stderr, w) {
+			p.t.Errorf("%s: no %q in %q", probe, w, r.Stderr)
+		}
+	}
+}
+
 // Terminate sends SIGTERM, waits for the end and returns the exit code.
 func (p *Process) Terminate() int {
 	p.t.Helper()

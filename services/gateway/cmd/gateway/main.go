@@ -40,11 +40,15 @@ func main() {
 
 func run(ctx context.Context) error {
 	defaults := settings{Node: node.DefaultConfig(), Gateway: gateway.DefaultConfig()}
+	probe, args := node.ProbeOf(os.Args[1:])
 	cfg, err := config.Load(defaults, config.Source{
-		Program: "gateway", Args: os.Args[1:], Environ: os.Environ(), Output: os.Stdout,
+		Program: "gateway", Commands: node.ProbeUsage, Args: args, Environ: os.Environ(), Output: os.Stdout,
 	})
 	if err != nil {
 		return err
+	}
+	if probe != "" {
+		return probe.Ask(ctx, cfg.Node)
 	}
 	n, err := node.New(ctx, cfg.Node, "gateway", os.Stderr, node.Options{Server: mesh.ServerOptions(), Dial: mesh.DialOptions()})
 	if err != nil {

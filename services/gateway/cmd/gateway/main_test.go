@@ -68,6 +68,8 @@ func TestAGatewayProcess(t *testing.T) {
 		Args: []string{"--config", file, "--listen", "127.0.0.1:0", "--admin.address", "127.0.0.1:0", "--anonymous"},
 	})
 	p.AwaitNotReady("gateway: the session service cannot be reached")
+	p.Probe(1, "ready", "gateway: not ready; gateway: the session service cannot be reached")
+	p.Probe(0, "health")
 	c := rawmqtt.Dial(t, mqtt, rawmqtt.V5)
 	if ack := c.Hello("a"); ack.ReasonCode != 0x88 {
 		t.Errorf("CONNACK %#x, want 0x88", ack.ReasonCode)

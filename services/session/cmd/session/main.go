@@ -36,11 +36,15 @@ func main() {
 
 func run(ctx context.Context) error {
 	defaults := settings{Node: node.DefaultConfig(), Session: session.DefaultConfig()}
+	probe, args := node.ProbeOf(os.Args[1:])
 	cfg, err := config.Load(defaults, config.Source{
-		Program: "session", Args: os.Args[1:], Environ: os.Environ(), Output: os.Stdout,
+		Program: "session", Commands: node.ProbeUsage, Args: args, Environ: os.Environ(), Output: os.Stdout,
 	})
 	if err != nil {
 		return err
+	}
+	if probe != "" {
+		return probe.Ask(ctx, cfg.Node)
 	}
 	n, err := node.New(ctx, cfg.Node, "session", os.Stderr, node.Options{})
 	if err != nil {

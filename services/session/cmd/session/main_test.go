@@ -34,6 +34,8 @@ func TestASessionProcess(t *testing.T) {
 	active.AwaitReady()
 	standby := nodetest.Start(t, call)
 	standby.AwaitReady()
+	active.Probe(0, "ready")
+	active.Probe(0, "health")
 	for _, p := range []*nodetest.Process{active, standby} {
 		if code := p.Terminate(); code != 0 {
 			t.Errorf("exit code %d; log:\n%s", code, p.Log())
