@@ -31,12 +31,17 @@ func (t *target) flags(f *pflag.FlagSet) {
 	f.StringVarP(&t.url, "url", "u", "mqtt://127.0.0.1:18831", "broker: mqtt://, mqtts://, ws:// or wss://host:port[/path]")
 	f.StringVarP(&t.version, "mqtt-version", "V", "5", "protocol version: 5 or 3.1.1")
 	f.StringVarP(&t.clientID, "id", "i", "", "client id; empty has the broker or this command choose one")
+	t.authFlags(f)
+	f.Uint16Var(&t.keepAlive, "keep-alive", 30, "keep alive in seconds")
+}
+
+// authFlags are those about who the client and the broker are.
+func (t *target) authFlags(f *pflag.FlagSet) {
 	f.StringVar(&t.username, "username", "", "user name")
 	f.StringVar(&t.passwordFile, "password-file", "", "file with the password")
 	f.StringVar(&t.caFile, "ca-file", "", "certificate authority (PEM) of the broker; default: the system's")
 	f.StringVar(&t.certFile, "cert-file", "", "client certificate (PEM)")
 	f.StringVar(&t.keyFile, "key-file", "", "private key (PEM) of the client certificate")
-	f.Uint16Var(&t.keepAlive, "keep-alive", 30, "keep alive in seconds")
 }
 
 func (t *target) v5() (bool, error) {

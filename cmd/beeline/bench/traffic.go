@@ -1,0 +1,343 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// traffic is a run in which messages flow: publishers, their subscribers, and one pacer that wakes the publishers
+// whose messages are due. Every connection has a goroutine that reads; run waits for all of them.
+type traffic struct {
+	cfg         Config
+	load        Load
+	pace        pace // with a rate
+	publishers  []*publisher
+	subscribers []*subscriber
+
+	start       time.Time
+	from, until time.Duration // what is due then counts
+	stop        chan struct{} // closed: nothing is sent any more
+	stopOnce    sync.Once
+	failed      chan error   // 1: why the run cannot go on
+	ending      atomic.Bool  // connections are being closed: that they end is no failure
+	senders     atomic.Int64 // loops that have not ended
+	wg          sync.WaitGroup
+
+	total   totals
+	latency histogram
+	late    histogram // of sending
+}
+
+// totals are the sum of all tallies.
+type totals struct{ delivered, doubled, late, corrupt, missing atomic.Int64 }
+
+func (t *totals) add(n tally) {
+	t.delivered.Add(n.delivered)
+	for _, x := range []struct {
+		to *atomic.Int64
+		n  int64
+	}{{&t.doubled, n.doubled}, {&t.late, n.late}, {&t.corrupt, n.corrupt}, {&t.missing, n.missing}} {
+		if x.n != 0 {
+			x.to.Add(x.n)
+		}
+	}
+}
+
+func newTraffic(cfg Config, load Load) *traffic {
+	t := &traffic{
+		cfg: cfg, load: load, from: cfg.Warmup, until: cfg.Warmup + cfg.Duration,
+		stop: make(chan struct{}), failed: make(chan error, 1),
+	}
+	if load.Rate > 0 {
+		t.pace = newPace(load.Rate)
+	}
+	return t
+}
+
+func (t *traffic) now() time.Duration { return time.Since(t.start) }
+
+// due is when a publisher's message is due: the publishers take turns.
+func (t *traffic) due(publisher int, n uint64) time.Duration {
+	return t.pace.due(n*uint64(len(t.publishers)) + uint64(publisher))
+}
+
+// stream adds a publisher and its subscribers. Nobody is connected yet.
+func (t *traffic) stream(from Broker, to ...Broker) {
+	n := len(t.publishers)
+	p := newPublisher(t, n, from, fmt.Sprintf("bench/%s/%d", t.cfg.Prefix, n))
+	p.receivers = len(to)
+	t.publishers = append(t.publishers, p)
+	for _, b := range to {
+		t.subscribers = append(t.subscribers, &subscriber{t: t, broker: b, p: p, pong: make(chan struct{}, 1)})
+	}
+}
+
+// carryOut connects all, lets the messages flow, and sums up.
+func (t *traffic) carryOut(ctx context.Context, scenario string) (*Result, error) {
+	begin, err := takeAccount(t.cfg.Processes)
+	if err != nil {
+		return nil, err
+	}
+	defer t.end()
+	if err := t.connect(ctx); err != nil {
+		return nil, err
+	}
+	m, err := t.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t.end()
+	return t.result(scenario, begin, m), nil
+}
+
+// connect connects the subscribers, and then the publishers.
+func (t *traffic) connect(ctx context.Context) error {
+	err := inParallel(ctx, len(t.subscribers), func(ctx context.Context, i int) (err error) {
+		s := t.subscribers[i]
+		if s.c, err = t.open(ctx, s.broker, "s", i); err != nil {
+			return err
+		}
+		return s.c.subscribe(s.p.topic, t.load.QoS)
+	})
+	if err != nil {
+		return err
+	}
+	return inParallel(ctx, len(t.publishers), func(ctx context.Context, i int) error {
+		p := t.publishers[i]
+		c, err := t.open(ctx, p.broker, "p", i)
+		if err != nil {
+			return err
+		}
+		return p.attach(c)
+	})
+}
+
+func (t *traffic) open(ctx context.Context, b Broker, role string, i int) (*conn, error) {
+	c, err := dial(ctx, b, t.cfg.Login)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.connect(fmt.Sprintf("%s%s%d", t.cfg.Prefix, role, i), t.cfg.Login); err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// goDo runs f, whose error ends the run.
+func (t *traffic) goDo(f func() error) {
+	t.wg.Go(func() {
+		if err := f(); err != nil && !t.ending.Load() {
+			select {
+			case t.failed <- err:
+			default:
+			}
+		}
+	})
+}
+
+var errInterrupted = errors.New("interrupted")
+
+// run lets the messages flow and returns what was seen. All are connected.
+func (t *traffic) run(ctx context.Context) (*measured, error) {
+	t.start = time.Now()
+	if err := t.begin(); err != nil {
+		return nil, err
+	}
+	m := &measured{}
+	if err := t.watch(ctx, t.from); err != nil {
+		return nil, fmt.Errorf("warm up: %w", err)
+	}
+	var err error
+	if m.before, err = t.snapshot(); err != nil {
+		return nil, err
+	}
+	interrupted := t.watch(ctx, t.until)
+	if interrupted != nil && !errors.Is(interrupted, errInterrupted) {
+		return nil, interrupted
+	}
+	if m.after, err = t.snapshot(); err != nil {
+		return nil, err
+	}
+	t.stopSending()
+	if err := t.drain(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// begin starts all goroutines.
+func (t *traffic) begin() error {
+	for _, s := range t.subscribers {
+		t.goDo(s.read)
+	}
+	for _, p := range t.publishers {
+		t.goDo(p.read)
+	}
+	t.senders.Store(int64(len(t.publishers)))
+	for _, p := range t.publishers {
+		t.goDo(func() error {
+			defer t.senders.Add(-1)
+			return p.loop()
+		})
+	}
+	if t.load.Rate == 0 {
+		return nil
+	}
+	tick, err := newTicker(t.pace.tick)
+	if err != nil {
+		return err
+	}
+	t.wg.Go(func() {
+		<-t.stop
+		tick.close()
+	})
+	t.goDo(func() error { return t.wakeWhatIsDue(tick) })
+	return nil
+}
+
+// wakeWhatIsDue wakes the publishers at the times of their messages.
+func (t *traffic) wakeWhatIsDue(tick *ticker) error {
+	var woken uint64
+	all := uint64(len(t.publishers))
+	for tick.wait() == nil {
+		due := t.pace.count(t.now())
+		woken = max(woken, due-min(due, all)) // no publisher twice
+		for ; woken < due; woken++ {
+			t.publishers[woken%all].stir()
+		}
+	}
+	return nil
+}
+
+// end closes all connections and waits for all goroutines. It may be called again.
+func (t *traffic) end() {
+	if t.ending.Swap(true) {
+		return
+	}
+	t.stopSending()
+	for _, s := range t.subscribers {
+		if s.c != nil {
+			s.c.leave()
+		}
+	}
+	for _, p := range t.publishers {
+		if p.c != nil {
+			p.c.leave()
+		}
+	}
+	t.wg.Wait()
+}
+
+func (t *traffic) stopSending() { t.stopOnce.Do(func() { close(t.stop) }) }
+
+// watch says once a second how it goes, until a time since the start. It is cut short by a failure and by the end
+// of the context.
+func (t *traffic) watch(ctx context.Context, until time.Duration) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	over := time.NewTimer(until - t.now())
+	defer over.Stop()
+	last, at := t.total.delivered.Load(), t.now()
+	for {
+		select {
+		case <-over.C:
+			return nil
+		case err := <-t.failed:
+			return err
+		case <-ctx.Done():
+			return errInterrupted
+		case <-tick.C:
+			delivered, now := t.total.delivered.Load(), t.now()
+			t.say(now, float64(delivered-last)/(now-at).Seconds())
+			last, at = delivered, now
+		}
+	}
+}
+
+func (t *traffic) say(now time.Duration, rate float64) {
+	if t.cfg.Progress == nil {
+		return
+	}
+	p99 := t.latency.percentiles(0.99)[0]
+	warm := ""
+	if now < t.from {
+		warm = "  (warming up)"
+	}
+	fmt.Fprintf(t.cfg.Progress, "%4.0f s  %8.0f delivered/s  p99 %s  missing %d%s\n",
+		now.Seconds(), rate, milliseconds(p99), t.total.missing.Load(), warm)
+}
+
+// snapshot is the state at one time.
+type snapshot struct {
+	account   account
+	delivered int64
+}
+
+// measured is what was measured between two snapshots.
+type measured struct{ before, after snapshot }
+
+func (t *traffic) snapshot() (snapshot, error) {
+	a, err := takeAccount(t.cfg.Processes)
+	return snapshot{a, t.total.delivered.Load()}, err
+}
+
+// quiet is how long nothing comes before what is missing counts as lost.
+const quiet = 2 * time.Second
+
+// drain waits until all that was sent has come and is acknowledged, or nothing more comes. Then it has every
+// subscriber answer a ping: what the broker had sent before has come by then as well.
+func (t *traffic) drain() error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	last, since := int64(0), time.Now()
+	for {
+		if now := t.total.delivered.Load(); now != last {
+			last, since = now, time.Now()
+		}
+		if t.complete() || time.Since(since) > quiet {
+			break
+		}
+		select {
+		case err := <-t.failed:
+			return err
+		case <-tick.C:
+		}
+	}
+	for _, s := range t.subscribers {
+		if err := s.c.write([]byte{pingreq, 0}); err != nil {
+			return err
+		}
+	}
+	patience := time.NewTimer(quiet)
+	defer patience.Stop()
+	for _, s := range t.subscribers {
+		select {
+		case <-s.pong:
+		case err := <-t.failed:
+			return err
+		case <-patience.C:
+			return nil
+		}
+	}
+	return nil
+}
+
+// complete reports whether nothing is under way any more.
+func (t *traffic) complete() bool {
+	if t.senders.Load() > 0 {
+		return false
+	}
+	var owed uint64
+	for _, p := range t.publishers {
+		if p.unacknowledged() > 0 {
+			return false
+		}
+		owed += p.sent.Load() * uint64(p.receivers)
+	}
+	return uint64(t.total.delivered.Load()) == owed
+}
