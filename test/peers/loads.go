@@ -76,7 +76,7 @@ func fanOut() []load {
 	list := []systems.System{systems.Beeline(3, false), systems.NATS(3), systems.Broadcast(3), systems.Mosquitto()}
 	const subscribers = 1000
 	at := func(name string, rate int) load {
-		l := newLoad(name, "One publisher, 1,000 subscribers over all nodes", fmt.Sprintf("QoS 0, %d/s", rate), list...)
+		l := newLoad(name, "One publisher, 1,000 subscribers over all nodes", fmt.Sprintf("QoS 0, %d messages/s", rate), list...)
 		l.Scenario, l.Rate = "fanout", float64(rate*subscribers)
 		l.args = []string{"--subscribers", strconv.Itoa(subscribers), "--rate", strconv.Itoa(rate), "--qos", "0", "--size", "64"}
 		return l
@@ -86,7 +86,7 @@ func fanOut() []load {
 
 func connecting() []load {
 	at := func(name string, rate int) load {
-		l := newLoad(name, "Connecting 6,000 clients, each with one subscription", fmt.Sprintf("%d/s", rate),
+		l := newLoad(name, "Connecting 6,000 clients, each with one subscription", report.RateTitle(rate),
 			systems.Beeline(3, false), systems.NATS(3), systems.Mosquitto())
 		l.Scenario, l.Rate = "connect", float64(rate)
 		l.args = []string{"--clients", "6000", "--rate", strconv.Itoa(rate), "--hold", "5s"}
@@ -104,10 +104,7 @@ func moving() load {
 
 // pairs are 60 publishers with a subscriber each. With a rate of 0 each sends as fast as its window lets it.
 func pairs(group, where string, qos, rate int, list ...systems.System) load {
-	title := fmt.Sprintf("QoS %d, %d/s", qos, rate)
-	if rate == 0 {
-		title = fmt.Sprintf("QoS %d, pipelined", qos)
-	}
+	title := fmt.Sprintf("QoS %d, %s", qos, report.RateTitle(rate))
 	l := newLoad(report.PairsName(where, qos, rate), group, title, list...)
 	l.Scenario, l.Rate, l.directed = "pairs", float64(rate), where == report.Directed
 	shift := "1"

@@ -68,7 +68,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 		return err
 	}
 	tables := tablesOf(chosen, samples)
-	about := fmt.Sprintf("%s. Medians of %d rounds of %v.", on, *rounds, *duration)
+	about := fmt.Sprintf("%s. Rounds: %d, of %v; figures are medians.", on, *rounds, *duration)
 	if err := printTables(out, about, versions, tables); err != nil {
 		return err
 	}
@@ -113,9 +113,11 @@ func look(ctx context.Context, chosen []load, env systems.Env) (versions []strin
 			version, err := s.Version(ctx, env)
 			if err != nil {
 				missing[s.Name] = err
-				version = "not measured: " + err.Error()
+				version = s.Name + " is not measured: " + err.Error()
 			}
-			versions = append(versions, s.Name+": "+version)
+			if !slices.Contains(versions, version) {
+				versions = append(versions, version)
+			}
 		}
 	}
 	return versions, missing

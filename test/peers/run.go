@@ -43,7 +43,7 @@ func (r runner) run(ctx context.Context, loads []load, missing map[string]error)
 				sample := report.Sample{Load: l.Name, System: s.Name, Round: round + 1}
 				err := missing[s.Name]
 				if err == nil {
-					sample.Result, sample.Mesh, err = r.measure(ctx, l, s)
+					err = r.measure(ctx, l, s, &sample)
 				}
 				if err != nil {
 					sample.Failure, _, _ = strings.Cut(err.Error(), "\n")
@@ -65,41 +65,45 @@ func (r runner) progress(s report.Sample, err error) {
 	_, _ = fmt.Fprintf(r.log, "CPU %.1f us, p50 %.2f ms, p99 %.2f ms\n", s.Result.CPU.Total, s.Result.Latency.P50/1000, s.Result.Latency.P99/1000)
 }
 
-// measure starts a system, puts it under a load and stops it.
-func (r runner) measure(ctx context.Context, l load, s systems.System) (result report.Result, mesh *report.Mesh, err error) {
+// measure starts a system, puts it under a load, stops it, and fills in what there is to know.
+func (r runner) measure(ctx context.Context, l load, s systems.System, sample *report.Sample) error {
 	dir, err := os.MkdirTemp("", "beeline-peers-")
 	if err != nil {
-		return result, nil, err
+		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	running, err := s.Start(ctx, systems.Env{Bin: r.bin, Dir: dir})
 	if err != nil {
-		return result, nil, err
+		return err
 	}
 	defer running.Stop()
 	before, err := running.ReadMetrics(ctx)
 	if err != nil {
-		return result, nil, err
+		return err
 	}
-	if result, err = r.bench(ctx, l, running); err != nil {
-		return result, nil, err
+	if sample.Raw, err = r.bench(ctx, l, running); err != nil {
+		return err
 	}
 	if err := running.Check(); err != nil {
-		return result, nil, err
+		return err
 	}
 	after, err := running.ReadMetrics(ctx)
 	if err != nil {
-		return result, nil, err
+		return err
 	}
 	involved := len(running.Brokers)
 	if l.directed {
 		involved = 2
 	}
-	return result, report.MeshOf(before, after, involved), nil
+	sample.Mesh = report.MeshOf(before, after, involved)
+	if err := json.Unmarshal(sample.Raw, &sample.Result); err != nil {
+		return fmt.Errorf("read the result of beeline bench: %w", err)
+	}
+	return nil
 }
 
-// bench runs beeline bench against a system.
-func (r runner) bench(ctx context.Context, l load, running *systems.Running) (report.Result, error) {
+// bench runs beeline bench against a system and returns what it says.
+func (r runner) bench(ctx context.Context, l load, running *systems.Running) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	args := slices.Concat([]string{"bench", l.Scenario, "--output", "json", "--quiet"}, l.brokers(running.Brokers), l.args,
@@ -110,12 +114,8 @@ func (r runner) bench(ctx context.Context, l load, running *systems.Running) (re
 	cmd := exec.CommandContext(ctx, filepath.Join(r.bin, "beeline"), args...)
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
-	var result report.Result
 	if err := cmd.Run(); err != nil {
-		return result, fmt.Errorf("beeline %s: %w: %s", strings.Join(args, " "), err, complaint.String())
+		return nil, fmt.Errorf("%w: %s\nbeeline %s", err, strings.TrimSpace(complaint.String()), strings.Join(args, " "))
 	}
-	if err := json.Unmarshal(out.Bytes(), &result); err != nil {
-		return result, fmt.Errorf("read the result of beeline %s: %w", strings.Join(args, " "), err)
-	}
-	return result, nil
+	return out.Bytes(), nil
 }

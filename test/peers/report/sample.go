@@ -5,6 +5,7 @@
 package report
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 )
@@ -63,7 +64,9 @@ type Result struct {
 type Sample struct {
 	Load, System string
 	Round        int
-	Result       Result
+	// Raw is all that beeline bench has said, Result the part of it that is used here.
+	Raw    json.RawMessage `json:",omitempty"`
+	Result Result          `json:"-"`
 	// Mesh is what went between gateways, nil when that is not known.
 	Mesh *Mesh `json:",omitempty"`
 	// Failure says why there is no result, "" when there is one.

@@ -37,7 +37,7 @@ func Tables(loads []Load, figures Figures) []Table {
 		}
 	}
 	targets := Table{Title: "Targets", Head: []string{"", "what", "target", "figure", "of the target", ""}}
-	for _, v := range Judge(figures) {
+	for _, v := range Judge(loads, figures) {
 		targets.Rows = append(targets.Rows, []string{v.ID, v.What, v.Want, v.Got, v.Ratio, v.Met})
 	}
 	return append(tables, targets)
@@ -73,7 +73,7 @@ func columns(scenario string) []column {
 		return column{head, func(_ Load, f, _ Figure) string { return number(of(f)) }}
 	}
 	ratio := func(head string, of func(Figure) float64) column {
-		return column{head, func(_ Load, f, one Figure) string { return ratioOf(of(f), of(one)) }}
+		return column{head + " ratio", func(_ Load, f, one Figure) string { return ratioOf(of(f), of(one)) }}
 	}
 	cpu := func(f Figure) float64 { return f.CPU }
 	p50 := func(f Figure) float64 { return f.P50 }
@@ -115,13 +115,13 @@ func remark(_ Load, f, _ Figure) string {
 		}
 	}
 	if f.Mesh != nil && f.Mesh.PerMessage > 0 {
-		list = append(list, fmt.Sprintf("%s between gateways for each message", number(f.Mesh.PerMessage)))
+		list = append(list, fmt.Sprintf("a message goes %s times between gateways", number(f.Mesh.PerMessage)))
 	}
 	if f.Mesh != nil && f.Mesh.Bystanders > 0 {
-		list = append(list, fmt.Sprintf("%s messages, %s B at the %d others", number(f.Mesh.Deliveries), number(f.Mesh.Bytes), f.Mesh.Bystanders))
+		list = append(list, fmt.Sprintf("at %d other gateways %s messages, %s B", f.Mesh.Bystanders, number(f.Mesh.Deliveries), number(f.Mesh.Bytes)))
 	}
 	if f.Failure != "" {
-		list = append(list, "missing a round: "+f.Failure)
+		list = append(list, "a round is missing: "+f.Failure)
 	}
 	return strings.Join(list, "; ")
 }
@@ -142,8 +142,8 @@ func rateOf(asked, got float64) string {
 	return number(got) + " of " + number(asked)
 }
 
-// rateTitle is how a rate is called, 0 being as fast as possible.
-func rateTitle(rate int) string {
+// RateTitle is how a rate of messages is called, 0 being as fast as possible.
+func RateTitle(rate int) string {
 	if rate == 0 {
 		return "pipelined"
 	}

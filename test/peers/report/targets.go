@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Names of systems that targets are about.
@@ -48,11 +49,13 @@ type Verdict struct {
 	Met string
 }
 
-// Judge compares figures with all targets.
-func Judge(figures Figures) []Verdict {
+// Judge compares figures with the targets for some loads.
+func Judge(loads []Load, figures Figures) []Verdict {
 	var verdicts []Verdict
 	for _, t := range targets() {
-		verdicts = append(verdicts, t.judge(figures))
+		if slices.ContainsFunc(loads, func(l Load) bool { return l.Name == t.row.Load }) {
+			verdicts = append(verdicts, t.judge(figures))
+		}
 	}
 	return verdicts
 }
@@ -160,7 +163,7 @@ func targets() []target {
 
 	for _, r := range []int{15000, 3000} {
 		load := PairsName(Cross, 0, r)
-		add("P1", fmt.Sprintf("cross-node QoS 0, %s: CPU, at most that of NATS", rateTitle(r)), load, Ours, cpu, within(share{1, Key{load, NATS}}))
+		add("P1", fmt.Sprintf("cross-node QoS 0, %s: CPU, at most that of NATS", RateTitle(r)), load, Ours, cpu, within(share{1, Key{load, NATS}}))
 	}
 	qos0, qos1 := PairsName(Cross, 0, 15000), PairsName(Cross, 1, 15000)
 	add("P2", "cross-node QoS 1, 15,000/s: CPU, at most 1.6 x our QoS 0 or 1.75 x that of NATS", qos1, Ours, cpu,
@@ -170,7 +173,7 @@ func targets() []target {
 
 	for _, r := range []int{15000, 3000} {
 		load := PairsName(Directed, 0, r)
-		add("P4", fmt.Sprintf("from one gateway to another, %s: CPU with 9 gateways, at most 1.1 x that with 3", rateTitle(r)), load, OursMany, cpu,
+		add("P4", fmt.Sprintf("from one gateway to another, %s: CPU with 9 gateways, at most 1.1 x that with 3", RateTitle(r)), load, OursMany, cpu,
 			within(share{1.1, Key{load, Ours}}))
 		add("P4", "the same: messages at the 7 others", load, OursMany, deliveries, atMost(0))
 		add("P4", "the same: payload at the 7 others", load, OursMany, bytes, atMost(0))
@@ -181,7 +184,7 @@ func targets() []target {
 			if r == 0 {
 				times = 1
 			}
-			add("P5", fmt.Sprintf("same node QoS %d, %s: CPU, at most %v x that of mosquitto", qos, rateTitle(r), times), load, OursAlone, cpu,
+			add("P5", fmt.Sprintf("same node QoS %d, %s: CPU, at most %v x that of mosquitto", qos, RateTitle(r), times), load, OursAlone, cpu,
 				within(share{times, Key{load, Mosquitto}}))
 		}
 	}

@@ -29,7 +29,7 @@ func Beeline(gateways int, mutualTLS bool) System {
 	return System{
 		Name:    name,
 		start:   func(ctx context.Context, r *Running) error { return startBeeline(ctx, r, gateways, mutualTLS) },
-		version: func(context.Context, Env) (string, error) { return "this commit", nil },
+		version: func(context.Context, Env) (string, error) { return "Beeline: this commit", nil },
 	}
 }
 

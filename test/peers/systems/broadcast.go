@@ -43,12 +43,13 @@ func Broadcast(nodes int) System {
 			if err != nil {
 				return "", err
 			}
-			redis, err := firstLine(ctx, store, "--version")
+			redis, err := firstLine(ctx, store, "--version") // "Redis server v=7.0.15 sha=..."
 			if err != nil {
 				return "", err
 			}
+			redis, _, _ = strings.Cut(redis, " sha")
 			mochi, err := moduleVersion(env.program("broadcast"), "github.com/mochi-mqtt/server/v2")
-			return fmt.Sprintf("mochi-mqtt %s, %s", mochi, redis), err
+			return fmt.Sprintf("broadcast: mochi-mqtt %s and %s", mochi, redis), err
 		},
 	}
 }

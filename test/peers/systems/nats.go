@@ -38,7 +38,7 @@ mqtt { listen: "%[6]s", stream_replicas: %[7]d }
 			return nil
 		},
 		version: func(ctx context.Context, env Env) (string, error) {
-			return firstLine(ctx, env.program("nats-server"), "--version")
+			return firstLine(ctx, env.program("nats-server"), "--version") // "nats-server: v2.15.2"
 		},
 	}
 }
