@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -35,6 +36,7 @@ func (e *refusedError) Error() string {
 type conn struct {
 	broker Broker
 	nc     net.Conn
+	raw    syscall.RawConn // nil: it has none
 	v      level
 	limits limits
 	buf    []byte
@@ -56,6 +58,11 @@ func dial(ctx context.Context, b Broker, l Login) (*conn, error) {
 	if l.V5 {
 		c.v = v5
 	}
+	if sc, ok := nc.(syscall.Conn); ok {
+		if c.raw, err = sc.SyscallConn(); err != nil {
+			return nil, errors.Join(c.wrap(err), nc.Close())
+		}
+	}
 	return c, nil
 }
 
@@ -65,6 +72,26 @@ func (c *conn) wrap(err error) error {
 		return fmt.Errorf("broker %s: %w", c.broker.Name, err)
 	}
 	return nil
+}
+
+// tryWrite writes what the connection takes without waiting, and says how much that is. Of connections that cannot
+// say it takes nothing.
+func (c *conn) tryWrite(b []byte) (n int, err error) {
+	if c.raw == nil {
+		return 0, nil
+	}
+	var failed error
+	err = c.raw.Write(func(fd uintptr) bool {
+		n, failed = syscall.Write(int(fd), b)
+		return true
+	})
+	if failed != nil {
+		n = 0
+		if !errors.Is(failed, syscall.EAGAIN) && !errors.Is(failed, syscall.EINTR) {
+			err = fmt.Errorf("write: %w", failed)
+		}
+	}
+	return n, c.wrap(err)
 }
 
 func (c *conn) write(b []byte) error {

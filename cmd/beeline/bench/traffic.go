@@ -20,11 +20,10 @@ type traffic struct {
 
 	start       time.Time
 	from, until time.Duration // what is due then counts
-	stop        chan struct{} // closed: nothing is sent any more
-	stopOnce    sync.Once
-	failed      chan error   // 1: why the run cannot go on
-	ending      atomic.Bool  // connections are being closed: that they end is no failure
-	senders     atomic.Int64 // loops that have not ended
+	stopped     atomic.Bool   // nothing is sent any more
+	failed      chan error    // 1: why the run cannot go on
+	ending      atomic.Bool   // connections are being closed: that they end is no failure
+	senders     atomic.Int64  // loops that have not ended
 	wg          sync.WaitGroup
 
 	total   totals
@@ -50,7 +49,7 @@ func (t *totals) add(n tally) {
 func newTraffic(cfg Config, load Load) *traffic {
 	t := &traffic{
 		cfg: cfg, load: load, from: cfg.Warmup, until: cfg.Warmup + cfg.Duration,
-		stop: make(chan struct{}), failed: make(chan error, 1),
+		failed: make(chan error, 1),
 	}
 	if load.Rate > 0 {
 		t.pace = newPace(load.Rate)
@@ -144,15 +143,25 @@ var errInterrupted = errors.New("interrupted")
 
 // run lets the messages flow and returns what was seen. All are connected.
 func (t *traffic) run(ctx context.Context) (*measured, error) {
+	tick, err := newTicker()
+	if err != nil {
+		return nil, err
+	}
+	defer tick.close()
 	t.start = time.Now()
-	if err := t.begin(); err != nil {
+	if t.load.Rate > 0 {
+		if err := tick.start(t.pace.tick); err != nil {
+			return nil, err
+		}
+	}
+	defer t.end()
+	if err := t.begin(tick); err != nil {
 		return nil, err
 	}
 	m := &measured{}
 	if err := t.watch(ctx, t.from); err != nil {
 		return nil, fmt.Errorf("warm up: %w", err)
 	}
-	var err error
 	if m.before, err = t.snapshot(); err != nil {
 		return nil, err
 	}
@@ -163,7 +172,7 @@ func (t *traffic) run(ctx context.Context) (*measured, error) {
 	if m.after, err = t.snapshot(); err != nil {
 		return nil, err
 	}
-	t.stopSending()
+	t.stopped.Store(true)
 	if err := t.drain(); err != nil {
 		return nil, err
 	}
@@ -171,44 +180,39 @@ func (t *traffic) run(ctx context.Context) (*measured, error) {
 }
 
 // begin starts all goroutines.
-func (t *traffic) begin() error {
+func (t *traffic) begin(tick *ticker) error {
 	for _, s := range t.subscribers {
 		t.goDo(s.read)
 	}
 	for _, p := range t.publishers {
 		t.goDo(p.read)
 	}
-	t.senders.Store(int64(len(t.publishers)))
-	for _, p := range t.publishers {
-		t.goDo(func() error {
-			defer t.senders.Add(-1)
-			return p.loop()
-		})
-	}
-	if t.load.Rate == 0 {
+	if t.load.Rate > 0 {
+		t.goDo(func() error { return t.keepPace(tick) })
 		return nil
 	}
-	tick, err := newTicker(t.pace.tick)
-	if err != nil {
-		return err
+	for _, p := range t.publishers {
+		if err := p.pump(); err != nil {
+			return err
+		}
 	}
-	t.wg.Go(func() {
-		<-t.stop
-		tick.close()
-	})
-	t.goDo(func() error { return t.wakeWhatIsDue(tick) })
 	return nil
 }
 
-// wakeWhatIsDue wakes the publishers at the times of their messages.
-func (t *traffic) wakeWhatIsDue(tick *ticker) error {
-	var woken uint64
+// keepPace has the publishers send their messages when they are due.
+func (t *traffic) keepPace(tick *ticker) error {
+	var pumped uint64
 	all := uint64(len(t.publishers))
-	for tick.wait() == nil {
+	for !t.stopped.Load() {
+		if err := tick.wait(); err != nil {
+			return err
+		}
 		due := t.pace.count(t.now())
-		woken = max(woken, due-min(due, all)) // no publisher twice
-		for ; woken < due; woken++ {
-			t.publishers[woken%all].stir()
+		pumped = max(pumped, due-min(due, all)) // no publisher twice
+		for ; pumped < due; pumped++ {
+			if err := t.publishers[pumped%all].pump(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -219,7 +223,7 @@ func (t *traffic) end() {
 	if t.ending.Swap(true) {
 		return
 	}
-	t.stopSending()
+	t.stopped.Store(true)
 	for _, s := range t.subscribers {
 		if s.c != nil {
 			s.c.leave()
@@ -232,8 +236,6 @@ func (t *traffic) end() {
 	}
 	t.wg.Wait()
 }
-
-func (t *traffic) stopSending() { t.stopOnce.Do(func() { close(t.stop) }) }
 
 // watch says once a second how it goes, until a time since the start. It is cut short by a failure and by the end
 // of the context.
@@ -329,12 +331,9 @@ func (t *traffic) drain() error {
 
 // complete reports whether nothing is under way any more.
 func (t *traffic) complete() bool {
-	if t.senders.Load() > 0 {
-		return false
-	}
 	var owed uint64
 	for _, p := range t.publishers {
-		if p.unacknowledged() > 0 {
+		if p.busy() || p.unacknowledged() > 0 {
 			return false
 		}
 		owed += p.sent.Load() * uint64(p.receivers)
