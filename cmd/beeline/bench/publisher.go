@@ -39,14 +39,14 @@ func newPublisher(t *traffic, number int, b Broker, topic string) *publisher {
 	return p
 }
 
-// attach gives the publisher its connection, which is open.
-func (p *publisher) attach(c *conn) error {
-	p.c = c
-	if c.limits.maximumQoS < p.t.load.QoS {
-		return c.wrap(fmt.Errorf("takes no message with more than QoS %d", c.limits.maximumQoS))
+// admitted is called when the broker has accepted the connection, and reports what it does not allow.
+func (p *publisher) admitted() error {
+	l := p.c.limits
+	if l.maximumQoS < p.t.load.QoS {
+		return p.c.wrap(fmt.Errorf("takes no message with more than QoS %d", l.maximumQoS))
 	}
 	if p.t.load.QoS > 0 {
-		p.window = newWindow(min(p.t.load.Window, c.limits.receiveMaximum))
+		p.window = newWindow(min(p.t.load.Window, l.receiveMaximum))
 	}
 	return nil
 }
