@@ -38,7 +38,7 @@ func benchCommand() *cobra.Command {
 			"processes on this machine.",
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(benchPairsCommand(), benchFanoutCommand())
+	cmd.AddCommand(benchPairsCommand(), benchFanoutCommand(), benchConnectCommand(), benchMoveCommand())
 	return cmd
 }
 
@@ -49,11 +49,11 @@ func (o *benchOptions) flags(f *pflag.FlagSet) {
 	o.target.authFlags(f)
 	f.StringSliceVar(&o.processes, "pid", nil, "NAME=PID of processes whose CPU time and memory are reported")
 	f.StringVar(&o.prefix, "clients-prefix", "", "begins every client id and topic; default: random")
-	f.DurationVar(&o.warmup, "warmup", 2*time.Second, "how long the load runs before it counts")
-	f.DurationVar(&o.duration, "duration", 10*time.Second, "how long it counts")
+	f.DurationVar(&o.warmup, "warmup", 2*time.Second, "how long messages flow before they count (pairs, fanout)")
+	f.DurationVar(&o.duration, "duration", 10*time.Second, "how long they count (pairs, fanout)")
 	f.StringVarP(&o.output, "output", "o", "table", "table or json")
 	f.BoolVarP(&o.quiet, "quiet", "Q", false, "no progress on standard error")
-	f.BoolVar(&o.check, "check", false, "exit with 2 when messages are lost (QoS 1, 2), doubled, corrupt or out of order")
+	f.BoolVar(&o.check, "check", false, "exit with 2 when messages are lost (QoS 1, 2), doubled, corrupt or out of order, or a client is lost or twice there")
 }
 
 // loadFlags are those of scenarios in which messages flow.
@@ -115,6 +115,56 @@ func benchFanoutCommand() *cobra.Command {
 	return cmd
 }
 
+func benchConnectCommand() *cobra.Command {
+	var o benchOptions
+	var c bench.Connect
+	cmd := &cobra.Command{
+		Use:   "connect",
+		Short: "Clients that connect, subscribe to a topic of their own, and stay",
+		Long: "Clients that connect, subscribe to a topic of their own, and stay. CPU time is divided by connections, from the " +
+			"first CONNECT to the last SUBACK; memory is what the processes have grown by.",
+		Example: "  beeline bench connect -u mqtt://127.0.0.1:18831,mqtt://127.0.0.1:18832 --clients 6000 --pid gateway=4711",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if c.Config, err = o.config(cmd.ErrOrStderr()); err != nil {
+				return err
+			}
+			return o.run(cmd, 0, c.Run)
+		},
+	}
+	f := cmd.Flags()
+	o.flags(f)
+	f.IntVar(&c.Clients, "clients", 6000, "how many, spread over the brokers")
+	f.IntVar(&c.Rate, "rate", 1000, "clients a second; 0: as fast as they are answered")
+	f.IntVar(&c.Parallel, "parallel", 64, "clients that connect at the same time, with --rate 0")
+	f.DurationVar(&c.Hold, "hold", 0, "stay so long, and look at the memory again")
+	return cmd
+}
+
+func benchMoveCommand() *cobra.Command {
+	var o benchOptions
+	var m bench.Move
+	cmd := &cobra.Command{
+		Use:   "move",
+		Short: "Connected clients that connect again elsewhere, with the same client id",
+		Long: "Clients that are connected to one broker connect to the next one with the same client id. The first connection " +
+			"has to end; five seconds after the last, every client is looked for on both.",
+		Example: "  beeline bench move -u mqtt://127.0.0.1:18831,mqtt://127.0.0.1:18832 --clients 1000 --rate 500",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if m.Config, err = o.config(cmd.ErrOrStderr()); err != nil {
+				return err
+			}
+			return o.run(cmd, 0, m.Run)
+		},
+	}
+	f := cmd.Flags()
+	o.flags(f)
+	f.IntVar(&m.Clients, "clients", 1000, "how many, spread over the brokers")
+	f.IntVar(&m.Rate, "rate", 500, "clients that move in a second; 0: as fast as they are answered")
+	return cmd
+}
+
 // config reads the flags. An error names one.
 func (o *benchOptions) config(progress io.Writer) (bench.Config, error) {
 	c := bench.Config{Prefix: o.prefix, Warmup: o.warmup, Duration: o.duration}
@@ -166,7 +216,10 @@ func (o *benchOptions) places(flag string, urls []string) ([]bench.Broker, error
 // run carries out a scenario and writes its result.
 func (o *benchOptions) run(cmd *cobra.Command, qos byte, scenario func(context.Context) (*bench.Result, error)) error {
 	r, err := scenario(cmd.Context())
-	if err != nil {
+	switch {
+	case err != nil && cmd.Context().Err() != nil:
+		return errors.New("interrupted, before there was a result")
+	case err != nil:
 		return err
 	}
 	r.Config = flagValues(cmd.Flags())

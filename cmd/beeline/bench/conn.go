@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -35,6 +36,7 @@ func (e *refusedError) Error() string {
 type conn struct {
 	broker Broker
 	nc     net.Conn
+	raw    syscall.RawConn // nil: it has none
 	v      level
 	limits limits
 	buf    []byte
@@ -44,19 +46,35 @@ type conn struct {
 // patience bounds what a broker may take to answer, where it is not what is measured.
 const patience = 30 * time.Second
 
+const (
+	smallBuffer = 256 // bytes that a connection reads at once: one on which hardly anything comes
+	largeBuffer = 16 << 10
+)
+
 // dial opens a connection to a broker, and no session yet.
-func dial(ctx context.Context, b Broker, l Login) (*conn, error) {
+func dial(ctx context.Context, b Broker, l Login, buffer int) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	nc, err := b.Dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("broker %s: %w", b.Name, err)
 	}
-	c := &conn{broker: b, nc: nc, v: v311, buf: make([]byte, 4<<10)}
+	c := &conn{broker: b, nc: nc, v: v311, buf: make([]byte, buffer)}
 	if l.V5 {
 		c.v = v5
 	}
+	if sc, ok := nc.(syscall.Conn); ok {
+		if c.raw, err = sc.SyscallConn(); err != nil {
+			return nil, errors.Join(c.wrap(err), nc.Close())
+		}
+	}
 	return c, nil
+}
+
+// bound closes the connection when the context ends, until release is called.
+func (c *conn) bound(ctx context.Context) (release func()) {
+	stop := context.AfterFunc(ctx, c.close)
+	return func() { stop() }
 }
 
 // wrap says which broker it was.
@@ -65,6 +83,26 @@ func (c *conn) wrap(err error) error {
 		return fmt.Errorf("broker %s: %w", c.broker.Name, err)
 	}
 	return nil
+}
+
+// tryWrite writes what the connection takes without waiting, and says how much that is. Of connections that cannot
+// say it takes nothing.
+func (c *conn) tryWrite(b []byte) (n int, err error) {
+	if c.raw == nil {
+		return 0, nil
+	}
+	var failed error
+	err = c.raw.Write(func(fd uintptr) bool {
+		n, failed = syscall.Write(int(fd), b)
+		return true
+	})
+	if failed != nil {
+		n = 0
+		if !errors.Is(failed, syscall.EAGAIN) && !errors.Is(failed, syscall.EINTR) {
+			err = fmt.Errorf("write: %w", failed)
+		}
+	}
+	return n, c.wrap(err)
 }
 
 func (c *conn) write(b []byte) error {
@@ -128,15 +166,24 @@ func (c *conn) await(first byte) (packet, error) {
 	}
 }
 
+// ask writes a request and returns the answer, which is to be of this kind. Nobody else reads meanwhile.
+func (c *conn) ask(request []byte, answer byte, patience time.Duration) (packet, error) {
+	if err := c.nc.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return packet{}, c.wrap(err)
+	}
+	if err := c.write(request); err != nil {
+		return packet{}, err
+	}
+	p, err := c.await(answer)
+	if err != nil {
+		return p, err
+	}
+	return p, c.wrap(c.nc.SetReadDeadline(time.Time{}))
+}
+
 // connect opens the session.
 func (c *conn) connect(id string, l Login) error {
-	if err := c.nc.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return c.wrap(err)
-	}
-	if err := c.write(appendConnect(nil, c.v, id, login{l.Username, l.Password})); err != nil {
-		return err
-	}
-	p, err := c.await(connack)
+	p, err := c.ask(appendConnect(nil, c.v, id, l), connack, patience)
 	if err != nil {
 		return fmt.Errorf("wait for CONNACK: %w", err)
 	}
@@ -146,18 +193,12 @@ func (c *conn) connect(id string, l Login) error {
 	if c.limits.code != 0 {
 		return c.wrap(&refusedError{"CONNECT", c.limits.code})
 	}
-	return c.wrap(c.nc.SetReadDeadline(time.Time{}))
+	return nil
 }
 
 // subscribe subscribes to one filter.
 func (c *conn) subscribe(filter string, qos byte) error {
-	if err := c.nc.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return c.wrap(err)
-	}
-	if err := c.write(appendSubscribe(nil, c.v, 1, filter, qos)); err != nil {
-		return err
-	}
-	p, err := c.await(suback)
+	p, err := c.ask(appendSubscribe(nil, c.v, 1, filter, qos), suback, patience)
 	if err != nil {
 		return fmt.Errorf("wait for SUBACK: %w", err)
 	}
@@ -170,5 +211,11 @@ func (c *conn) subscribe(filter string, qos byte) error {
 	case code != qos: // less than was asked for is not what is to be measured
 		return c.wrap(&refusedError{fmt.Sprintf("SUBSCRIBE with QoS %d", qos), code})
 	}
-	return c.wrap(c.nc.SetReadDeadline(time.Time{}))
+	return nil
+}
+
+// ping has the broker answer a PINGREQ, which it does soon or not at all.
+func (c *conn) ping() error {
+	_, err := c.ask([]byte{pingreq, 0}, pingresp, quiet)
+	return err
 }

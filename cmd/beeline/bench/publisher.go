@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -11,7 +12,8 @@ import (
 // maxBatch bounds the bytes that a publisher writes at once, when it has much to catch up with.
 const maxBatch = 32 << 10
 
-// publisher sends the messages of one stream. Its loop owns what has no comment.
+// publisher sends the messages of one stream. The pacer and the reader of the connection call pump when there may
+// be something to send.
 type publisher struct {
 	t         *traffic
 	number    int
@@ -19,102 +21,109 @@ type publisher struct {
 	c         *conn // nil: not connected
 	topic     string
 	receivers int
-	wake      chan struct{} // 1: there may be something to send
 	window    *window       // nil at QoS 0
-	payload   []byte
 	sent      atomic.Uint64 // messages that are written
 	measured  atomic.Uint64 // the first message that was due when it counted
 	came      atomic.Uint64 // of its messages, counted once for each receiver, or seen to be missing
+
+	mu       sync.Mutex // guards what follows
+	next     uint64     // message
+	payload  []byte
+	out      []byte
+	catching bool // a goroutine sends what the connection did not take at once, and goes on
 }
 
 func newPublisher(t *traffic, number int, b Broker, topic string) *publisher {
-	p := &publisher{
-		t: t, number: number, broker: b, topic: topic,
-		wake: make(chan struct{}, 1), payload: blank(t.load.Size),
-	}
+	p := &publisher{t: t, number: number, broker: b, topic: topic, payload: blank(t.load.Size)}
 	p.measured.Store(math.MaxUint64)
 	return p
 }
 
-// attach gives the publisher its connection, which is open.
-func (p *publisher) attach(c *conn) error {
-	p.c = c
-	if c.limits.maximumQoS < p.t.load.QoS {
-		return c.wrap(fmt.Errorf("takes no message with more than QoS %d", c.limits.maximumQoS))
+// admitted is called when the broker has accepted the connection, and reports what it does not allow.
+func (p *publisher) admitted() error {
+	l := p.c.limits
+	if l.maximumQoS < p.t.load.QoS {
+		return p.c.wrap(fmt.Errorf("takes no message with more than QoS %d", l.maximumQoS))
 	}
 	if p.t.load.QoS > 0 {
-		p.window = newWindow(min(p.t.load.Window, c.limits.receiveMaximum))
+		p.window = newWindow(min(p.t.load.Window, l.receiveMaximum))
 	}
 	return nil
 }
 
-// stir has the loop look whether there is something to send.
-func (p *publisher) stir() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
+// pump sends what may be sent now. It never waits: one connection that takes nothing must not hold up the others.
+func (p *publisher) pump() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.catching {
+		return nil
 	}
-}
-
-// loop sends what is due, until it is told to stop.
-func (p *publisher) loop() error {
-	var out []byte
-	var next uint64
-	for {
-		var n uint64
-		out, n = p.batch(out[:0], next)
-		if n == 0 {
-			select {
-			case <-p.wake:
-				continue
-			case <-p.t.stop:
-				return nil
-			}
-		}
-		if err := p.c.write(out); err != nil {
+	for p.batch() {
+		n, err := p.c.tryWrite(p.out)
+		if err != nil {
 			return fmt.Errorf("publish: %w", err)
 		}
-		next += n
-		p.sent.Store(next)
-		select {
-		case <-p.t.stop:
+		if n < len(p.out) {
+			p.catching = true
+			p.out = p.out[n:]
+			p.t.goDo(p.catchUp)
 			return nil
-		default:
 		}
+		p.sent.Store(p.next)
 	}
+	return nil
 }
 
-// batch appends what may be sent now, from message next on, and says how many messages that is.
-func (p *publisher) batch(out []byte, next uint64) (_ []byte, n uint64) {
+// catchUp waits for the connection to take what it has not, and goes on until nothing is left to send.
+func (p *publisher) catchUp() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for more := true; more; more = p.batch() {
+		p.mu.Unlock()
+		err := p.c.write(p.out) // nobody else touches it while this goroutine is catching up
+		p.mu.Lock()
+		if err != nil {
+			return fmt.Errorf("publish: %w", err)
+		}
+		p.sent.Store(p.next)
+	}
+	p.catching = false
+	return nil
+}
+
+// batch fills out with what may be sent now, and reports whether that is something.
+func (p *publisher) batch() bool {
 	t := p.t
 	now := t.now()
-	for ; len(out) < maxBatch; n++ {
+	p.out = p.out[:0]
+	for ; len(p.out) < maxBatch; p.next++ {
 		due := now
 		if t.load.Rate > 0 {
-			due = t.due(p.number, next+n)
+			due = t.due(p.number, p.next)
 		}
-		if due > now || due >= t.until {
+		if due > now || due >= t.until || t.stopped.Load() {
 			break
 		}
 		var id uint16
 		switch {
 		case p.window != nil:
-			if id = p.window.take(t.load.QoS); id == 0 {
-				return out, n
+			id = p.window.take(t.load.QoS)
+			if id == 0 {
+				return len(p.out) > 0
 			}
-		case t.load.Rate == 0 && (next+n)*uint64(p.receivers) >= p.came.Load()+uint64(t.load.Window*p.receivers):
-			return out, n
+		case t.load.Rate == 0 && p.next*uint64(p.receivers) >= p.came.Load()+uint64(t.load.Window*p.receivers):
+			return len(p.out) > 0
 		}
 		if due >= t.from {
 			if p.measured.Load() == math.MaxUint64 {
-				p.measured.Store(next + n)
+				p.measured.Store(p.next)
 			}
 			t.late.add(now - due)
 		}
-		stamp{publisher: uint32(p.number), seq: next + n, due: due}.put(p.payload)
-		out = appendPublish(out, p.c.v, p.topic, t.load.QoS, id, p.payload)
+		stamp{publisher: uint32(p.number), seq: p.next, due: due}.put(p.payload)
+		p.out = appendPublish(p.out, p.c.v, p.topic, t.load.QoS, id, p.payload)
 	}
-	return out, n
+	return len(p.out) > 0
 }
 
 // read handles what the broker answers, until the connection ends.
@@ -146,12 +155,14 @@ func (p *publisher) read() error {
 			}
 		}
 		if wanted {
-			p.stir()
+			if err := p.pump(); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-// answer handles one packet and appends what is to be answered. wanted: the loop waits for it.
+// answer handles one packet and appends what is to be answered. wanted: something waits to be sent.
 func (p *publisher) answer(out []byte, packet packet) (_ []byte, wanted bool, err error) {
 	switch packet.first {
 	case puback, pubrec, pubcomp:
@@ -183,6 +194,13 @@ func unexpected(p packet) error {
 		return fmt.Errorf("DISCONNECT with code 0x%02X", p.body[0])
 	}
 	return fmt.Errorf("unexpected packet 0x%02X", p.first)
+}
+
+// busy reports whether it has written half a message.
+func (p *publisher) busy() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.catching
 }
 
 // unacknowledged is how many messages the broker has not acknowledged.

@@ -23,6 +23,7 @@ type Result struct {
 	OutOfOrder     uint64  `json:"out_of_order"`
 	Corrupt        uint64  `json:"corrupt"`
 	Refused        uint64  `json:"refused"`
+	RefusedBecause string  `json:"refused_because,omitempty"` // the first of them
 	Unsent         uint64  `json:"unsent"`
 	Unacknowledged uint64  `json:"unacknowledged"`
 	LostInWarmup   uint64  `json:"lost_in_warmup"`
@@ -33,6 +34,7 @@ type Result struct {
 	Subscribed *Latencies `json:"subscribed_us,omitempty"`
 	Closed     *Latencies `json:"closed_us,omitempty"`
 	TwoOwners  uint64     `json:"two_owners"`
+	Unclosed   uint64     `json:"unclosed"` // first connections that are open still
 
 	CPU       CPU             `json:"cpu_us"`
 	Processes []ProcessResult `json:"processes"`
@@ -133,6 +135,26 @@ func (r *Result) charge(processes []Process, begin, before, after account, opera
 		}
 	}
 	r.CPU = CPU{Total: share(total), Generator: share(after.myself - before.myself)}
+}
+
+// remember fills in the memory that so many connections take: at once, and when they were held for a while.
+func (r *Result) remember(before, after, held account, hold time.Duration, connections uint64) {
+	var grown, grownHeld int64
+	for i := range r.Processes {
+		grown += after.of[i].rss - before.of[i].rss
+		grownHeld += held.of[i].rss - before.of[i].rss
+	}
+	each := func(bytes int64) *float64 {
+		f := math.Round(float64(bytes) / float64(connections))
+		return &f
+	}
+	r.MemoryPerConnection = each(grown)
+	if hold > 0 {
+		r.MemoryPerConnectionHeld = each(grownHeld)
+		for i := range r.Processes {
+			r.Processes[i].RSSHeld = held.of[i].rss
+		}
+	}
 }
 
 // result sums up a run that has ended.

@@ -59,7 +59,9 @@ func (s *subscriber) read() error {
 		s.t.total.add(s.tally)
 		if s.t.load.QoS == 0 && s.t.load.Rate == 0 && s.seq.next > before.next {
 			s.p.came.Add(s.seq.next - before.next)
-			s.p.stir()
+			if err := s.p.pump(); err != nil {
+				return err
+			}
 		}
 	}
 }

@@ -12,20 +12,24 @@ func (r *Result) Table(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	line("scenario", "%s, %.1f s", r.Scenario, r.Seconds)
-	line("sent", "%d", r.Sent)
-	line("delivered", "%d (%.0f/s)", r.Delivered, r.DeliveryRate)
-	line("bad", "%d lost, %d doubled, %d out of order, %d corrupt", r.Lost, r.Doubled, r.OutOfOrder, r.Corrupt)
-	for _, l := range []struct {
-		name string
-		l    *Latencies
-	}{{"latency", r.Latency}, {"subscribed", r.Subscribed}, {"closed", r.Closed}, {"sent late", r.SentLate}} {
-		if l.l != nil {
-			line(l.name, "%s", l.l)
-		}
+	each := ""
+	switch r.Scenario {
+	case "connect":
+		each = r.connectLines(line)
+	case "move":
+		each = r.moveLines(line)
+	default:
+		each = r.messageLines(line)
 	}
-	line("CPU", "%.1f us (generator %.1f us)", r.CPU.Total, r.CPU.Generator)
+	line("CPU of "+each, "%.1f us; of the generator %.1f us", r.CPU.Total, r.CPU.Generator)
 	for _, p := range r.Processes {
-		line("  "+p.Name, "%.1f us, memory %s, before %s", p.CPU, mebibytes(p.RSSAfter), mebibytes(p.RSSBefore))
+		line("  "+p.Name, "%.1f us; memory %s, before %s", p.CPU, mebibytes(p.RSSAfter), mebibytes(p.RSSBefore))
+	}
+	if r.MemoryPerConnection != nil && len(r.Processes) > 0 {
+		line("memory of "+each, "%.1f KiB", *r.MemoryPerConnection/1024)
+	}
+	if r.MemoryPerConnectionHeld != nil && len(r.Processes) > 0 {
+		line("  held", "%.1f KiB", *r.MemoryPerConnectionHeld/1024)
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write result: %w", err)
@@ -33,14 +37,59 @@ func (r *Result) Table(w io.Writer) error {
 	return nil
 }
 
-// String writes the percentiles in milliseconds.
-func (l *Latencies) String() string {
-	return fmt.Sprintf("p50 %.3g ms, p90 %.3g ms, p99 %.3g ms, p99.9 %.3g ms, max %.3g ms",
-		l.P50/1000, l.P90/1000, l.P99/1000, l.P999/1000, l.Max/1000)
+// messageLines are the lines of pairs and fanout; like the others it returns what the CPU time is divided by.
+func (r *Result) messageLines(line func(name, format string, args ...any)) string {
+	line("sent", "%d, in time but for %d; %d not acknowledged", r.Sent, r.Unsent, r.Unacknowledged)
+	line("delivered", "%d, %.0f/s", r.Delivered, r.DeliveryRate)
+	line("lost", "%d (while warming up %d)", r.Lost, r.LostInWarmup)
+	line("doubled", "%d", r.Doubled)
+	line("out of order", "%d", r.OutOfOrder)
+	line("corrupt", "%d", r.Corrupt)
+	line("latency", "%s", r.Latency)
+	line("  sent late", "%s", r.SentLate)
+	return "a delivery"
 }
 
-func milliseconds(d time.Duration) string {
-	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
+func (r *Result) connectLines(line func(name, format string, args ...any)) string {
+	line("connected", "%d, %.0f/s", r.Delivered, r.DeliveryRate)
+	line("refused", "%d", r.Refused)
+	if r.RefusedBecause != "" {
+		line("  the first", "%s", r.RefusedBecause)
+	}
+	line("lost", "%d", r.Lost)
+	line("CONNACK after", "%s", r.Latency)
+	line("SUBACK after", "%s", r.Subscribed)
+	return "a connection"
 }
+
+func (r *Result) moveLines(line func(name, format string, args ...any)) string {
+	line("moved", "%d, %.0f/s", r.Delivered, r.DeliveryRate)
+	line("lost", "%d", r.Lost)
+	line("two owners", "%d", r.TwoOwners)
+	line("not closed", "%d", r.Unclosed)
+	line("CONNACK after", "%s", r.Latency)
+	line("closed after", "%s", r.Closed)
+	return "a move"
+}
+
+// String writes the percentiles in milliseconds.
+func (l *Latencies) String() string {
+	return fmt.Sprintf("p50 %s, p90 %s, p99 %s, p99.9 %s, max %s ms",
+		millis(l.P50), millis(l.P90), millis(l.P99), millis(l.P999), millis(l.Max))
+}
+
+// millis writes microseconds as milliseconds with three digits that count.
+func millis(us float64) string {
+	switch ms := us / 1000; {
+	case ms < 1:
+		return fmt.Sprintf("%.3f", ms)
+	case ms < 100:
+		return fmt.Sprintf("%.1f", ms)
+	default:
+		return fmt.Sprintf("%.0f", ms)
+	}
+}
+
+func milliseconds(d time.Duration) string { return millis(float64(d)/float64(time.Microsecond)) + " ms" }
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

@@ -2,37 +2,28 @@
 
 package bench
 
-import (
-	"os"
-	"sync"
-	"time"
-)
+import "time"
 
 // ticker ticks every so often, as exactly as the runtime does.
-type ticker struct {
-	t      *time.Ticker
-	closed chan struct{}
-	once   sync.Once
+type ticker struct{ t *time.Ticker }
+
+func newTicker() (*ticker, error) { return &ticker{}, nil }
+
+// start has the ticks begin: the first is over when every is.
+func (t *ticker) start(every time.Duration) error {
+	t.t = time.NewTicker(every)
+	return nil
 }
 
-func newTicker(every time.Duration) (*ticker, error) {
-	return &ticker{t: time.NewTicker(every), closed: make(chan struct{})}, nil
-}
-
-// wait returns after the next tick; at once when one is over since the last call; os.ErrClosed after close.
+// wait returns after the next tick; at once when one is over since the last call.
 func (t *ticker) wait() error {
-	select {
-	case <-t.t.C:
-		return nil
-	case <-t.closed:
-		return os.ErrClosed
-	}
+	<-t.t.C
+	return nil
 }
 
-// close has wait return, also one that waits already.
+// close is for when nobody waits.
 func (t *ticker) close() {
-	t.once.Do(func() {
+	if t.t != nil {
 		t.t.Stop()
-		close(t.closed)
-	})
+	}
 }

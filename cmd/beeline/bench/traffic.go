@@ -20,11 +20,9 @@ type traffic struct {
 
 	start       time.Time
 	from, until time.Duration // what is due then counts
-	stop        chan struct{} // closed: nothing is sent any more
-	stopOnce    sync.Once
-	failed      chan error   // 1: why the run cannot go on
-	ending      atomic.Bool  // connections are being closed: that they end is no failure
-	senders     atomic.Int64 // loops that have not ended
+	stopped     atomic.Bool   // nothing is sent any more
+	failed      chan error    // 1: why the run cannot go on
+	ending      atomic.Bool   // connections are being closed: that they end is no failure
 	wg          sync.WaitGroup
 
 	total   totals
@@ -37,20 +35,19 @@ type totals struct{ delivered, doubled, late, corrupt, missing atomic.Int64 }
 
 func (t *totals) add(n tally) {
 	t.delivered.Add(n.delivered)
-	for _, x := range []struct {
-		to *atomic.Int64
-		n  int64
-	}{{&t.doubled, n.doubled}, {&t.late, n.late}, {&t.corrupt, n.corrupt}, {&t.missing, n.missing}} {
-		if x.n != 0 {
-			x.to.Add(x.n)
-		}
+	if n == (tally{delivered: n.delivered}) {
+		return
 	}
+	t.doubled.Add(n.doubled)
+	t.late.Add(n.late)
+	t.corrupt.Add(n.corrupt)
+	t.missing.Add(n.missing)
 }
 
 func newTraffic(cfg Config, load Load) *traffic {
 	t := &traffic{
 		cfg: cfg, load: load, from: cfg.Warmup, until: cfg.Warmup + cfg.Duration,
-		stop: make(chan struct{}), failed: make(chan error, 1),
+		failed: make(chan error, 1),
 	}
 	if load.Rate > 0 {
 		t.pace = newPace(load.Rate)
@@ -96,9 +93,13 @@ func (t *traffic) carryOut(ctx context.Context, scenario string) (*Result, error
 
 // connect connects the subscribers, and then the publishers.
 func (t *traffic) connect(ctx context.Context) error {
-	err := inParallel(ctx, len(t.subscribers), func(ctx context.Context, i int) (err error) {
+	err := forEach(ctx, len(t.subscribers), make(slots, atOnce), func(ctx context.Context, i int) (err error) {
 		s := t.subscribers[i]
-		if s.c, err = t.open(ctx, s.broker, "s", i); err != nil {
+		if s.c, err = dial(ctx, s.broker, t.cfg.Login, largeBuffer); err != nil {
+			return err
+		}
+		defer s.c.bound(ctx)()
+		if err := s.c.connect(fmt.Sprintf("%ss%d", t.cfg.Prefix, i), t.cfg.Login); err != nil {
 			return err
 		}
 		return s.c.subscribe(s.p.topic, t.load.QoS)
@@ -106,26 +107,17 @@ func (t *traffic) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return inParallel(ctx, len(t.publishers), func(ctx context.Context, i int) error {
+	return forEach(ctx, len(t.publishers), make(slots, atOnce), func(ctx context.Context, i int) (err error) {
 		p := t.publishers[i]
-		c, err := t.open(ctx, p.broker, "p", i)
-		if err != nil {
+		if p.c, err = dial(ctx, p.broker, t.cfg.Login, smallBuffer); err != nil {
 			return err
 		}
-		return p.attach(c)
+		defer p.c.bound(ctx)()
+		if err := p.c.connect(fmt.Sprintf("%sp%d", t.cfg.Prefix, i), t.cfg.Login); err != nil {
+			return err
+		}
+		return p.admitted()
 	})
-}
-
-func (t *traffic) open(ctx context.Context, b Broker, role string, i int) (*conn, error) {
-	c, err := dial(ctx, b, t.cfg.Login)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.connect(fmt.Sprintf("%s%s%d", t.cfg.Prefix, role, i), t.cfg.Login); err != nil {
-		c.close()
-		return nil, err
-	}
-	return c, nil
 }
 
 // goDo runs f, whose error ends the run.
@@ -144,15 +136,26 @@ var errInterrupted = errors.New("interrupted")
 
 // run lets the messages flow and returns what was seen. All are connected.
 func (t *traffic) run(ctx context.Context) (*measured, error) {
+	tick, err := newTicker()
+	if err != nil {
+		return nil, err
+	}
+	defer tick.close()
 	t.start = time.Now()
-	if err := t.begin(); err != nil {
+	if t.load.Rate > 0 {
+		if err := tick.start(t.pace.tick); err != nil {
+			return nil, err
+		}
+	}
+	defer t.end()
+	defer everySecond(t.cfg.Progress, t.progress())()
+	if err := t.begin(tick); err != nil {
 		return nil, err
 	}
 	m := &measured{}
 	if err := t.watch(ctx, t.from); err != nil {
 		return nil, fmt.Errorf("warm up: %w", err)
 	}
-	var err error
 	if m.before, err = t.snapshot(); err != nil {
 		return nil, err
 	}
@@ -163,7 +166,7 @@ func (t *traffic) run(ctx context.Context) (*measured, error) {
 	if m.after, err = t.snapshot(); err != nil {
 		return nil, err
 	}
-	t.stopSending()
+	t.stopped.Store(true)
 	if err := t.drain(); err != nil {
 		return nil, err
 	}
@@ -171,44 +174,39 @@ func (t *traffic) run(ctx context.Context) (*measured, error) {
 }
 
 // begin starts all goroutines.
-func (t *traffic) begin() error {
+func (t *traffic) begin(tick *ticker) error {
 	for _, s := range t.subscribers {
 		t.goDo(s.read)
 	}
 	for _, p := range t.publishers {
 		t.goDo(p.read)
 	}
-	t.senders.Store(int64(len(t.publishers)))
-	for _, p := range t.publishers {
-		t.goDo(func() error {
-			defer t.senders.Add(-1)
-			return p.loop()
-		})
-	}
-	if t.load.Rate == 0 {
+	if t.load.Rate > 0 {
+		t.goDo(func() error { return t.keepPace(tick) })
 		return nil
 	}
-	tick, err := newTicker(t.pace.tick)
-	if err != nil {
-		return err
+	for _, p := range t.publishers {
+		if err := p.pump(); err != nil {
+			return err
+		}
 	}
-	t.wg.Go(func() {
-		<-t.stop
-		tick.close()
-	})
-	t.goDo(func() error { return t.wakeWhatIsDue(tick) })
 	return nil
 }
 
-// wakeWhatIsDue wakes the publishers at the times of their messages.
-func (t *traffic) wakeWhatIsDue(tick *ticker) error {
-	var woken uint64
+// keepPace has the publishers send their messages when they are due.
+func (t *traffic) keepPace(tick *ticker) error {
+	var pumped uint64
 	all := uint64(len(t.publishers))
-	for tick.wait() == nil {
+	for !t.stopped.Load() {
+		if err := tick.wait(); err != nil {
+			return err
+		}
 		due := t.pace.count(t.now())
-		woken = max(woken, due-min(due, all)) // no publisher twice
-		for ; woken < due; woken++ {
-			t.publishers[woken%all].stir()
+		pumped = max(pumped, due-min(due, all)) // no publisher twice
+		for ; pumped < due; pumped++ {
+			if err := t.publishers[pumped%all].pump(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -219,7 +217,7 @@ func (t *traffic) end() {
 	if t.ending.Swap(true) {
 		return
 	}
-	t.stopSending()
+	t.stopped.Store(true)
 	for _, s := range t.subscribers {
 		if s.c != nil {
 			s.c.leave()
@@ -233,43 +231,33 @@ func (t *traffic) end() {
 	t.wg.Wait()
 }
 
-func (t *traffic) stopSending() { t.stopOnce.Do(func() { close(t.stop) }) }
-
-// watch says once a second how it goes, until a time since the start. It is cut short by a failure and by the end
-// of the context.
+// watch waits until a time since the start, a failure, or the end of the context.
 func (t *traffic) watch(ctx context.Context, until time.Duration) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
 	over := time.NewTimer(until - t.now())
 	defer over.Stop()
-	last, at := t.total.delivered.Load(), t.now()
-	for {
-		select {
-		case <-over.C:
-			return nil
-		case err := <-t.failed:
-			return err
-		case <-ctx.Done():
-			return errInterrupted
-		case <-tick.C:
-			delivered, now := t.total.delivered.Load(), t.now()
-			t.say(now, float64(delivered-last)/(now-at).Seconds())
-			last, at = delivered, now
-		}
+	select {
+	case <-over.C:
+		return nil
+	case err := <-t.failed:
+		return err
+	case <-ctx.Done():
+		return errInterrupted
 	}
 }
 
-func (t *traffic) say(now time.Duration, rate float64) {
-	if t.cfg.Progress == nil {
-		return
+// progress is a line for everySecond.
+func (t *traffic) progress() func(seconds int) string {
+	last, at := int64(0), time.Duration(0)
+	return func(seconds int) string {
+		delivered, now := t.total.delivered.Load(), t.now()
+		line := fmt.Sprintf("%4d s  %8.0f delivered/s  p99 %s  missing %d", seconds,
+			float64(delivered-last)/(now-at).Seconds(), milliseconds(t.latency.percentiles(0.99)[0]), t.total.missing.Load())
+		if now < t.from {
+			line += "  (warming up)"
+		}
+		last, at = delivered, now
+		return line
 	}
-	p99 := t.latency.percentiles(0.99)[0]
-	warm := ""
-	if now < t.from {
-		warm = "  (warming up)"
-	}
-	fmt.Fprintf(t.cfg.Progress, "%4.0f s  %8.0f delivered/s  p99 %s  missing %d%s\n",
-		now.Seconds(), rate, milliseconds(p99), t.total.missing.Load(), warm)
 }
 
 // snapshot is the state at one time.
@@ -329,12 +317,9 @@ func (t *traffic) drain() error {
 
 // complete reports whether nothing is under way any more.
 func (t *traffic) complete() bool {
-	if t.senders.Load() > 0 {
-		return false
-	}
 	var owed uint64
 	for _, p := range t.publishers {
-		if p.unacknowledged() > 0 {
+		if p.busy() || p.unacknowledged() > 0 {
 			return false
 		}
 		owed += p.sent.Load() * uint64(p.receivers)

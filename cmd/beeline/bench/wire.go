@@ -90,23 +90,17 @@ func appendString[T string | []byte](dst []byte, s T) []byte {
 	return append(dst, s...)
 }
 
-// login is what a CONNECT says beside the client id. A nil password is none.
-type login struct {
-	username string
-	password []byte
-}
-
 // appendConnect appends a CONNECT with a clean start and without a keep alive: nobody here sends pings.
-func appendConnect(dst []byte, v level, id string, l login) []byte {
+func appendConnect(dst []byte, v level, id string, l Login) []byte {
 	n, flags := 10+2+len(id), byte(2)
 	if v == v5 {
 		n++
 	}
-	if l.username != "" {
-		n, flags = n+2+len(l.username), flags|0x80
+	if l.Username != "" {
+		n, flags = n+2+len(l.Username), flags|0x80
 	}
-	if l.password != nil {
-		n, flags = n+2+len(l.password), flags|0x40
+	if l.Password != nil {
+		n, flags = n+2+len(l.Password), flags|0x40
 	}
 	dst = appendHeader(dst, connect, n)
 	dst = append(appendString(dst, "MQTT"), byte(v), flags, 0, 0)
@@ -114,11 +108,11 @@ func appendConnect(dst []byte, v level, id string, l login) []byte {
 		dst = append(dst, 0)
 	}
 	dst = appendString(dst, id)
-	if l.username != "" {
-		dst = appendString(dst, l.username)
+	if l.Username != "" {
+		dst = appendString(dst, l.Username)
 	}
-	if l.password != nil {
-		dst = appendString(dst, l.password)
+	if l.Password != nil {
+		dst = appendString(dst, l.Password)
 	}
 	return dst
 }
