@@ -179,6 +179,16 @@ func TestTheNamesOfLoadsAreListed(t *testing.T) {
 	}
 }
 
+func TestTheDocumentHasAPlaceForTheFigures(t *testing.T) {
+	document, err := os.ReadFile("../../docs/benchmarks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := report.Insert(document, "text\n"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTheMachineIsDescribed(t *testing.T) {
 	got := machine(t.Context())
 	for _, want := range []string{" cores (", " GiB of memory", "Linux ", "go1", time.Now().UTC().Format("2006-"), "commit "} {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/beeline-mqtt/beeline/test/peers/report"
@@ -112,6 +113,7 @@ func (r runner) bench(ctx context.Context, l load, running *systems.Running) (js
 		args = append(args, "--warmup", r.warmup.String(), "--duration", r.duration.String())
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(r.bin, "beeline"), args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // should we be killed, nobody would end it
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	if err := cmd.Run(); err != nil {

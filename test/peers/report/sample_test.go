@@ -148,20 +148,29 @@ func TestTheMeshIsWhatItsMetricsHaveGrownBy(t *testing.T) {
 		want          *Mesh
 	}{
 		{
-			"one other", []map[string]float64{idle, idle}, []map[string]float64{metrics(110, 120, 30, 6440), metrics(10, 20, 130, 6440)}, 2,
+			"one other",
+			[]map[string]float64{idle, idle},
+			[]map[string]float64{metrics(110, 120, 30, 6440), metrics(10, 20, 130, 6440)},
+			2,
 			&Mesh{PerMessage: 1},
 		},
 		{
-			"all others", []map[string]float64{idle, idle, idle},
-			[]map[string]float64{metrics(20, 40, 30, 1320), metrics(10, 20, 40, 680), metrics(10, 20, 40, 680)}, 3, &Mesh{PerMessage: 2},
+			"all others",
+			[]map[string]float64{idle, idle, idle},
+			[]map[string]float64{metrics(20, 40, 30, 1320), metrics(10, 20, 40, 680), metrics(10, 20, 40, 680)},
+			3, &Mesh{PerMessage: 2},
 		},
 		{
-			"others get nothing", []map[string]float64{idle, idle, idle, idle},
-			[]map[string]float64{metrics(20, 30, 30, 680), metrics(10, 20, 40, 680), idle, idle}, 2, &Mesh{PerMessage: 1, Bystanders: 2},
+			"others get nothing",
+			[]map[string]float64{idle, idle, idle, idle},
+			[]map[string]float64{metrics(20, 30, 30, 680), metrics(10, 20, 40, 680), idle, idle},
+			2, &Mesh{PerMessage: 1, Bystanders: 2},
 		},
 		{
-			"others get what is not theirs", []map[string]float64{idle, idle, idle},
-			[]map[string]float64{metrics(20, 40, 30, 680), metrics(10, 20, 40, 680), metrics(10, 23, 37, 140)}, 2,
+			"others get what is not theirs",
+			[]map[string]float64{idle, idle, idle},
+			[]map[string]float64{metrics(20, 40, 30, 680), metrics(10, 20, 40, 680), metrics(10, 23, 37, 140)},
+			2,
 			&Mesh{PerMessage: 2.3, Bystanders: 1, Deliveries: 10, Bytes: 100},
 		},
 		{"nothing was published", []map[string]float64{idle, idle}, []map[string]float64{idle, idle}, 2, &Mesh{}},

@@ -85,17 +85,20 @@ func columns(scenario string) []column {
 		gateway := func(f Figure) float64 { return f.Gateway / 1024 }
 		return []column{
 			ratio("CPU", cpu), ratio("memory", memory), figure("CPU, us each", cpu), figure("memory, KiB each", memory),
-			figure("in gateways", gateway), figure("p50, ms", p50), figure("p99, ms", p99), rate, {remarks, remark},
+			figure("in gateways", gateway), figure("p50, ms", p50), figure("p99, ms", p99), rate,
+			{remarks, remark},
 		}
 	case "move":
 		return []column{
 			ratio("p50", p50), ratio("p99", p99), figure("p50, ms", p50), figure("p99, ms", p99),
-			figure("old one closed p99, ms", func(f Figure) float64 { return f.ClosedP99 }), figure("CPU, us each", cpu), {remarks, remark},
+			figure("old one closed p99, ms", func(f Figure) float64 { return f.ClosedP99 }), figure("CPU, us each", cpu),
+			{remarks, remark},
 		}
 	default:
 		return []column{
 			ratio("CPU", cpu), ratio("p99", p99), figure("CPU, us", cpu), figure("p50, ms", p50), figure("p99, ms", p99),
-			figure("generator, us", func(f Figure) float64 { return f.Generator }), rate, {remarks, remark},
+			figure("generator, us", func(f Figure) float64 { return f.Generator }), rate,
+			{remarks, remark},
 		}
 	}
 }
@@ -107,8 +110,12 @@ func remark(_ Load, f, _ Figure) string {
 		n    int64
 		what string
 	}{
-		{f.Lost, "lost"}, {f.Doubled, "doubled"}, {f.OutOfOrder, "out of order"},
-		{f.Corrupt, "corrupt"}, {f.Refused, "refused"}, {f.TwoOwners, "with two owners"},
+		{f.Lost, "lost"},
+		{f.Doubled, "doubled"},
+		{f.OutOfOrder, "out of order"},
+		{f.Corrupt, "corrupt"},
+		{f.Refused, "refused"},
+		{f.TwoOwners, "with two owners"},
 	} {
 		if r.n > 0 {
 			list = append(list, number(float64(r.n))+" "+r.what)
