@@ -122,10 +122,10 @@ func remark(_ Load, f, _ Figure) string {
 		}
 	}
 	if f.Mesh != nil && f.Mesh.PerMessage > 0 {
-		list = append(list, fmt.Sprintf("a message goes %s times between gateways", number(f.Mesh.PerMessage)))
+		list = append(list, fmt.Sprintf("mesh: %s for each message", number(f.Mesh.PerMessage)))
 	}
 	if f.Mesh != nil && f.Mesh.Bystanders > 0 {
-		list = append(list, fmt.Sprintf("at %d other gateways %s messages, %s B", f.Mesh.Bystanders, number(f.Mesh.Deliveries), number(f.Mesh.Bytes)))
+		list = append(list, fmt.Sprintf("mesh at %d others: %s messages, %s B", f.Mesh.Bystanders, number(f.Mesh.Deliveries), number(f.Mesh.Bytes)))
 	}
 	if f.Failure != "" {
 		list = append(list, "a round is missing: "+f.Failure)

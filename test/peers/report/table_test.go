@@ -23,7 +23,7 @@ func TestRatiosComeFirstAndReferToOneSystem(t *testing.T) {
 		Head:  []string{"load", "system", "CPU ratio", "p99 ratio", "CPU, us", "p50, ms", "p99, ms", "generator, us", "rate", "remarks"},
 		Rows: [][]string{
 			{"QoS 0", "theirs", "1.50", "2.50", "30", "0.10", "1", "9", "2,000 of 3,000", "1,234 lost; 5 out of order"},
-			{"QoS 0", "ours", "1.00", "1.00", "20", "0.05", "0.40", "8", "2,999", "a message goes 1 times between gateways; at 7 other gateways 0 messages, 0 B"},
+			{"QoS 0", "ours", "1.00", "1.00", "20", "0.05", "0.40", "8", "2,999", "mesh: 1 for each message; mesh at 7 others: 0 messages, 0 B"},
 			{"QoS 0", "nobody's", "", "", "", "", "", "", "", "not installed"},
 		},
 	}
