@@ -256,7 +256,7 @@ func flagValues(f *pflag.FlagSet) map[string]any {
 			values[f.Name] = json.Number(text)
 		case "stringSlice":
 			if list, ok := f.Value.(pflag.SliceValue); ok {
-				values[f.Name] = list.GetSlice()
+				values[f.Name] = append([]string{}, list.GetSlice()...) // [] rather than null
 			}
 		}
 	})

@@ -48,7 +48,7 @@ func (m Move) Run(ctx context.Context) (*Result, error) {
 	case m.Rate < 0:
 		return nil, errors.New("rate: not negative")
 	}
-	if err := m.Config.check(2 * m.Clients); err != nil {
+	if err := m.check(2 * m.Clients); err != nil {
 		return nil, err
 	}
 	r := &moving{Move: m, first: make([]*first, m.Clients), second: make([]*conn, m.Clients)}

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -112,7 +113,7 @@ func TestAPublisherOfAConnectionThatIsGoneSaysSo(t *testing.T) {
 	p, far := newPair(t, Load{QoS: 1, Size: 100_000, Window: 200})
 	_ = far.(*net.TCPConn).SetLinger(0)
 	_ = far.Close()
-	if _, err := p.c.nc.Read(make([]byte, 1)); err == nil || err == io.EOF {
+	if _, err := p.c.nc.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 		t.Fatalf("the connection was not reset: %v", err)
 	}
 	if err := p.pump(); err == nil {

@@ -12,7 +12,7 @@ func (r *Result) Table(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	line("scenario", "%s, %.1f s", r.Scenario, r.Seconds)
-	each := ""
+	var each string
 	switch r.Scenario {
 	case "connect":
 		each = r.connectLines(line)
