@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +38,7 @@ func benchCommand() *cobra.Command {
 		Long: "Put load on an MQTT broker, check every message that comes, and report delays, and the CPU time and memory of " +
 			"processes on this machine.",
 		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(benchPairsCommand(), benchFanoutCommand(), benchConnectCommand(), benchMoveCommand())
 	return cmd
@@ -61,6 +63,7 @@ func loadFlags(f *pflag.FlagSet, l *bench.Load, rate int) {
 	f.IntVar(&l.Rate, "rate", rate, "messages a second, of all publishers; 0: as many as the window lets them")
 	f.Uint8VarP(&l.QoS, "qos", "q", 0, "quality of service: 0, 1 or 2")
 	f.IntVar(&l.Size, "size", 64, fmt.Sprintf("bytes of a payload, at least %d", bench.MinSize))
+	f.DurationVar(&l.Tick, "tick", 250*time.Microsecond, "what is due in it is sent at once, by several publishers; 10us: every message by itself")
 	f.IntVar(&l.Window, "window", 64, "messages of one publisher that are not acknowledged; at QoS 0 with --rate 0, not received")
 }
 
@@ -185,6 +188,9 @@ func (o *benchOptions) config(progress io.Writer) (bench.Config, error) {
 	if c.Login.Password, err = o.target.password(); err != nil {
 		return c, err
 	}
+	if !c.Login.V5 && c.Login.Password != nil && c.Login.Username == "" {
+		return c, errors.New("--password-file: MQTT 3.1.1 has no password without a --username")
+	}
 	for _, p := range o.processes {
 		name, number, _ := strings.Cut(p, "=")
 		pid, err := strconv.Atoi(number)
@@ -203,10 +209,10 @@ func (o *benchOptions) places(flag string, urls []string) ([]bench.Broker, error
 	var brokers []bench.Broker
 	for _, u := range urls {
 		t := o.target
-		t.url = u
+		t.url, t.urlFlag = u, flag
 		dial, err := t.dialer()
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", flag, err)
+			return nil, err
 		}
 		brokers = append(brokers, bench.Broker{Name: u, Dial: dial})
 	}
@@ -245,10 +251,13 @@ func flagValues(f *pflag.FlagSet) map[string]any {
 			return
 		}
 		values[f.Name] = text
-		if list, ok := f.Value.(pflag.SliceValue); ok {
-			values[f.Name] = list.GetSlice()
-		} else if n, err := strconv.Atoi(text); err == nil {
-			values[f.Name] = n
+		switch f.Value.Type() {
+		case "int", "uint8":
+			values[f.Name] = json.Number(text)
+		case "stringSlice":
+			if list, ok := f.Value.(pflag.SliceValue); ok {
+				values[f.Name] = append([]string{}, list.GetSlice()...) // [] rather than null
+			}
 		}
 	})
 	return values

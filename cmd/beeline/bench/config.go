@@ -17,7 +17,17 @@ type Config struct {
 	Warmup    time.Duration
 	Duration  time.Duration
 	Progress  io.Writer // takes one line a second; nil: nobody wants to know
+
+	quiet  time.Duration // 0 is defaultQuiet
+	settle time.Duration // 0 is defaultSettle
 }
+
+const (
+	// defaultQuiet is how long nothing comes before what is missing counts as lost.
+	defaultQuiet = 2 * time.Second
+	// defaultSettle is how long nobody looks, after the last client has moved, on which connection the clients are.
+	defaultSettle = 5 * time.Second
+)
 
 // Load is what publishers send.
 type Load struct {
@@ -25,6 +35,9 @@ type Load struct {
 	QoS    byte
 	Size   int // bytes of a payload, at least MinSize
 	Window int // messages of a publisher under way: not acknowledged; at QoS 0 with rate 0, not received
+
+	// Tick is how often messages are sent, at a rate with more than one in it: those of several publishers at once.
+	Tick time.Duration
 }
 
 // check reports what cannot be.
@@ -48,6 +61,8 @@ func (l *Load) check() error {
 		return errors.New("qos: 0, 1 or 2")
 	case l.Size < MinSize:
 		return fmt.Errorf("size: at least %d bytes, which the checks need", MinSize)
+	case l.Tick < 10*time.Microsecond:
+		return errors.New("tick: at least 10us")
 	case l.Window < 1 || l.Window > 65535:
 		return errors.New("window: 1 to 65535")
 	}

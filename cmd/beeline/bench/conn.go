@@ -46,6 +46,9 @@ type conn struct {
 // patience bounds what a broker may take to answer, where it is not what is measured.
 const patience = 30 * time.Second
 
+// pingPatience bounds what it may take to answer a ping.
+const pingPatience = 2 * time.Second
+
 const (
 	smallBuffer = 256 // bytes that a connection reads at once: one on which hardly anything comes
 	largeBuffer = 16 << 10
@@ -140,14 +143,14 @@ func (c *conn) fill() error {
 
 // take takes the next packet of what was read. ok is false when more has to be read first. The packet is valid
 // until the next fill.
-func (c *conn) take() (p packet, ok bool, err error) {
+func (c *conn) take() (p received, ok bool, err error) {
 	p, n, err := cut(c.buf[c.r:c.w])
 	c.r += n
 	return p, n > 0, c.wrap(err)
 }
 
 // await returns the next packet, which is to be of this kind.
-func (c *conn) await(first byte) (packet, error) {
+func (c *conn) await(first byte) (received, error) {
 	for {
 		p, ok, err := c.take()
 		if err != nil {
@@ -167,12 +170,12 @@ func (c *conn) await(first byte) (packet, error) {
 }
 
 // ask writes a request and returns the answer, which is to be of this kind. Nobody else reads meanwhile.
-func (c *conn) ask(request []byte, answer byte, patience time.Duration) (packet, error) {
+func (c *conn) ask(request []byte, answer byte, patience time.Duration) (received, error) {
 	if err := c.nc.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return packet{}, c.wrap(err)
+		return received{}, c.wrap(err)
 	}
 	if err := c.write(request); err != nil {
-		return packet{}, err
+		return received{}, err
 	}
 	p, err := c.await(answer)
 	if err != nil {
@@ -216,6 +219,6 @@ func (c *conn) subscribe(filter string, qos byte) error {
 
 // ping has the broker answer a PINGREQ, which it does soon or not at all.
 func (c *conn) ping() error {
-	_, err := c.ask([]byte{pingreq, 0}, pingresp, quiet)
+	_, err := c.ask([]byte{pingreq, 0}, pingresp, pingPatience)
 	return err
 }

@@ -42,7 +42,7 @@ func (c Connect) Run(ctx context.Context) (*Result, error) {
 	case c.Hold < 0:
 		return nil, errors.New("hold: not negative")
 	}
-	if err := c.Config.check(c.Clients); err != nil {
+	if err := c.check(c.Clients); err != nil {
 		return nil, err
 	}
 	r := &connecting{Connect: c, clients: make([]*conn, c.Clients)}

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,13 +20,9 @@ type Move struct {
 	Rate    int // a second; 0: as fast as they are answered
 }
 
-// settle is how long after the second CONNACK nobody looks whether the first connection still answers.
-const settle = 5 * time.Second
-
 // moving is a run of Move.
 type moving struct {
 	Move
-	settle    time.Duration
 	first     []*first
 	second    []*conn
 	moved     histogram
@@ -51,10 +48,10 @@ func (m Move) Run(ctx context.Context) (*Result, error) {
 	case m.Rate < 0:
 		return nil, errors.New("rate: not negative")
 	}
-	if err := m.Config.check(2 * m.Clients); err != nil {
+	if err := m.check(2 * m.Clients); err != nil {
 		return nil, err
 	}
-	r := &moving{Move: m, settle: settle, first: make([]*first, m.Clients), second: make([]*conn, m.Clients)}
+	r := &moving{Move: m, first: make([]*first, m.Clients), second: make([]*conn, m.Clients)}
 	defer r.close()
 	return r.run(ctx)
 }
@@ -129,7 +126,7 @@ func (f *first) read() {
 	for {
 		err := f.c.fill()
 		for err == nil {
-			var p packet
+			var p received
 			var ok bool
 			if p, ok, err = f.c.take(); !ok {
 				break
@@ -177,7 +174,7 @@ func (m *moving) moveAll(ctx context.Context, began []time.Time) error {
 // checkAll looks, when all had the time to settle since the last one moved, on which of its connections each client
 // is.
 func (m *moving) checkAll(began []time.Time, last time.Time) {
-	<-time.After(time.Until(last.Add(m.settle)))
+	<-time.After(time.Until(last.Add(cmp.Or(m.settle, defaultSettle))))
 	_ = forEach(context.Background(), m.Clients, make(slots, m.Clients), func(_ context.Context, i int) error {
 		if m.second[i] == nil {
 			return nil
@@ -212,7 +209,7 @@ func (f *first) answers() bool {
 	case <-f.pong:
 		return true
 	case <-f.ended:
-	case <-time.After(quiet):
+	case <-time.After(pingPatience):
 	}
 	return false
 }

@@ -2,19 +2,16 @@ package bench
 
 import "time"
 
-// leastTick bounds how often the pacer wakes up. At a higher rate several messages are due at once, each from
-// another publisher.
-const leastTick = 50 * time.Microsecond
-
 // pace says when each of a stream of messages is due: so many at every tick, the first ones at the begin.
 type pace struct {
 	tick time.Duration
 	each uint64
 }
 
-// newPace is that of so many messages a second, exact to a nanosecond a tick.
-func newPace(rate int) pace {
-	each := max(uint64(rate)*uint64(leastTick)/uint64(time.Second), 1)
+// newPace is that of so many messages a second, exact to a nanosecond a tick. Above 1/least messages a second several
+// are due at once: their pacer need not wake up for each.
+func newPace(rate int, least time.Duration) pace {
+	each := max(uint64(rate)*uint64(least)/uint64(time.Second), 1)
 	return pace{tick: time.Duration(each * uint64(time.Second) / uint64(rate)), each: each}
 }
 

@@ -65,7 +65,7 @@ func newSchedule(rate int) (*schedule, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &schedule{pace: newPace(rate), tick: tick, from: time.Now()}
+	s := &schedule{pace: newPace(rate, time.Millisecond), tick: tick, from: time.Now()}
 	return s, tick.start(s.pace.tick)
 }
 

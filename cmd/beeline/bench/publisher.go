@@ -163,7 +163,7 @@ func (p *publisher) read() error {
 }
 
 // answer handles one packet and appends what is to be answered. wanted: something waits to be sent.
-func (p *publisher) answer(out []byte, packet packet) (_ []byte, wanted bool, err error) {
+func (p *publisher) answer(out []byte, packet received) (_ []byte, wanted bool, err error) {
 	switch packet.first {
 	case puback, pubrec, pubcomp:
 	default:
@@ -189,7 +189,7 @@ func (p *publisher) answer(out []byte, packet packet) (_ []byte, wanted bool, er
 }
 
 // unexpected is the error for a packet that has no place where it came.
-func unexpected(p packet) error {
+func unexpected(p received) error {
 	if p.first == disconnect && len(p.body) > 0 {
 		return fmt.Errorf("DISCONNECT with code 0x%02X", p.body[0])
 	}

@@ -168,7 +168,10 @@ func (t *traffic) result(scenario string, begin account, m *measured) *Result {
 		Doubled:      uint64(t.total.doubled.Load()),
 		OutOfOrder:   uint64(t.total.late.Load()),
 		Corrupt:      uint64(t.total.corrupt.Load()),
-		Latency:      latencies(&t.latency), SentLate: latencies(&t.late),
+		Latency:      latencies(&t.latency),
+	}
+	if t.load.Rate > 0 {
+		r.SentLate = latencies(&t.late)
 	}
 	for _, p := range t.publishers {
 		first, end := p.counted()

@@ -66,7 +66,7 @@ func (s *subscriber) read() error {
 	}
 }
 
-func (s *subscriber) handle(p packet, now time.Duration) error {
+func (s *subscriber) handle(p received, now time.Duration) error {
 	switch kind(p.first) {
 	case publish:
 		m, err := parsePublish(s.c.v, p)

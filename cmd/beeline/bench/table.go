@@ -12,7 +12,7 @@ func (r *Result) Table(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	line("scenario", "%s, %.1f s", r.Scenario, r.Seconds)
-	each := ""
+	var each string
 	switch r.Scenario {
 	case "connect":
 		each = r.connectLines(line)
@@ -39,14 +39,19 @@ func (r *Result) Table(w io.Writer) error {
 
 // messageLines are the lines of pairs and fanout; like the others it returns what the CPU time is divided by.
 func (r *Result) messageLines(line func(name, format string, args ...any)) string {
-	line("sent", "%d, in time but for %d; %d not acknowledged", r.Sent, r.Unsent, r.Unacknowledged)
+	line("sent", "%d", r.Sent)
+	line("  due, not sent", "%d", r.Unsent)
+	line("  not acknowledged", "%d", r.Unacknowledged)
 	line("delivered", "%d, %.0f/s", r.Delivered, r.DeliveryRate)
-	line("lost", "%d (while warming up %d)", r.Lost, r.LostInWarmup)
+	line("lost", "%d", r.Lost)
+	line("  while warming up", "%d", r.LostInWarmup)
 	line("doubled", "%d", r.Doubled)
 	line("out of order", "%d", r.OutOfOrder)
 	line("corrupt", "%d", r.Corrupt)
 	line("latency", "%s", r.Latency)
-	line("  sent late", "%s", r.SentLate)
+	if r.SentLate != nil {
+		line("  sent late by", "%s", r.SentLate)
+	}
 	return "a delivery"
 }
 
@@ -90,6 +95,8 @@ func millis(us float64) string {
 	}
 }
 
-func milliseconds(d time.Duration) string { return millis(float64(d)/float64(time.Microsecond)) + " ms" }
+func milliseconds(d time.Duration) string {
+	return millis(float64(d)/float64(time.Microsecond)) + " ms"
+}
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,8 +10,8 @@ import (
 	"time"
 )
 
-// traffic is a run in which messages flow: publishers, their subscribers, and one pacer that wakes the publishers
-// whose messages are due. Every connection has a goroutine that reads; run waits for all of them.
+// traffic is a run in which messages flow: publishers, their subscribers, and one pacer that has the publishers
+// send what is due. Every connection has a goroutine that reads; end waits for all of them.
 type traffic struct {
 	cfg         Config
 	load        Load
@@ -50,7 +51,7 @@ func newTraffic(cfg Config, load Load) *traffic {
 		failed: make(chan error, 1),
 	}
 	if load.Rate > 0 {
-		t.pace = newPace(load.Rate)
+		t.pace = newPace(load.Rate, load.Tick)
 	}
 	return t
 }
@@ -250,13 +251,13 @@ func (t *traffic) progress() func(seconds int) string {
 	last, at := int64(0), time.Duration(0)
 	return func(seconds int) string {
 		delivered, now := t.total.delivered.Load(), t.now()
-		line := fmt.Sprintf("%4d s  %8.0f delivered/s  p99 %s  missing %d", seconds,
-			float64(delivered-last)/(now-at).Seconds(), milliseconds(t.latency.percentiles(0.99)[0]), t.total.missing.Load())
-		if now < t.from {
-			line += "  (warming up)"
+		p99 := "(warming up)"
+		if now > t.from {
+			p99 = "p99 " + milliseconds(t.latency.percentiles(0.99)[0])
 		}
+		rate := float64(delivered-last) / (now - at).Seconds()
 		last, at = delivered, now
-		return line
+		return fmt.Sprintf("%4d s  %8.0f delivered/s  missing %d  %s", seconds, rate, t.total.missing.Load(), p99)
 	}
 }
 
@@ -274,9 +275,6 @@ func (t *traffic) snapshot() (snapshot, error) {
 	return snapshot{a, t.total.delivered.Load()}, err
 }
 
-// quiet is how long nothing comes before what is missing counts as lost.
-const quiet = 2 * time.Second
-
 // drain waits until all that was sent has come and is acknowledged, or nothing more comes. Then it has every
 // subscriber answer a ping: what the broker had sent before has come by then as well.
 func (t *traffic) drain() error {
@@ -287,7 +285,7 @@ func (t *traffic) drain() error {
 		if now := t.total.delivered.Load(); now != last {
 			last, since = now, time.Now()
 		}
-		if t.complete() || time.Since(since) > quiet {
+		if t.complete() || time.Since(since) > cmp.Or(t.cfg.quiet, defaultQuiet) {
 			break
 		}
 		select {
@@ -301,7 +299,7 @@ func (t *traffic) drain() error {
 			return err
 		}
 	}
-	patience := time.NewTimer(quiet)
+	patience := time.NewTimer(pingPatience)
 	defer patience.Stop()
 	for _, s := range t.subscribers {
 		select {

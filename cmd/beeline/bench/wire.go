@@ -38,9 +38,9 @@ func kind(first byte) byte {
 	return first
 }
 
-// packet is a control packet that was received. body is what follows the fixed header; it is part of the buffer
+// received is a control packet that was received. body is what follows the fixed header; it is part of the buffer
 // that it was cut from.
-type packet struct {
+type received struct {
 	first byte
 	body  []byte
 }
@@ -48,15 +48,15 @@ type packet struct {
 var errMalformed = errors.New("malformed packet")
 
 // cut takes the first packet off b and says how many bytes it has. 0: it is not all there yet.
-func cut(b []byte) (packet, int, error) {
+func cut(b []byte) (received, int, error) {
 	if len(b) < 2 {
-		return packet{}, 0, nil
+		return received{}, 0, nil
 	}
 	n, size, err := varint(b[1:])
 	if err != nil || size == 0 || len(b) < 1+size+n {
-		return packet{}, 0, err
+		return received{}, 0, err
 	}
-	return packet{first: b[0], body: b[1+size : 1+size+n]}, 1 + size + n, nil
+	return received{first: b[0], body: b[1+size : 1+size+n]}, 1 + size + n, nil
 }
 
 // varint reads a variable byte integer and says how long it is. 0: it is not all there.
@@ -163,7 +163,7 @@ type message struct {
 	qos     byte
 }
 
-func parsePublish(v level, p packet) (message, error) {
+func parsePublish(v level, p received) (message, error) {
 	m := message{qos: p.first >> 1 & 3}
 	b := p.body
 	if m.qos > 2 || len(b) < 2 || len(b) < 2+int(binary.BigEndian.Uint16(b)) {
@@ -201,7 +201,7 @@ func properties(b []byte) (props, rest []byte, err error) {
 }
 
 // parseAck reads a PUBACK, PUBREC, PUBREL or PUBCOMP.
-func parseAck(v level, p packet) (id uint16, code byte, err error) {
+func parseAck(v level, p received) (id uint16, code byte, err error) {
 	if len(p.body) < 2 || v == v311 && len(p.body) > 2 {
 		return 0, 0, fmt.Errorf("acknowledgement: %w", errMalformed)
 	}
@@ -212,7 +212,7 @@ func parseAck(v level, p packet) (id uint16, code byte, err error) {
 }
 
 // parseSuback reads the SUBACK of one filter.
-func parseSuback(v level, p packet) (id uint16, code byte, err error) {
+func parseSuback(v level, p received) (id uint16, code byte, err error) {
 	b := p.body
 	if len(b) < 3 {
 		return 0, 0, fmt.Errorf("SUBACK: %w", errMalformed)
@@ -236,7 +236,7 @@ type limits struct {
 	maximumQoS     byte
 }
 
-func parseConnack(v level, p packet) (limits, error) {
+func parseConnack(v level, p received) (limits, error) {
 	l := limits{receiveMaximum: 65535, maximumQoS: 2}
 	if len(p.body) < 2 {
 		return l, fmt.Errorf("CONNACK: %w", errMalformed)
