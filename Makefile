@@ -3,9 +3,11 @@ TOOL     := GOWORK=off go tool -modfile=tools/go.mod
 BINARIES := ./cmd/beeline ./services/gateway/cmd/gateway ./services/session/cmd/session
 FUZZTIME ?= 10s
 FAULTTIME ?= 10m
+ROUNDS   ?= 3
+DURATION ?= 6s
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint fmt generate check budget fuzz faults images compose-test vuln cover clean
+.PHONY: help build test race lint fmt generate check budget fuzz faults images compose-test bench-peers vuln cover clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,9 +25,11 @@ lint: ## Check format and style of Go and protos
 	@! gofmt -l . | grep . || { echo 'not formatted: run make fmt'; exit 1; }
 	$(TOOL) buf format -d --exit-code && $(TOOL) buf lint
 	$(TOOL) golangci-lint run ./... && cd tools && GOWORK=off go tool golangci-lint run --config ../.golangci.yml ./...
+	cd test/peers && GOWORK=off go tool -modfile=../../tools/go.mod golangci-lint run --config ../../.golangci.yml ./...
 
 fmt: ## Format Go and protos
 	$(TOOL) buf format -w && $(TOOL) golangci-lint fmt
+	cd test/peers && GOWORK=off go tool -modfile=../../tools/go.mod golangci-lint fmt --config ../../.golangci.yml
 
 generate: ## Generate api/gen from api/proto
 	$(TOOL) buf generate
@@ -47,6 +51,9 @@ images: build ## Make container images of the binaries in bin/ (pulls nothing)
 
 compose-test: ## Bring deploy/compose up on a Docker engine, and try it
 	tools/check/compose.sh
+
+bench-peers: ## Measure beside other brokers: ROUNDS (3) of DURATION (6s), loads ONLY like a regular expression
+	tools/bench-peers.sh -rounds $(ROUNDS) -duration $(DURATION) -only '$(ONLY)' -json bin/bench-peers.json -markdown '$(MARKDOWN)'
 
 vuln: ## Look for known vulnerabilities
 	tools/check/vuln.sh

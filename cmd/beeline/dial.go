@@ -17,6 +17,7 @@ import (
 // target is where an MQTT client connects, and as whom.
 type target struct {
 	url          string
+	urlFlag      string // the flag that it is from
 	version      string
 	clientID     string
 	username     string
@@ -28,15 +29,21 @@ type target struct {
 }
 
 func (t *target) flags(f *pflag.FlagSet) {
+	t.urlFlag = "--url"
 	f.StringVarP(&t.url, "url", "u", "mqtt://127.0.0.1:18831", "broker: mqtt://, mqtts://, ws:// or wss://host:port[/path]")
 	f.StringVarP(&t.version, "mqtt-version", "V", "5", "protocol version: 5 or 3.1.1")
 	f.StringVarP(&t.clientID, "id", "i", "", "client id; empty has the broker or this command choose one")
+	t.authFlags(f)
+	f.Uint16Var(&t.keepAlive, "keep-alive", 30, "keep alive in seconds")
+}
+
+// authFlags are those about who the client and the broker are.
+func (t *target) authFlags(f *pflag.FlagSet) {
 	f.StringVar(&t.username, "username", "", "user name")
 	f.StringVar(&t.passwordFile, "password-file", "", "file with the password")
 	f.StringVar(&t.caFile, "ca-file", "", "certificate authority (PEM) of the broker; default: the system's")
 	f.StringVar(&t.certFile, "cert-file", "", "client certificate (PEM)")
 	f.StringVar(&t.keyFile, "key-file", "", "private key (PEM) of the client certificate")
-	f.Uint16Var(&t.keepAlive, "keep-alive", 30, "keep alive in seconds")
 }
 
 func (t *target) v5() (bool, error) {
@@ -67,20 +74,21 @@ func (t *target) password() ([]byte, error) {
 func (t *target) dialer() (func(ctx context.Context) (net.Conn, error), error) {
 	u, err := url.Parse(t.url)
 	if err != nil {
-		return nil, fmt.Errorf("--url: %w", err)
+		return nil, fmt.Errorf("%s: %w", t.urlFlag, err)
 	}
 	tc, err := t.tls(u.Hostname())
 	if err != nil {
 		return nil, err
 	}
+	tcp := &net.Dialer{KeepAlive: -1} // MQTT has its own
 	switch u.Scheme {
 	case "mqtt", "tcp":
 		return func(ctx context.Context) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", hostPort(u, "1883"))
+			return tcp.DialContext(ctx, "tcp", hostPort(u, "1883"))
 		}, nil
 	case "mqtts", "ssl", "tls":
 		return func(ctx context.Context) (net.Conn, error) {
-			return (&tls.Dialer{Config: tc}).DialContext(ctx, "tcp", hostPort(u, "8883"))
+			return (&tls.Dialer{NetDialer: tcp, Config: tc}).DialContext(ctx, "tcp", hostPort(u, "8883"))
 		}, nil
 	case "ws", "wss":
 		if u.Path == "" {
@@ -88,7 +96,7 @@ func (t *target) dialer() (func(ctx context.Context) (net.Conn, error), error) {
 		}
 		return func(ctx context.Context) (net.Conn, error) { return dialWebSocket(ctx, u, tc) }, nil
 	}
-	return nil, fmt.Errorf("--url %q: the scheme has to be mqtt, mqtts, ws or wss", t.url)
+	return nil, fmt.Errorf("%s %q: the scheme has to be mqtt, mqtts, ws or wss", t.urlFlag, t.url)
 }
 
 func dialWebSocket(ctx context.Context, u *url.URL, tc *tls.Config) (net.Conn, error) {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/pki"
+	"github.com/beeline-mqtt/beeline/test/process"
 )
 
 // Config says what a cluster looks like.
@@ -176,7 +177,7 @@ func (c *Cluster) end(t testing.TB) {
 	states := make([]string, len(c.All()))
 	for i, p := range c.All() {
 		states[i] = p.describe()
-		wg.Go(p.kill)
+		wg.Go(p.Process.Kill)
 	}
 	wg.Wait()
 	for _, p := range c.All() {
@@ -188,12 +189,14 @@ func (c *Cluster) end(t testing.TB) {
 		return
 	}
 	for i, p := range c.All() {
-		t.Logf("the end of the log of %s (%s):\n%s", p.Name, states[i], p.tail(60))
+		t.Logf("the end of the log of %s (%s):\n%s", p.Name, states[i], p.Tail(60))
 	}
 }
 
 func (c *Cluster) process(name, binary string, args ...string) *Process {
-	return &Process{Name: name, path: c.Binaries.path(binary), args: args, log: filepath.Join(c.dir, name+".log")}
+	return &Process{&process.Process{
+		Name: name, Path: c.Binaries.path(binary), Args: args, LogFile: filepath.Join(c.dir, name+".log"),
+	}}
 }
 
 // EtcdLeader returns the member of etcd that leads it.

@@ -5,18 +5,15 @@ package processes
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"text/template"
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/pki"
+	"github.com/beeline-mqtt/beeline/test/process"
 )
 
 // members makes the processes of etcd.
@@ -134,26 +131,11 @@ func (c *Cluster) gateway(t testing.TB, i int) *Gateway {
 	return g
 }
 
-// address returns a host:port that is free. It stays so, for a process to be restarted on, because it is below
-// the ports from which connections are made, and no two are given out in one run.
 func address(t testing.TB) string {
 	t.Helper()
-	const first, last = 20000, 32000
-	for range 1000 {
-		a := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.N(last-first)))
-		if _, given := addresses.LoadOrStore(a, true); given {
-			continue
-		}
-		ln, err := net.Listen("tcp", a)
-		if err != nil {
-			continue
-		}
-		_ = ln.Close()
-		return a
+	a, err := process.Address()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return ""
+	return a
 }
-
-// addresses were given out already.
-var addresses sync.Map //nolint:gochecknoglobals // ports belong to the whole process

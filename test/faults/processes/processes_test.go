@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/beeline-mqtt/beeline/test/process"
 )
 
 func TestMain(m *testing.M) {
@@ -143,19 +145,22 @@ func TestDiallersAreToldApartByTheirProcess(t *testing.T) {
 
 func TestAProcessIsPausedContinuedAndEnded(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
-	p := &Process{Name: "shell", path: "/bin/sh", args: []string{"-c", "trap 'echo asked; exit 3' TERM; echo up; while :; do sleep 0.01; done"}, log: log}
-	t.Cleanup(p.kill)
+	p := &Process{&process.Process{
+		Name: "shell", LogFile: log,
+		Path: "/bin/sh", Args: []string{"-c", "trap 'echo asked; exit 3' TERM; echo up; while :; do sleep 0.01; done"},
+	}}
+	t.Cleanup(p.Process.Kill)
 	if p.Running() || p.PID() != 0 {
 		t.Error("it runs before it was started")
 	}
 	p.Start(t)
 	Eventually(t, "it is up", func() bool { return strings.Contains(p.Log(), "up") })
 	p.Pause(t)
-	if got := p.state(); got != 'T' {
-		t.Errorf("state %q after Pause", got)
+	if !p.Paused() {
+		t.Error("it goes on after Pause")
 	}
 	p.Continue(t)
-	Eventually(t, "it goes on", func() bool { return p.state() != 'T' })
+	Eventually(t, "it goes on", func() bool { return !p.Paused() })
 	if code, _ := p.Terminate(t, Patience); code != 3 {
 		t.Errorf("exit code %d, want 3", code)
 	}
@@ -168,7 +173,7 @@ func TestAProcessIsPausedContinuedAndEnded(t *testing.T) {
 		t.Error("it was not started again")
 	}
 	p.Kill(t)
-	if got := p.tail(1); got != "asked" && got != "up" {
+	if got := p.Tail(1); got != "asked" && got != "up" {
 		t.Errorf("the end of the log is %q", got)
 	}
 }
@@ -182,8 +187,8 @@ func TestAFaultInTheLogIsFound(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p := &Process{log: filepath.Join(t.TempDir(), "log")}
-			if err := os.WriteFile(p.log, []byte(tt.log), 0o600); err != nil {
+			p := &Process{&process.Process{LogFile: filepath.Join(t.TempDir(), "log")}}
+			if err := os.WriteFile(p.LogFile, []byte(tt.log), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			if got := p.fault(); got != tt.want {

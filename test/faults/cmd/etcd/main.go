@@ -1,5 +1,5 @@
-// Command etcd runs etcd as a process of its own, so that fault tests can kill and pause it: the one member of
-// internal/etcd, or one of several, which internal/etcd has no use for.
+// Command etcd runs etcd as a process of its own, so that fault tests can kill and pause it, and measurements see
+// what it costs: the one member of internal/etcd, or one of several, which internal/etcd has no use for.
 package main
 
 import (
@@ -27,10 +27,11 @@ func main() {
 	address := flag.String("address", "", "host:port for clients")
 	peer := flag.String("peer", "", "host:port for the other members")
 	members := flag.String("members", "", "host:port for the other members of all members, comma separated; empty: there is one")
+	synced := flag.Bool("synced", false, "flush every write to the disk, when there is one member")
 	flag.Parse()
 	var err error
 	if *members == "" {
-		err = alone(ctx, *dir, *address)
+		err = alone(ctx, *dir, *address, *synced)
 	} else {
 		err = together(ctx, *dir, *address, *peer, strings.Split(*members, ","))
 	}
@@ -40,10 +41,10 @@ func main() {
 	}
 }
 
-func alone(ctx context.Context, dir, address string) error {
+func alone(ctx context.Context, dir, address string, synced bool) error {
 	s, err := etcd.Start(ctx, etcd.Config{
 		// What is written survives a kill of the process without being flushed to the disk.
-		Dir: dir, Address: address, Unsynced: true, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Dir: dir, Address: address, Unsynced: !synced, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
 		return err
