@@ -39,14 +39,14 @@ func TestMessagesOfPairsCrossACluster(t *testing.T) {
 	both(t, func(t *testing.T, v5 bool) {
 		for qos := range byte(3) {
 			t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
-				r, err := Pairs{Config: config(t, v5, gateways()...), Load: load(qos, 1000), Pairs: 5, Shift: 1}.Run(t.Context())
+				r, err := Pairs{Config: config(t, v5, gateways(t)...), Load: load(qos, 1000), Pairs: 5, Shift: 1}.Run(t.Context())
 				clean(t, r, err, 150)
 				if r.Sent > 202 || r.Unsent > 50 || r.SentLate == nil {
 					t.Errorf("1000/s for 200 ms: %+v", r)
 				}
 			})
 			t.Run(fmt.Sprint("QoS ", qos, " without a rate"), func(t *testing.T) {
-				r, err := Pairs{Config: config(t, v5, gateways()...), Load: load(qos, 0), Pairs: 5, Shift: -1}.Run(t.Context())
+				r, err := Pairs{Config: config(t, v5, gateways(t)...), Load: load(qos, 0), Pairs: 5, Shift: -1}.Run(t.Context())
 				clean(t, r, err, 40)
 			})
 		}
@@ -54,7 +54,7 @@ func TestMessagesOfPairsCrossACluster(t *testing.T) {
 }
 
 func TestPairsAreWhereTheyAreToBe(t *testing.T) {
-	g := gateways()
+	g := gateways(t)
 	for _, tt := range []struct {
 		name     string
 		p        Pairs
@@ -67,11 +67,11 @@ func TestPairsAreWhereTheyAreToBe(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			metric := "beeline_gateway_publishes_sent_total"
-			before := shared.Metric(t, tt.to, metric)
+			before := cluster(t).Metric(t, tt.to, metric)
 			tt.p.Config, tt.p.Load, tt.p.Pairs = config(t, false, g...), load(1, 200), 1
 			r, err := tt.p.Run(t.Context())
 			clean(t, r, err, 30)
-			if got := shared.Metric(t, tt.to, metric) - before; got < 30 {
+			if got := cluster(t).Metric(t, tt.to, metric) - before; got < 30 {
 				t.Errorf("gateway %d has sent %v", tt.to, got)
 			}
 		})
@@ -81,12 +81,12 @@ func TestPairsAreWhereTheyAreToBe(t *testing.T) {
 func TestEverySubscriberGetsWhatIsFannedOut(t *testing.T) {
 	both(t, func(t *testing.T, v5 bool) {
 		for qos := range byte(3) {
-			r, err := Fanout{Config: config(t, v5, gateways()...), Load: load(qos, 100), Subscribers: 30}.Run(t.Context())
+			r, err := Fanout{Config: config(t, v5, gateways(t)...), Load: load(qos, 100), Subscribers: 30}.Run(t.Context())
 			clean(t, r, err, 15)
 			if r.Delivered < 20*(r.Sent-3) {
 				t.Errorf("QoS %d: %+v", qos, r)
 			}
-			r, err = Fanout{Config: config(t, v5, gateways()...), Load: load(qos, 0), Subscribers: 3}.Run(t.Context())
+			r, err = Fanout{Config: config(t, v5, gateways(t)...), Load: load(qos, 0), Subscribers: 3}.Run(t.Context())
 			clean(t, r, err, 20)
 		}
 	})
@@ -95,7 +95,7 @@ func TestEverySubscriberGetsWhatIsFannedOut(t *testing.T) {
 func TestClientsConnectAndStay(t *testing.T) {
 	both(t, func(t *testing.T, v5 bool) {
 		for _, rate := range []int{0, 500} {
-			c := Connect{Config: config(t, v5, gateways()...), Clients: 50, Rate: rate, Parallel: 8, Hold: 10 * time.Millisecond}
+			c := Connect{Config: config(t, v5, gateways(t)...), Clients: 50, Rate: rate, Parallel: 8, Hold: 10 * time.Millisecond}
 			r, err := c.Run(t.Context())
 			clean(t, r, err, 50)
 			if r.Delivered != 50 || r.Subscribed.P50 < r.Latency.P50 || r.MemoryPerConnection == nil || r.MemoryPerConnectionHeld == nil {
@@ -111,7 +111,7 @@ func TestClientsConnectAndStay(t *testing.T) {
 func TestClientsMoveFromOneGatewayToTheNext(t *testing.T) {
 	both(t, func(t *testing.T, v5 bool) {
 		for _, rate := range []int{0, 200} {
-			r, err := Move{Config: config(t, v5, gateways()...), Clients: 30, Rate: rate}.Run(t.Context())
+			r, err := Move{Config: config(t, v5, gateways(t)...), Clients: 30, Rate: rate}.Run(t.Context())
 			clean(t, r, err, 30)
 			if r.Delivered != 30 || r.Closed.P50 <= 0 {
 				t.Errorf("%+v", r)
@@ -122,7 +122,7 @@ func TestClientsMoveFromOneGatewayToTheNext(t *testing.T) {
 
 // The payload does not fit into one read, and over TLS nobody can write without waiting.
 func TestLargeMessagesOverTLS(t *testing.T) {
-	pem, err := os.ReadFile(shared.CAFile())
+	pem, err := os.ReadFile(cluster(t).CAFile())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,12 +130,12 @@ func TestLargeMessagesOverTLS(t *testing.T) {
 	roots.AppendCertsFromPEM(pem)
 	secure := Broker{Name: "tls", Dial: func(ctx context.Context) (net.Conn, error) {
 		d := tls.Dialer{Config: &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}}
-		return d.DialContext(ctx, "tcp", shared.MQTTS(0))
+		return d.DialContext(ctx, "tcp", cluster(t).MQTTS(0))
 	}}
 	for qos := range byte(3) {
 		l := load(qos, 100)
 		l.Size = 3*largeBuffer + 1
-		r, err := Pairs{Config: config(t, true, secure), Load: l, Pairs: 2, To: gateways()[1:]}.Run(t.Context())
+		r, err := Pairs{Config: config(t, true, secure), Load: l, Pairs: 2, To: gateways(t)[1:]}.Run(t.Context())
 		clean(t, r, err, 15)
 	}
 }
@@ -156,7 +156,7 @@ func TestARunThatIsInterruptedSaysWhatItHasSeen(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := config(t, true, gateways()...)
+			c := config(t, true, gateways(t)...)
 			c.Duration = time.Hour
 			ctx, cancel := context.WithCancel(t.Context())
 			// The first line of progress is when something has been measured already.
@@ -175,7 +175,7 @@ func TestARunThatIsInterruptedSaysWhatItHasSeen(t *testing.T) {
 func TestARunThatIsInterruptedTooEarlyIsAnError(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	c := config(t, true, gateways()...)
+	c := config(t, true, gateways(t)...)
 	for name, run := range map[string]func(context.Context) (*Result, error){
 		"pairs":   Pairs{Config: c, Load: load(1, 1000), Pairs: 3}.Run,
 		"connect": Connect{Config: c, Clients: 3, Rate: 10, Parallel: 1}.Run,
@@ -214,7 +214,7 @@ func TestProgressIsALineASecond(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var mu sync.Mutex
 			var out bytes.Buffer
-			c := config(t, false, gateways()...)
+			c := config(t, false, gateways(t)...)
 			c.Duration = 1100 * time.Millisecond
 			c.Progress = writer(func(line string) {
 				mu.Lock()
@@ -232,7 +232,7 @@ func TestProgressIsALineASecond(t *testing.T) {
 }
 
 func TestWhatCannotBeIsAnErrorBeforeAnythingIsDone(t *testing.T) {
-	c, l := config(t, false, gateways()...), load(0, 100)
+	c, l := config(t, false, gateways(t)...), load(0, 100)
 	change := func(f func(p *Pairs)) Pairs {
 		p := Pairs{Config: c, Load: l, Pairs: 1}
 		f(&p)

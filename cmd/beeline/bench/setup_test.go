@@ -18,30 +18,46 @@ import (
 	"github.com/beeline-mqtt/beeline/test/clustertest"
 )
 
-// shared is a cluster of three gateways for all tests of the package.
-var shared *clustertest.Cluster
+// shared is a cluster of three gateways, made when the first test of the package wants it, for all of them.
+var shared struct {
+	once sync.Once
+	dir  string
+	*clustertest.Cluster
+}
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) (code int) {
-	dir, err := os.MkdirTemp("", "bench")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if shared, err = clustertest.Open(ctx, dir, 3, io.Discard); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
 	code = m.Run()
-	if err := errors.Join(shared.Close(), goleak.Find()); err != nil {
+	var err error
+	if shared.Cluster != nil {
+		err = errors.Join(shared.Close(), os.RemoveAll(shared.dir))
+	}
+	if err := errors.Join(err, goleak.Find()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return code
+}
+
+// cluster returns the shared cluster.
+func cluster(t testing.TB) *clustertest.Cluster {
+	t.Helper()
+	shared.once.Do(func() {
+		var err error
+		if shared.dir, err = os.MkdirTemp("", "bench"); err != nil { //nolint:usetesting // it outlives the test
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if shared.Cluster, err = clustertest.Open(ctx, shared.dir, 3, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if shared.Cluster == nil {
+		t.Fatal("the cluster did not start")
+	}
+	return shared.Cluster
 }
 
 func broker(address string) Broker {
@@ -51,8 +67,10 @@ func broker(address string) Broker {
 }
 
 // gateways are all of the cluster.
-func gateways() []Broker {
-	return []Broker{broker(shared.MQTT(0)), broker(shared.MQTT(1)), broker(shared.MQTT(2))}
+func gateways(t testing.TB) []Broker {
+	t.Helper()
+	c := cluster(t)
+	return []Broker{broker(c.MQTT(0)), broker(c.MQTT(1)), broker(c.MQTT(2))}
 }
 
 // config is that of a short run.
