@@ -25,17 +25,13 @@ func (o *op) size() int { return 2*len(o.client) + len(o.value) + len(o.holder) 
 // client has been completed: two of one client are never in one request, nor in two at a time.
 //
 // A request costs etcd far more than an operation in it. So while requests are under way, a further one is worth
-// while only when many operations wait; the others go with the request that starts when one has ended. And two requests
-// start some time apart: an operation that comes alone does not wait, of those that come all the time a few share one.
+// while only when many operations wait; the others go with the request that starts when one has ended.
 type opQueue struct {
 	mu      sync.Mutex
 	changed sync.Cond // on mu: something that take waits for
 	waiting []*op     // at most one of each client
 	// running requests, and how many operations have to wait for each of them before another one starts.
 	running, step int
-	// resting: a request has started less than apart ago.
-	resting bool
-	apart   time.Duration
 	// hurry: what waits has waited long, as when one request is stuck.
 	hurry bool
 	// behind has an entry for each client with an operation in waiting or handed out: those that come after it.
@@ -45,8 +41,8 @@ type opQueue struct {
 	closed bool
 }
 
-func newOpQueue(bound, step int, apart time.Duration) *opQueue {
-	q := &opQueue{behind: map[string][]*op{}, bound: bound, step: step, apart: apart}
+func newOpQueue(bound, step int) *opQueue {
+	q := &opQueue{behind: map[string][]*op{}, bound: bound, step: step}
 	q.changed.L = &q.mu
 	return q
 }
@@ -84,10 +80,6 @@ func (q *opQueue) take(count, bytes int) []*op {
 	}
 	q.running++
 	q.hurry = false
-	if q.apart > 0 && !q.resting {
-		q.resting = true
-		time.AfterFunc(q.apart, q.rested)
-	}
 	n, size := 0, 0
 	for n < len(q.waiting) && n < count && (n == 0 || size+q.waiting[n].size() <= bytes) {
 		size += q.waiting[n].size()
@@ -103,23 +95,7 @@ func (q *opQueue) take(count, bytes int) []*op {
 
 // ready needs mu.
 func (q *opQueue) ready() bool {
-	switch waiting := len(q.waiting); {
-	case waiting == 0:
-		return false
-	case q.hurry:
-		return true
-	case q.resting && waiting < q.step:
-		return false
-	default:
-		return waiting > q.running*q.step
-	}
-}
-
-func (q *opQueue) rested() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.resting = false
-	q.changed.Signal()
+	return len(q.waiting) > 0 && (q.hurry || len(q.waiting) > q.running*q.step)
 }
 
 // ended says that the request for which operations were taken is not under way any more.

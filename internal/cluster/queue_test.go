@@ -30,7 +30,7 @@ func clients(ops []*op) string {
 }
 
 func TestTheOldestOperationsAreTakenFirst(t *testing.T) {
-	q := newOpQueue(100, 10, 0)
+	q := newOpQueue(100, 10)
 	add(t, q, "a", "b", "c", "d")
 	if got := clients(q.take(3, requestBytes)); got != "a b c" {
 		t.Errorf("took %s", got)
@@ -38,7 +38,7 @@ func TestTheOldestOperationsAreTakenFirst(t *testing.T) {
 }
 
 func TestTheSecondOperationOfAClientWaitsForTheFirst(t *testing.T) {
-	q := newOpQueue(100, 0, 0)
+	q := newOpQueue(100, 0)
 	add(t, q, "a", "a", "b", "a")
 	first := q.take(10, requestBytes)
 	if got := clients(first); got != "a b" {
@@ -58,7 +58,7 @@ func TestTheSecondOperationOfAClientWaitsForTheFirst(t *testing.T) {
 }
 
 func TestABatchIsBoundedInBytesButTakesOneAtLeast(t *testing.T) {
-	q := newOpQueue(100, 0, 0)
+	q := newOpQueue(100, 0)
 	long := strings.Repeat("x", 1000)
 	add(t, q, long+"1", long+"2", long+"3")
 	if got := len(q.take(10, 5000)); got != 2 {
@@ -71,7 +71,7 @@ func TestABatchIsBoundedInBytesButTakesOneAtLeast(t *testing.T) {
 
 func TestAFurtherRequestStartsOnlyWhenManyWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newOpQueue(100, 3, 0)
+		q := newOpQueue(100, 3)
 		add(t, q, "first")
 		first := q.take(10, requestBytes)
 		var second []*op
@@ -100,7 +100,7 @@ func TestAFurtherRequestStartsOnlyWhenManyWait(t *testing.T) {
 
 func TestNothingWaitsLongForARequestThatIsStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newOpQueue(100, 3, 0)
+		q := newOpQueue(100, 3)
 		add(t, q, "stuck")
 		q.take(10, requestBytes)
 		add(t, q, "a")
@@ -115,7 +115,7 @@ func TestNothingWaitsLongForARequestThatIsStuck(t *testing.T) {
 
 func TestWhatHasWaitedTooLongIsTakenOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newOpQueue(100, 0, 0)
+		q := newOpQueue(100, 0)
 		add(t, q, "under way", "old", "under way")
 		taken := q.take(1, requestBytes)
 		time.Sleep(time.Second)
@@ -135,7 +135,7 @@ func TestWhatHasWaitedTooLongIsTakenOut(t *testing.T) {
 }
 
 func TestWhatIsPutBackComesFirst(t *testing.T) {
-	q := newOpQueue(100, 0, 0)
+	q := newOpQueue(100, 0)
 	add(t, q, "a", "b", "a")
 	taken := q.take(2, requestBytes)
 	add(t, q, "c")
@@ -148,7 +148,7 @@ func TestWhatIsPutBackComesFirst(t *testing.T) {
 }
 
 func TestAClosedQueueTakesNothingAndGivesUpWhatWaits(t *testing.T) {
-	q := newOpQueue(4, 0, 0)
+	q := newOpQueue(4, 0)
 	add(t, q, "a", "b", "b", "c")
 	if err := q.add(&op{client: "d"}); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("beyond the bound: %v", err)
@@ -170,7 +170,7 @@ func TestAClosedQueueTakesNothingAndGivesUpWhatWaits(t *testing.T) {
 // none is lost.
 func TestOperationsOfAClientComeOutOneByOneInOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		q := newOpQueue(1000, 0, 0)
+		q := newOpQueue(1000, 0)
 		added, seen := map[string]uint64{}, map[string]uint64{}
 		var out [][]*op
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {

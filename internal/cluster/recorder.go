@@ -41,10 +41,6 @@ func (c *RecorderConfig) complete() {
 // requestBytes keeps a request well below etcd's bound of 1.5 MiB.
 const requestBytes = 1 << 20
 
-// requestsApart is how long after one request another one starts, unless many operations wait. It is about what a
-// request takes where etcd writes to a disk.
-const requestsApart = 2 * time.Millisecond
-
 // Claimed is the outcome of Claim or Release. Err is nil when it is done, for Release also when the lease was not
 // in force any more. ErrHolderDead, ErrUnavailable, ErrNotActive: nothing was changed. ErrUnknown: the recorder
 // ended before it could find out.
@@ -91,7 +87,7 @@ func NewRecorder(i *Incarnation, t Term, c RecorderConfig) *Recorder {
 	c.complete()
 	r := &Recorder{
 		deps: i.deps, config: c, incarnation: i, term: t,
-		metrics: newRecorderMetrics(i.deps.Metrics), queue: newOpQueue(c.Waiting, c.Batch/4, requestsApart),
+		metrics: newRecorderMetrics(i.deps.Metrics), queue: newOpQueue(c.Waiting, c.Batch/4),
 	}
 	r.generation.Store(t.Revision)
 	r.seen.Store(t.Revision)
