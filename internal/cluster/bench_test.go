@@ -52,7 +52,7 @@ func BenchmarkRecorder(b *testing.B) {
 
 // BenchmarkRecorderAtRate claims at a steady rate, as clients do that connect.
 func BenchmarkRecorderAtRate(b *testing.B) {
-	for _, rate := range []int{500, 4000} {
+	for _, rate := range []int{500, 1000, 4000} {
 		b.Run(fmt.Sprintf("rate=%d", rate), func(b *testing.B) {
 			d := deps(clustertest.StartEtcd(b))
 			g := join(b, d, cluster.IncarnationConfig{TTL: 5 * time.Second}, nil)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -47,11 +46,12 @@ type direct struct {
 	b     *Broker
 	cache *otter.Cache[string, found]
 	wake  chan struct{} // one element: there is something in ready
-	busy  atomic.Int64  // len(waiting), to be read without mu
 
 	patience time.Duration // moveTimeout, but for tests
 
-	mu      sync.Mutex
+	// mu is held for reading by whoever sends to where the cache says, from the look at waiting until the message is on
+	// the link: when a client begins to wait, all that had been sent before is there, and a Barrier waits for it.
+	mu      sync.RWMutex
 	waiting map[string]*unresolved
 	ready   []string // to be looked up
 	bytes   int
@@ -96,54 +96,57 @@ func (d *direct) publish(m *message.Message, p *publication, t *turn.Turn) {
 	if p != nil {
 		p.Expect()
 	}
-	if d.busy.Load() > 0 && d.joinQueue(id, m, p, t) {
-		return
-	}
-	if d.deliverHere(id, 0, m, p, t) {
-		return
-	}
-	var former *mesh.Link
-	if at, ok := d.cache.GetIfPresent(id); ok {
-		if d.b.deps.Mesh.Link(at.lease.Holder) != nil {
-			d.send(at.link, id, at.lease.Epoch, m, p, t)
-			return
-		}
-		former = at.link
-	}
-	if d.queue(id, unsent{m, p}, former, t) && former != nil {
-		d.cache.Invalidate(id)
+	if !d.sendNow(id, m, p, t) {
+		d.queue(id, unsent{m, p}, t)
 	}
 }
 
-// joinQueue puts m behind others for the same client, if there are any.
-func (d *direct) joinQueue(id string, m *message.Message, p *publication, t *turn.Turn) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	u := d.waiting[id]
-	if u == nil {
+// sendNow sends m to where its receiver is known to be. It reports false when that is not known, or others wait.
+func (d *direct) sendNow(id string, m *message.Message, p *publication, t *turn.Turn) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.waiting[id] != nil {
 		return false
 	}
-	if x := (unsent{m, p}); d.admit(id, x, t) {
-		d.insert(u, x)
+	if d.deliverHere(id, 0, m, p, t) {
+		return true
 	}
+	at, ok := d.cache.GetIfPresent(id)
+	if !ok || d.b.deps.Mesh.Link(at.lease.Holder) == nil {
+		return false
+	}
+	d.send(at.link, id, at.lease.Epoch, m, p, t)
 	return true
 }
 
-// queue has a message wait for its receiver to be looked up, and reports whether there was room for it. former, if
-// not nil, is where the messages before it have been sent.
-func (d *direct) queue(id string, x unsent, former *mesh.Link, t *turn.Turn) bool {
+// queue has a message wait for its receiver to be looked up, behind others for the same client.
+func (d *direct) queue(id string, x unsent, t *turn.Turn) {
 	d.mu.Lock()
 	if !d.admit(id, x, t) {
 		d.mu.Unlock()
-		return false
+		return
 	}
 	u, first := d.entry(id)
 	d.insert(u, x)
+	var former *mesh.Link
+	if first {
+		former = d.forget(id)
+	}
 	d.mu.Unlock()
 	if first {
 		d.lookUpBehind(former, id, d.b.cfg.ReceiptTimeout)
 	}
-	return true
+}
+
+// forget takes id out of the cache, and returns where it was if it was there. With d.mu held, and something waiting
+// for id: else somebody could take it for unknown and have it looked up without waiting for what is on its way.
+func (d *direct) forget(id string) *mesh.Link {
+	at, ok := d.cache.GetIfPresent(id)
+	if !ok {
+		return nil
+	}
+	d.cache.Invalidate(id)
+	return at.link
 }
 
 // entry returns what waits for id, and whether that is new: then the caller has it looked up. With d.mu held.
@@ -152,7 +155,6 @@ func (d *direct) entry(id string) (u *unresolved, first bool) {
 	if u == nil {
 		u, first = new(unresolved), true
 		d.waiting[id] = u
-		d.busy.Add(1)
 	}
 	return u, first
 }
@@ -160,7 +162,6 @@ func (d *direct) entry(id string) (u *unresolved, first bool) {
 // drop forgets what waits for id. With d.mu held.
 func (d *direct) drop(id string) {
 	delete(d.waiting, id)
-	d.busy.Add(-1)
 	d.b.deps.Metrics.unresolved.Set(float64(d.bytes))
 }
 
@@ -254,16 +255,16 @@ func (d *direct) send(l *mesh.Link, id string, epoch uint64, m *message.Message,
 // arrived is called when this gateway is about to hold a client: what was sent to its former holder and comes back
 // is delivered before what is published from now on.
 func (d *direct) arrived(id string) {
-	at, ok := d.cache.GetIfPresent(id)
-	if !ok {
+	d.mu.Lock()
+	if _, ok := d.cache.GetIfPresent(id); !ok {
+		d.mu.Unlock()
 		return
 	}
-	d.cache.Invalidate(id)
-	d.mu.Lock()
 	_, first := d.entry(id)
+	former := d.forget(id)
 	d.mu.Unlock()
 	if first {
-		d.lookUpBehind(at.link, id, d.patience)
+		d.lookUpBehind(former, id, d.patience)
 	}
 }
 
@@ -271,9 +272,6 @@ func (d *direct) arrived(id string) {
 // wait behind it.
 func (d *direct) again(l *mesh.Link, x mesh.Delivery, p *publication, t *turn.Turn) {
 	id := x.Target.ClientID
-	if at, ok := d.cache.GetIfPresent(id); ok && at.lease.Epoch <= x.Target.Epoch {
-		d.cache.Invalidate(id)
-	}
 	back := unsent{x.Message, p}
 	d.mu.Lock()
 	if d.closed || p != nil && p.over(t.Now) {
@@ -284,6 +282,9 @@ func (d *direct) again(l *mesh.Link, x mesh.Delivery, p *publication, t *turn.Tu
 	u, first := d.entry(id)
 	u.failed = max(u.failed, x.Target.Epoch)
 	d.insert(u, back)
+	if at, ok := d.cache.GetIfPresent(id); ok && at.lease.Epoch <= x.Target.Epoch {
+		d.forget(id)
+	}
 	d.mu.Unlock()
 	if first {
 		// What comes back later than this is not sent again.

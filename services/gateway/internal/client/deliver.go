@@ -99,6 +99,9 @@ func (c *Client) fillAcks() {
 
 // refill is the output's: a write has made room.
 func (c *Client) refill() {
+	if !c.holdsBack() {
+		return
+	}
 	t := turn.Turn{Now: time.Now()}
 	err := c.protect(func() error {
 		c.mu.Lock()
@@ -110,6 +113,17 @@ func (c *Client) refill() {
 		c.Stop(causeOf(err))
 	}
 	t.End()
+}
+
+// holdsBack reports whether messages wait for room in the output, or for the client.
+func (c *Client) holdsBack() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.session == nil {
+		return false
+	}
+	messages, _ := c.session.QueueLen()
+	return messages > 0
 }
 
 func (c *Client) encode(dst []byte, o engine.Outgoing, now time.Time) []byte {
