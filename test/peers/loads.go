@@ -81,7 +81,7 @@ func fanOut() []load {
 		l.args = []string{"--subscribers", strconv.Itoa(subscribers), "--rate", strconv.Itoa(rate), "--qos", "0", "--size", "64"}
 		return l
 	}
-	return []load{at(report.FanOut, 10), at(report.FanOutFast, 30)}
+	return []load{at(report.FanOut, 10), at(report.FanOutFast, 100), at(report.FanOutMost, 300)}
 }
 
 func connecting() []load {

@@ -127,13 +127,13 @@ func TestTargetsAreJudgedByTheirFigures(t *testing.T) {
 		{
 			"as many as are asked for",
 			Figures{{ConnectFast, Ours}: row(Figure{Rate: 4000})},
-			"P8", "connecting at 4,000/s: rate",
+			"P8", "the same: rate",
 			Verdict{Want: "3,880 /s", Got: "4,000 /s", Ratio: "0.97", Met: "met"},
 		},
 		{
 			"fewer than are asked for",
 			Figures{{ConnectFast, Ours}: row(Figure{Rate: 1940})},
-			"P8", "connecting at 4,000/s: rate",
+			"P8", "the same: rate",
 			Verdict{Want: "3,880 /s", Got: "1,940 /s", Ratio: "2", Met: "not met"},
 		},
 		{
