@@ -13,13 +13,9 @@ import (
 	"os"
 	"sync"
 	"syscall"
-	"unsafe"
 
 	"github.com/beeline-mqtt/beeline/internal/buffers"
 )
-
-// most is how many bytes one system call moves: it keeps its processor for as long as that takes.
-const most = 32 << 10
 
 // Conn is a TCP connection. It may be used as a *net.TCPConn is, by any number of goroutines.
 type Conn struct {
@@ -146,7 +142,7 @@ type call struct {
 
 // receive is called when there may be something to read, and says whether there was.
 func (k *call) receive(fd uintptr) bool {
-	n, errno := transfer(syscall.SYS_READ, fd, k.p)
+	n, errno := receive(fd, k.p)
 	k.n = n
 	return k.done(errno)
 }
@@ -154,7 +150,7 @@ func (k *call) receive(fd uintptr) bool {
 // receivePooled is receive with a buffer that is lent only while there is something to read.
 func (k *call) receivePooled(fd uintptr) bool {
 	b := k.pool.Get()
-	n, errno := transfer(syscall.SYS_READ, fd, (*b)[:cap(*b)])
+	n, errno := receive(fd, (*b)[:cap(*b)])
 	if !k.done(errno) {
 		k.pool.Put(b)
 		return false
@@ -167,7 +163,7 @@ func (k *call) receivePooled(fd uintptr) bool {
 // send is called when there may be room, and says whether that is all.
 func (k *call) send(fd uintptr) bool {
 	for k.n < len(k.p) {
-		n, errno := transfer(syscall.SYS_WRITE, fd, k.p[k.n:])
+		n, errno := send(fd, k.p[k.n:])
 		k.n += n
 		if errno != 0 {
 			return k.done(errno) || !k.wait
@@ -185,20 +181,6 @@ func (k *call) done(errno syscall.Errno) bool {
 		k.err = errno
 	}
 	return true
-}
-
-// transfer reads or writes some of p, which is not empty.
-func transfer(trap, fd uintptr, p []byte) (int, syscall.Errno) {
-	for {
-		n, _, errno := syscall.RawSyscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(min(len(p), most)))
-		switch errno {
-		case 0:
-			return int(n), 0
-		case syscall.EINTR:
-		default:
-			return 0, errno
-		}
-	}
 }
 
 // Listener wraps what a listener accepts.

@@ -196,18 +196,6 @@ func TestWhatIsNotTCPStaysAsItIs(t *testing.T) {
 	}
 }
 
-func TestReadingAndWritingDoNotAllocate(t *testing.T) {
-	near, far := pair(t)
-	p, q := make([]byte, 64), make([]byte, 64)
-	if n := testing.AllocsPerRun(1000, func() {
-		_, _ = near.Write(p)
-		_, _ = near.TryWrite(p)
-		_, _ = far.Read(q)
-	}); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
-}
-
 func BenchmarkPingPong(b *testing.B) {
 	run := func(b *testing.B, near, far net.Conn) {
 		var wg sync.WaitGroup
