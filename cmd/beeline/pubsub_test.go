@@ -276,16 +276,28 @@ func TestATakeoverIsReported(t *testing.T) {
 
 func TestABrokerThatDoesNotAnswer(t *testing.T) {
 	for version, accepted := range map[string][]byte{"5": connack5, "3.1.1": connack3} {
-		t.Run(version, func(t *testing.T) {
-			silent, _ := fake(t)
-			deaf, _ := fake(t, accepted...)
-			const late = "no answer from the broker within 50ms"
-			fails(t, "connect: "+late, "pub", "-V", version, "-u", silent, "-t", "a", "--timeout", "50ms")
-			fails(t, "publish: "+late, "pub", "-V", version, "-u", deaf, "-t", "a", "-q", "1", "--timeout", "50ms")
-			fails(t, "publish: "+late, "pub", "-V", version, "-u", deaf, "-t", "a", "-q", "2", "--timeout", "50ms")
-			fails(t, "connect: not done within 50ms", "sub", "-V", version, "-u", silent, "-t", "a", "--timeout", "50ms")
-			fails(t, "subscribe: not done within 50ms", "sub", "-V", version, "-u", deaf, "-t", "a", "--timeout", "50ms")
-			beeline(t, "pub", "-V", version, "-u", deaf, "-t", "a", "--timeout", "0") // QoS 0 waits for nothing
+		silent, _ := fake(t)
+		deaf, _ := fake(t, accepted...)
+		// Those who are to connect first have the time for it.
+		const soon, later = "50ms", "3s"
+		for _, tt := range []struct {
+			want string
+			args []string
+		}{
+			{"connect: no answer from the broker within " + soon, []string{"pub", "-u", silent, "--timeout", soon}},
+			{"publish: no answer from the broker within " + later, []string{"pub", "-u", deaf, "-q", "1", "--timeout", later}},
+			{"publish: no answer from the broker within " + later, []string{"pub", "-u", deaf, "-q", "2", "--timeout", later}},
+			{"connect: not done within " + soon, []string{"sub", "-u", silent, "--timeout", soon}},
+			{"subscribe: not done within " + later, []string{"sub", "-u", deaf, "--timeout", later}},
+		} {
+			t.Run(version+" "+tt.want, func(t *testing.T) {
+				t.Parallel()
+				fails(t, tt.want, append(tt.args, "-V", version, "-t", "a")...)
+			})
+		}
+		t.Run(version+" QoS 0 waits for nothing", func(t *testing.T) {
+			t.Parallel()
+			beeline(t, "pub", "-V", version, "-u", deaf, "-t", "a", "--timeout", "0")
 		})
 	}
 }

@@ -78,7 +78,7 @@ func config(t testing.TB, v5 bool, brokers ...Broker) Config {
 	t.Helper()
 	return Config{
 		Brokers: brokers, Login: Login{V5: v5}, Prefix: t.Name(), Warmup: 20 * time.Millisecond, Duration: 200 * time.Millisecond,
-		Processes: []Process{{Name: "me", PID: os.Getpid()}}, quiet: 100 * time.Millisecond, settle: 100 * time.Millisecond,
+		Processes: []Process{{Name: "me", PID: os.Getpid()}}, quiet: 500 * time.Millisecond, settle: 100 * time.Millisecond,
 	}
 }
 
