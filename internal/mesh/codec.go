@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -10,6 +9,8 @@ import (
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/mem"
+
+	"github.com/beeline-mqtt/beeline/internal/buffers"
 )
 
 const (
@@ -84,9 +85,6 @@ func DialOptions() []grpc.DialOption {
 	}
 }
 
-// slabs recycles the buffers that batches are encoded into: gRPC gives one back when it has been written.
-type slabs struct{ pool sync.Pool }
-
 const (
 	// minSlab is above the size from which gRPC recycles at all.
 	minSlab = 4 << 10
@@ -94,20 +92,12 @@ const (
 	maxSlab = 128 << 10
 )
 
-var _ mem.BufferPool = (*slabs)(nil)
+// slabs recycles the buffers that batches are encoded into: gRPC gives one back when it has been written.
+type slabs struct{ *buffers.Pool }
 
-// Get returns a buffer whose contents and length mean nothing.
-func (s *slabs) Get(int) *[]byte {
-	if b, ok := s.pool.Get().(*[]byte); ok {
-		return b
-	}
-	b := make([]byte, 0, minSlab)
-	return &b
-}
+var _ mem.BufferPool = slabs{}
 
-// Put takes a buffer back.
-func (s *slabs) Put(b *[]byte) {
-	if cap(*b) <= maxSlab {
-		s.pool.Put(b)
-	}
-}
+func newSlabs() slabs { return slabs{buffers.New(minSlab, maxSlab)} }
+
+// Get lends an empty buffer, which grows as it has to.
+func (s slabs) Get(int) *[]byte { return s.Pool.Get() }

@@ -58,7 +58,7 @@ func TestTheCodecLeavesMessagesToProtobuf(t *testing.T) {
 }
 
 func TestSlabsAreGivenBackUnlessTheyAreLarge(t *testing.T) {
-	var s slabs
+	s := newSlabs()
 	b := s.Get(0)
 	if cap(*b) < minSlab || !mem.IsBelowBufferPoolingThreshold(1) || mem.IsBelowBufferPoolingThreshold(cap(*b)) {
 		t.Errorf("a new slab of %d bytes is not recycled by gRPC", cap(*b))

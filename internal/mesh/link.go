@@ -218,7 +218,7 @@ func (l *Link) encode() {
 	start := w.finish(first, l.out.receiptsThrough)
 	*slab = w.buf
 	w.buf = nil
-	whole := mem.NewBuffer(slab, &l.m.slabs)
+	whole := mem.NewBuffer(slab, l.m.slabs)
 	l.frame.buf = whole.Slice(start, len(*slab))
 	whole.Free() // the slice keeps it
 

@@ -67,6 +67,7 @@ func New(cfg Config, deps Deps) (*Mesh, error) {
 		changed:  make(chan struct{}),
 		routes:   newAnnouncer[*Link](),
 		lateWake: make(chan struct{}, 1),
+		slabs:    newSlabs(),
 	}
 	if err := deps.Metrics.Register(newCollector(m)); err != nil {
 		return nil, fmt.Errorf("register mesh metrics: %w", err)

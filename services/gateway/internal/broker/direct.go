@@ -138,8 +138,8 @@ func (d *direct) queue(id string, x unsent, t *turn.Turn) {
 	}
 }
 
-// forget takes id out of the cache, and returns where it was if it was there. With d.mu held, and something waiting
-// for id: else somebody could take it for unknown and have it looked up without waiting for what is on its way.
+// forget takes id out of the cache, and returns where it was, nil if it was not there. With d.mu held until something
+// waits for id: else somebody could take it for unknown and have it looked up without waiting for what is on its way.
 func (d *direct) forget(id string) *mesh.Link {
 	at, ok := d.cache.GetIfPresent(id)
 	if !ok {
@@ -256,12 +256,12 @@ func (d *direct) send(l *mesh.Link, id string, epoch uint64, m *message.Message,
 // is delivered before what is published from now on.
 func (d *direct) arrived(id string) {
 	d.mu.Lock()
-	if _, ok := d.cache.GetIfPresent(id); !ok {
+	former := d.forget(id)
+	if former == nil {
 		d.mu.Unlock()
 		return
 	}
 	_, first := d.entry(id)
-	former := d.forget(id)
 	d.mu.Unlock()
 	if first {
 		d.lookUpBehind(former, id, d.patience)
@@ -283,7 +283,7 @@ func (d *direct) again(l *mesh.Link, x mesh.Delivery, p *publication, t *turn.Tu
 	u.failed = max(u.failed, x.Target.Epoch)
 	d.insert(u, back)
 	if at, ok := d.cache.GetIfPresent(id); ok && at.lease.Epoch <= x.Target.Epoch {
-		d.forget(id)
+		d.cache.Invalidate(id)
 	}
 	d.mu.Unlock()
 	if first {
