@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -30,6 +31,7 @@ func Lead(ctx context.Context, i *Incarnation, lead func(context.Context, Term))
 	wg.Go(func() { _ = o.run(ctx) })
 
 	var current Term
+	var again <-chan time.Time
 	for end := func() {}; ; {
 		select {
 		case <-ctx.Done():
@@ -40,13 +42,15 @@ func Lead(ctx context.Context, i *Incarnation, lead func(context.Context, Term))
 				continue
 			}
 			end()
-			current, end = now, func() {}
+			current, end, again = now, func() {}, nil
 			switch now.Instance {
 			case "":
-				c.stand(ctx)
+				again = c.stand(ctx)
 			case i.ID():
 				end = c.start(ctx, now, lead)
 			}
+		case <-again:
+			again = c.stand(ctx)
 		}
 	}
 }
@@ -69,8 +73,9 @@ func (c *candidate) observe(kvs []*mvccpb.KeyValue, _ int64) {
 	c.seen <- now
 }
 
-// stand puts the key if it is still absent. Whether that worked is seen by watching the key.
-func (c *candidate) stand(ctx context.Context) {
+// stand puts the key if it is still absent. Whether that worked is seen by watching the key. A key that was put and
+// deleted between two looks of the watch is not seen at all: when nothing else is seen until again, stand again.
+func (c *candidate) stand(ctx context.Context) (again <-chan time.Time) {
 	i := c.incarnation
 	key, self := i.deps.Keys.Active(), i.deps.Keys.Member(Session, i.ID())
 	for {
@@ -82,11 +87,11 @@ func (c *candidate) stand(ctx context.Context) {
 			Commit()
 		cancel()
 		if err == nil {
-			return
+			return time.After(retryMost)
 		}
 		i.deps.Logger.WarnContext(ctx, "could not stand for active session instance", slog.Any("error", err))
 		if !pause(ctx, retryMost/4) {
-			return
+			return nil
 		}
 	}
 }

@@ -2,9 +2,12 @@ package cluster_test
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
@@ -20,7 +23,9 @@ type leader struct {
 
 func lead(t *testing.T, d cluster.Deps, w cluster.Witness, both *atomic.Int64) *leader {
 	t.Helper()
-	l := &leader{member: join(t, d, cluster.IncarnationConfig{Kind: cluster.Session, TTL: time.Second}, w)}
+	c := patient()
+	c.Kind = cluster.Session
+	l := &leader{member: join(t, d, c, w)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -80,6 +85,75 @@ func TestATermEndsWhenTheKeyGoes(t *testing.T) {
 	clustertest.Wait(t, "it leads again, in a new term", func() bool { return l.leads.Load() && l.terms.Load() == 2 })
 }
 
+// heldWatch keeps watches from beginning until it is released. They get all that happened in the meantime at once.
+type heldWatch struct {
+	clientv3.Watcher
+	released chan struct{}
+}
+
+func (h heldWatch) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
+	<-h.released
+	return h.Watcher.Watch(ctx, key, opts...)
+}
+
+// contested does something right before and right after every transaction.
+type contested struct {
+	clientv3.KV
+	before, after func()
+}
+
+func (c contested) Txn(ctx context.Context) clientv3.Txn { return contest{c.KV.Txn(ctx), c} }
+
+type contest struct {
+	clientv3.Txn
+	contested contested
+}
+
+func (c contest) If(cs ...clientv3.Cmp) clientv3.Txn { return contest{c.Txn.If(cs...), c.contested} }
+func (c contest) Then(ops ...clientv3.Op) clientv3.Txn {
+	return contest{c.Txn.Then(ops...), c.contested}
+}
+
+func (c contest) Commit() (*clientv3.TxnResponse, error) {
+	c.contested.before()
+	defer c.contested.after()
+	return c.Txn.Commit()
+}
+
+// A key that was put and deleted between two looks is as absent as before. Who stood in between lost to it.
+func TestACandidateStandsAgainWhenTheOneItLostToWasNeverSeen(t *testing.T) {
+	e := clustertest.StartEtcd(t)
+	d, other := deps(e), e.Client()
+	i, err := cluster.Join(bg(t), d, cluster.IncarnationConfig{Kind: cluster.Session, TTL: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch := heldWatch{d.Client.Watcher, make(chan struct{})}
+	d.Client.Watcher = watch
+	d.Client.KV = contested{
+		KV: d.Client.KV,
+		before: sync.OnceFunc(func() {
+			if _, err := other.Put(bg(t), d.Keys.Active(), "other"); err != nil {
+				t.Error(err)
+			}
+		}),
+		after: sync.OnceFunc(func() {
+			if _, err := other.Delete(bg(t), d.Keys.Active()); err != nil {
+				t.Error(err)
+			}
+			close(watch.released)
+		}),
+	}
+	var leads atomic.Bool
+	run(t, func(ctx context.Context) error {
+		return cluster.Lead(ctx, i, func(ctx context.Context, _ cluster.Term) {
+			leads.Store(true)
+			<-ctx.Done()
+		})
+	})
+	clustertest.Wait(t, "it leads", leads.Load)
+}
+
 func TestATermOutlivesAnEtcdThatIsAwayForAWhile(t *testing.T) {
 	t.Parallel()
 	e := clustertest.StartEtcd(t)
@@ -89,7 +163,7 @@ func TestATermOutlivesAnEtcdThatIsAwayForAWhile(t *testing.T) {
 	clustertest.Wait(t, "it leads", l.leads.Load)
 	e.Stop()
 	stopped := time.Now()
-	clustertest.Wait(t, "two TTLs", func() bool { return time.Since(stopped) > 2*time.Second })
+	clustertest.Wait(t, "two TTLs", func() bool { return time.Since(stopped) > 2*patient().TTL })
 	e.Start()
 	var view latest[cluster.View]
 	run(t, func(ctx context.Context) error { return cluster.WatchMembers(ctx, d, cluster.Session, view.set) })

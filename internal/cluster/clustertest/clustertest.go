@@ -80,17 +80,20 @@ func Client(t testing.TB, address string) *clientv3.Client {
 	return c
 }
 
-// Wait asks until the answer is yes, and fails the test when that takes longer than ten seconds.
+// patience bounds every wait; a busy machine may need much of it.
+const patience = 30 * time.Second
+
+// Wait asks until the answer is yes, and fails the test when that takes longer than half a minute.
 func Wait(t testing.TB, what string, yes func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	again := time.NewTicker(time.Millisecond)
 	defer again.Stop()
 	for !yes() {
 		select {
 		case <-deadline.C:
-			t.Fatalf("not within ten seconds: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		case <-again.C:
 		}
 	}
