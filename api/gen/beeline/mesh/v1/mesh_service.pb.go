@@ -37,7 +37,8 @@ const (
 	Outcome_OUTCOME_ACKED Outcome = 3
 	// Stored for a durable session.
 	Outcome_OUTCOME_STORED Outcome = 4
-	// A session moved away: resolve the client until its epoch is newer than epoch.
+	// Sessions moved away: resolve each client of moved until its epoch is newer, and send it the message again,
+	// addressed to that client. For everybody else here the message is safe.
 	Outcome_OUTCOME_MOVED Outcome = 5
 	// The client is not held here at the delivery's epoch; epoch is the newest known here, 0 if none.
 	Outcome_OUTCOME_NOT_HOLDER Outcome = 6
@@ -868,12 +869,15 @@ func (x *Share) GetFilter() string {
 	return ""
 }
 
-// Client addresses one client.
+// Client addresses one client: by a direct topic, whatever it subscribes to; by any other, after MOVED, by those of its
+// subscriptions that match.
 type Client struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Client id.
 	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
-	// Epoch at which the sender found the holder; the receiver answers NOT_HOLDER when it is another.
+	// Epoch at which the sender found the holder; the receiver answers NOT_HOLDER when it is another. 0: the sender has
+	// found no lease, and asks the session service, which answers STORED when it holds a durable session of the client,
+	// and NOT_HOLDER when it does not.
 	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -976,10 +980,12 @@ type Receipt struct {
 	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// What became of it.
 	Outcome Outcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=beeline.mesh.v1.Outcome" json:"outcome,omitempty"`
-	// For MOVED and NOT_HOLDER: the client.
+	// For NOT_HOLDER: the client.
 	ClientId string `protobuf:"bytes,3,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
-	// For MOVED and NOT_HOLDER: see Outcome.
-	Epoch         uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// For NOT_HOLDER: see Outcome.
+	Epoch uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// For MOVED: the clients, at least one.
+	Moved         []*Moved `protobuf:"bytes,5,rep,name=moved,proto3" json:"moved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1042,6 +1048,68 @@ func (x *Receipt) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *Receipt) GetMoved() []*Moved {
+	if x != nil {
+		return x.Moved
+	}
+	return nil
+}
+
+// Moved is one durable client whose session was here and is somewhere else.
+type Moved struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client id.
+	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// Epoch under which it was here: its new holder's is newer.
+	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Moved) Reset() {
+	*x = Moved{}
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Moved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Moved) ProtoMessage() {}
+
+func (x *Moved) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Moved.ProtoReflect.Descriptor instead.
+func (*Moved) Descriptor() ([]byte, []int) {
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Moved) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *Moved) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // Receipts answers batches.
 type Receipts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1058,7 +1126,7 @@ type Receipts struct {
 
 func (x *Receipts) Reset() {
 	*x = Receipts{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[11]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1138,7 @@ func (x *Receipts) String() string {
 func (*Receipts) ProtoMessage() {}
 
 func (x *Receipts) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[11]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1151,7 @@ func (x *Receipts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipts.ProtoReflect.Descriptor instead.
 func (*Receipts) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{11}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Receipts) GetReceivedThrough() uint64 {
@@ -1124,7 +1192,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[12]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1204,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[12]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1217,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{12}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Route) GetFilter() string {
@@ -1199,7 +1267,7 @@ type RouteUpdate struct {
 
 func (x *RouteUpdate) Reset() {
 	*x = RouteUpdate{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[13]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1279,7 @@ func (x *RouteUpdate) String() string {
 func (*RouteUpdate) ProtoMessage() {}
 
 func (x *RouteUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[13]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1292,7 @@ func (x *RouteUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteUpdate.ProtoReflect.Descriptor instead.
 func (*RouteUpdate) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{13}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RouteUpdate) GetVersion() uint64 {
@@ -1277,7 +1345,7 @@ type RouteDigest struct {
 
 func (x *RouteDigest) Reset() {
 	*x = RouteDigest{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[14]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1357,7 @@ func (x *RouteDigest) String() string {
 func (*RouteDigest) ProtoMessage() {}
 
 func (x *RouteDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[14]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1370,7 @@ func (x *RouteDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteDigest.ProtoReflect.Descriptor instead.
 func (*RouteDigest) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{14}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RouteDigest) GetVersion() uint64 {
@@ -1337,7 +1405,7 @@ type RoutesAck struct {
 
 func (x *RoutesAck) Reset() {
 	*x = RoutesAck{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[15]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1417,7 @@ func (x *RoutesAck) String() string {
 func (*RoutesAck) ProtoMessage() {}
 
 func (x *RoutesAck) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[15]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1430,7 @@ func (x *RoutesAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesAck.ProtoReflect.Descriptor instead.
 func (*RoutesAck) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{15}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RoutesAck) GetVersion() uint64 {
@@ -1381,7 +1449,7 @@ type RoutesWanted struct {
 
 func (x *RoutesWanted) Reset() {
 	*x = RoutesWanted{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[16]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1461,7 @@ func (x *RoutesWanted) String() string {
 func (*RoutesWanted) ProtoMessage() {}
 
 func (x *RoutesWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[16]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1474,7 @@ func (x *RoutesWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesWanted.ProtoReflect.Descriptor instead.
 func (*RoutesWanted) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{16}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{17}
 }
 
 // Adopted says that the session service has taken over the durable sessions of a dead incarnation, and that
@@ -1421,7 +1489,7 @@ type Adopted struct {
 
 func (x *Adopted) Reset() {
 	*x = Adopted{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[17]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1501,7 @@ func (x *Adopted) String() string {
 func (*Adopted) ProtoMessage() {}
 
 func (x *Adopted) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[17]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1514,7 @@ func (x *Adopted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adopted.ProtoReflect.Descriptor instead.
 func (*Adopted) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{17}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Adopted) GetIncarnation() string {
@@ -1456,18 +1524,22 @@ func (x *Adopted) GetIncarnation() string {
 	return ""
 }
 
-// AdoptedAck says that everything queued for the dead incarnation was sent on before this frame.
+// AdoptedAck says that everything that was queued for the dead incarnation has been put, as Orphans, on the stream of
+// deliveries to the process that sent Adopted, and that its routes are forgotten.
 type AdoptedAck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The dead incarnation.
-	Incarnation   string `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Incarnation string `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Sequence of the last of these deliveries on that stream, or of whatever was sent before if there were none: when
+	// everything up to it has been taken, nothing older is missing.
+	ThroughSequence uint64 `protobuf:"varint,2,opt,name=through_sequence,json=throughSequence,proto3" json:"through_sequence,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *AdoptedAck) Reset() {
 	*x = AdoptedAck{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[18]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1551,7 @@ func (x *AdoptedAck) String() string {
 func (*AdoptedAck) ProtoMessage() {}
 
 func (x *AdoptedAck) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[18]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1564,7 @@ func (x *AdoptedAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptedAck.ProtoReflect.Descriptor instead.
 func (*AdoptedAck) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{18}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AdoptedAck) GetIncarnation() string {
@@ -1500,6 +1572,13 @@ func (x *AdoptedAck) GetIncarnation() string {
 		return x.Incarnation
 	}
 	return ""
+}
+
+func (x *AdoptedAck) GetThroughSequence() uint64 {
+	if x != nil {
+		return x.ThroughSequence
+	}
+	return 0
 }
 
 // Goodbye ends a stream on purpose, so that the other side does not take it for a fault.
@@ -1511,7 +1590,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[19]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1602,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[19]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1615,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{19}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{20}
 }
 
 var File_beeline_mesh_v1_mesh_service_proto protoreflect.FileDescriptor
@@ -1595,12 +1674,16 @@ const file_beeline_mesh_v1_mesh_service_proto_rawDesc = "" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"+\n" +
 	"\aOrphans\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"\x8c\x01\n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"\xba\x01\n" +
 	"\aReceipt\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x122\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x18.beeline.mesh.v1.OutcomeR\aoutcome\x12\x1b\n" +
 	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\x83\x01\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12,\n" +
+	"\x05moved\x18\x05 \x03(\v2\x16.beeline.mesh.v1.MovedR\x05moved\":\n" +
+	"\x05Moved\x12\x1b\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\x83\x01\n" +
 	"\bReceipts\x12)\n" +
 	"\x10received_through\x18\x01 \x01(\x04R\x0freceivedThrough\x124\n" +
 	"\breceipts\x18\x02 \x03(\v2\x18.beeline.mesh.v1.ReceiptR\breceipts\x12\x16\n" +
@@ -1625,10 +1708,11 @@ const file_beeline_mesh_v1_mesh_service_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\"\x0e\n" +
 	"\fRoutesWanted\"+\n" +
 	"\aAdopted\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\tR\vincarnation\".\n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"Y\n" +
 	"\n" +
 	"AdoptedAck\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"\t\n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12)\n" +
+	"\x10through_sequence\x18\x02 \x01(\x04R\x0fthroughSequence\"\t\n" +
 	"\aGoodbye*\xe2\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n" +
@@ -1657,7 +1741,7 @@ func file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP() []byte {
 }
 
 var file_beeline_mesh_v1_mesh_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_beeline_mesh_v1_mesh_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_beeline_mesh_v1_mesh_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_beeline_mesh_v1_mesh_service_proto_goTypes = []any{
 	(Outcome)(0),            // 0: beeline.mesh.v1.Outcome
 	(*ConnectRequest)(nil),  // 1: beeline.mesh.v1.ConnectRequest
@@ -1671,47 +1755,49 @@ var file_beeline_mesh_v1_mesh_service_proto_goTypes = []any{
 	(*Client)(nil),          // 9: beeline.mesh.v1.Client
 	(*Orphans)(nil),         // 10: beeline.mesh.v1.Orphans
 	(*Receipt)(nil),         // 11: beeline.mesh.v1.Receipt
-	(*Receipts)(nil),        // 12: beeline.mesh.v1.Receipts
-	(*Route)(nil),           // 13: beeline.mesh.v1.Route
-	(*RouteUpdate)(nil),     // 14: beeline.mesh.v1.RouteUpdate
-	(*RouteDigest)(nil),     // 15: beeline.mesh.v1.RouteDigest
-	(*RoutesAck)(nil),       // 16: beeline.mesh.v1.RoutesAck
-	(*RoutesWanted)(nil),    // 17: beeline.mesh.v1.RoutesWanted
-	(*Adopted)(nil),         // 18: beeline.mesh.v1.Adopted
-	(*AdoptedAck)(nil),      // 19: beeline.mesh.v1.AdoptedAck
-	(*Goodbye)(nil),         // 20: beeline.mesh.v1.Goodbye
-	(*v1.Message)(nil),      // 21: beeline.message.v1.Message
+	(*Moved)(nil),           // 12: beeline.mesh.v1.Moved
+	(*Receipts)(nil),        // 13: beeline.mesh.v1.Receipts
+	(*Route)(nil),           // 14: beeline.mesh.v1.Route
+	(*RouteUpdate)(nil),     // 15: beeline.mesh.v1.RouteUpdate
+	(*RouteDigest)(nil),     // 16: beeline.mesh.v1.RouteDigest
+	(*RoutesAck)(nil),       // 17: beeline.mesh.v1.RoutesAck
+	(*RoutesWanted)(nil),    // 18: beeline.mesh.v1.RoutesWanted
+	(*Adopted)(nil),         // 19: beeline.mesh.v1.Adopted
+	(*AdoptedAck)(nil),      // 20: beeline.mesh.v1.AdoptedAck
+	(*Goodbye)(nil),         // 21: beeline.mesh.v1.Goodbye
+	(*v1.Message)(nil),      // 22: beeline.message.v1.Message
 }
 var file_beeline_mesh_v1_mesh_service_proto_depIdxs = []int32{
 	3,  // 0: beeline.mesh.v1.ConnectRequest.hello:type_name -> beeline.mesh.v1.Hello
 	5,  // 1: beeline.mesh.v1.ConnectRequest.batch:type_name -> beeline.mesh.v1.Batch
-	14, // 2: beeline.mesh.v1.ConnectRequest.route_update:type_name -> beeline.mesh.v1.RouteUpdate
-	15, // 3: beeline.mesh.v1.ConnectRequest.route_digest:type_name -> beeline.mesh.v1.RouteDigest
-	18, // 4: beeline.mesh.v1.ConnectRequest.adopted:type_name -> beeline.mesh.v1.Adopted
-	20, // 5: beeline.mesh.v1.ConnectRequest.goodbye:type_name -> beeline.mesh.v1.Goodbye
+	15, // 2: beeline.mesh.v1.ConnectRequest.route_update:type_name -> beeline.mesh.v1.RouteUpdate
+	16, // 3: beeline.mesh.v1.ConnectRequest.route_digest:type_name -> beeline.mesh.v1.RouteDigest
+	19, // 4: beeline.mesh.v1.ConnectRequest.adopted:type_name -> beeline.mesh.v1.Adopted
+	21, // 5: beeline.mesh.v1.ConnectRequest.goodbye:type_name -> beeline.mesh.v1.Goodbye
 	4,  // 6: beeline.mesh.v1.ConnectResponse.welcome:type_name -> beeline.mesh.v1.Welcome
-	12, // 7: beeline.mesh.v1.ConnectResponse.receipts:type_name -> beeline.mesh.v1.Receipts
-	16, // 8: beeline.mesh.v1.ConnectResponse.routes_ack:type_name -> beeline.mesh.v1.RoutesAck
-	17, // 9: beeline.mesh.v1.ConnectResponse.routes_wanted:type_name -> beeline.mesh.v1.RoutesWanted
-	19, // 10: beeline.mesh.v1.ConnectResponse.adopted_ack:type_name -> beeline.mesh.v1.AdoptedAck
-	20, // 11: beeline.mesh.v1.ConnectResponse.goodbye:type_name -> beeline.mesh.v1.Goodbye
+	13, // 7: beeline.mesh.v1.ConnectResponse.receipts:type_name -> beeline.mesh.v1.Receipts
+	17, // 8: beeline.mesh.v1.ConnectResponse.routes_ack:type_name -> beeline.mesh.v1.RoutesAck
+	18, // 9: beeline.mesh.v1.ConnectResponse.routes_wanted:type_name -> beeline.mesh.v1.RoutesWanted
+	20, // 10: beeline.mesh.v1.ConnectResponse.adopted_ack:type_name -> beeline.mesh.v1.AdoptedAck
+	21, // 11: beeline.mesh.v1.ConnectResponse.goodbye:type_name -> beeline.mesh.v1.Goodbye
 	6,  // 12: beeline.mesh.v1.Batch.deliveries:type_name -> beeline.mesh.v1.Delivery
 	7,  // 13: beeline.mesh.v1.Delivery.match:type_name -> beeline.mesh.v1.Match
 	8,  // 14: beeline.mesh.v1.Delivery.share:type_name -> beeline.mesh.v1.Share
 	9,  // 15: beeline.mesh.v1.Delivery.client:type_name -> beeline.mesh.v1.Client
 	10, // 16: beeline.mesh.v1.Delivery.orphans:type_name -> beeline.mesh.v1.Orphans
-	21, // 17: beeline.mesh.v1.Delivery.message:type_name -> beeline.message.v1.Message
+	22, // 17: beeline.mesh.v1.Delivery.message:type_name -> beeline.message.v1.Message
 	0,  // 18: beeline.mesh.v1.Receipt.outcome:type_name -> beeline.mesh.v1.Outcome
-	11, // 19: beeline.mesh.v1.Receipts.receipts:type_name -> beeline.mesh.v1.Receipt
-	13, // 20: beeline.mesh.v1.RouteUpdate.announced:type_name -> beeline.mesh.v1.Route
-	13, // 21: beeline.mesh.v1.RouteUpdate.withdrawn:type_name -> beeline.mesh.v1.Route
-	1,  // 22: beeline.mesh.v1.MeshService.Connect:input_type -> beeline.mesh.v1.ConnectRequest
-	2,  // 23: beeline.mesh.v1.MeshService.Connect:output_type -> beeline.mesh.v1.ConnectResponse
-	23, // [23:24] is the sub-list for method output_type
-	22, // [22:23] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	12, // 19: beeline.mesh.v1.Receipt.moved:type_name -> beeline.mesh.v1.Moved
+	11, // 20: beeline.mesh.v1.Receipts.receipts:type_name -> beeline.mesh.v1.Receipt
+	14, // 21: beeline.mesh.v1.RouteUpdate.announced:type_name -> beeline.mesh.v1.Route
+	14, // 22: beeline.mesh.v1.RouteUpdate.withdrawn:type_name -> beeline.mesh.v1.Route
+	1,  // 23: beeline.mesh.v1.MeshService.Connect:input_type -> beeline.mesh.v1.ConnectRequest
+	2,  // 24: beeline.mesh.v1.MeshService.Connect:output_type -> beeline.mesh.v1.ConnectResponse
+	24, // [24:25] is the sub-list for method output_type
+	23, // [23:24] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_beeline_mesh_v1_mesh_service_proto_init() }
@@ -1747,7 +1833,7 @@ func file_beeline_mesh_v1_mesh_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeline_mesh_v1_mesh_service_proto_rawDesc), len(file_beeline_mesh_v1_mesh_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

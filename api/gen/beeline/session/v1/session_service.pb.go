@@ -7,6 +7,7 @@
 package sessionv1
 
 import (
+	v1 "github.com/beeline-mqtt/beeline/api/gen/beeline/message/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -78,6 +79,55 @@ func (Refusal) EnumDescriptor() ([]byte, []int) {
 	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{0}
 }
 
+// Ending is how a connection ended, as far as its will is concerned.
+type Ending int32
+
+const (
+	// The will, if any, is published when its delay has passed, or the session ends.
+	Ending_ENDING_UNSPECIFIED Ending = 0
+	// The will is forgotten: the client said goodbye, or the gateway ends in order.
+	Ending_ENDING_WITHOUT_WILL Ending = 1
+)
+
+// Enum value maps for Ending.
+var (
+	Ending_name = map[int32]string{
+		0: "ENDING_UNSPECIFIED",
+		1: "ENDING_WITHOUT_WILL",
+	}
+	Ending_value = map[string]int32{
+		"ENDING_UNSPECIFIED":  0,
+		"ENDING_WITHOUT_WILL": 1,
+	}
+)
+
+func (x Ending) Enum() *Ending {
+	p := new(Ending)
+	*p = x
+	return p
+}
+
+func (x Ending) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Ending) Descriptor() protoreflect.EnumDescriptor {
+	return file_beeline_session_v1_session_service_proto_enumTypes[1].Descriptor()
+}
+
+func (Ending) Type() protoreflect.EnumType {
+	return &file_beeline_session_v1_session_service_proto_enumTypes[1]
+}
+
+func (x Ending) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Ending.Descriptor instead.
+func (Ending) EnumDescriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{1}
+}
+
 // AttachRequest is one frame from a gateway.
 type AttachRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -90,6 +140,10 @@ type AttachRequest struct {
 	//	*AttachRequest_Release
 	//	*AttachRequest_Evicted
 	//	*AttachRequest_Holdings
+	//	*AttachRequest_Write
+	//	*AttachRequest_Settled
+	//	*AttachRequest_Retain
+	//	*AttachRequest_Published
 	Frame         isAttachRequest_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -177,6 +231,42 @@ func (x *AttachRequest) GetHoldings() *Holdings {
 	return nil
 }
 
+func (x *AttachRequest) GetWrite() *Write {
+	if x != nil {
+		if x, ok := x.Frame.(*AttachRequest_Write); ok {
+			return x.Write
+		}
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetSettled() *Settled {
+	if x != nil {
+		if x, ok := x.Frame.(*AttachRequest_Settled); ok {
+			return x.Settled
+		}
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetRetain() *Retain {
+	if x != nil {
+		if x, ok := x.Frame.(*AttachRequest_Retain); ok {
+			return x.Retain
+		}
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetPublished() *Published {
+	if x != nil {
+		if x, ok := x.Frame.(*AttachRequest_Published); ok {
+			return x.Published
+		}
+	}
+	return nil
+}
+
 type isAttachRequest_Frame interface {
 	isAttachRequest_Frame()
 }
@@ -206,6 +296,26 @@ type AttachRequest_Holdings struct {
 	Holdings *Holdings `protobuf:"bytes,5,opt,name=holdings,proto3,oneof"`
 }
 
+type AttachRequest_Write struct {
+	// Changes of a durable session's state, to be made durable.
+	Write *Write `protobuf:"bytes,6,opt,name=write,proto3,oneof"`
+}
+
+type AttachRequest_Settled struct {
+	// The routes of a client that was claimed are in force.
+	Settled *Settled `protobuf:"bytes,7,opt,name=settled,proto3,oneof"`
+}
+
+type AttachRequest_Retain struct {
+	// A retained message to be stored.
+	Retain *Retain `protobuf:"bytes,8,opt,name=retain,proto3,oneof"`
+}
+
+type AttachRequest_Published struct {
+	// What became of a Publish.
+	Published *Published `protobuf:"bytes,9,opt,name=published,proto3,oneof"`
+}
+
 func (*AttachRequest_Hello) isAttachRequest_Frame() {}
 
 func (*AttachRequest_Claim) isAttachRequest_Frame() {}
@@ -215,6 +325,14 @@ func (*AttachRequest_Release) isAttachRequest_Frame() {}
 func (*AttachRequest_Evicted) isAttachRequest_Frame() {}
 
 func (*AttachRequest_Holdings) isAttachRequest_Frame() {}
+
+func (*AttachRequest_Write) isAttachRequest_Frame() {}
+
+func (*AttachRequest_Settled) isAttachRequest_Frame() {}
+
+func (*AttachRequest_Retain) isAttachRequest_Frame() {}
+
+func (*AttachRequest_Published) isAttachRequest_Frame() {}
 
 // AttachResponse is one frame from the active instance.
 type AttachResponse struct {
@@ -228,6 +346,10 @@ type AttachResponse struct {
 	//	*AttachResponse_Released
 	//	*AttachResponse_Evict
 	//	*AttachResponse_Refused
+	//	*AttachResponse_Written
+	//	*AttachResponse_Forget
+	//	*AttachResponse_Retained
+	//	*AttachResponse_Publish
 	Frame         isAttachResponse_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -315,6 +437,42 @@ func (x *AttachResponse) GetRefused() *Refused {
 	return nil
 }
 
+func (x *AttachResponse) GetWritten() *Written {
+	if x != nil {
+		if x, ok := x.Frame.(*AttachResponse_Written); ok {
+			return x.Written
+		}
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetForget() *Forget {
+	if x != nil {
+		if x, ok := x.Frame.(*AttachResponse_Forget); ok {
+			return x.Forget
+		}
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetRetained() *Retained {
+	if x != nil {
+		if x, ok := x.Frame.(*AttachResponse_Retained); ok {
+			return x.Retained
+		}
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetPublish() *Publish {
+	if x != nil {
+		if x, ok := x.Frame.(*AttachResponse_Publish); ok {
+			return x.Publish
+		}
+	}
+	return nil
+}
+
 type isAttachResponse_Frame interface {
 	isAttachResponse_Frame()
 }
@@ -344,6 +502,26 @@ type AttachResponse_Refused struct {
 	Refused *Refused `protobuf:"bytes,5,opt,name=refused,proto3,oneof"`
 }
 
+type AttachResponse_Written struct {
+	// Answers to Write.
+	Written *Written `protobuf:"bytes,6,opt,name=written,proto3,oneof"`
+}
+
+type AttachResponse_Forget struct {
+	// What a gateway still answers with MOVED can be forgotten.
+	Forget *Forget `protobuf:"bytes,7,opt,name=forget,proto3,oneof"`
+}
+
+type AttachResponse_Retained struct {
+	// Answer to Retain.
+	Retained *Retained `protobuf:"bytes,8,opt,name=retained,proto3,oneof"`
+}
+
+type AttachResponse_Publish struct {
+	// A message that the session service wants published: a will.
+	Publish *Publish `protobuf:"bytes,9,opt,name=publish,proto3,oneof"`
+}
+
 func (*AttachResponse_Welcome) isAttachResponse_Frame() {}
 
 func (*AttachResponse_Claimed) isAttachResponse_Frame() {}
@@ -353,6 +531,14 @@ func (*AttachResponse_Released) isAttachResponse_Frame() {}
 func (*AttachResponse_Evict) isAttachResponse_Frame() {}
 
 func (*AttachResponse_Refused) isAttachResponse_Frame() {}
+
+func (*AttachResponse_Written) isAttachResponse_Frame() {}
+
+func (*AttachResponse_Forget) isAttachResponse_Frame() {}
+
+func (*AttachResponse_Retained) isAttachResponse_Frame() {}
+
+func (*AttachResponse_Publish) isAttachResponse_Frame() {}
 
 // Hello opens the stream.
 type Hello struct {
@@ -453,7 +639,14 @@ type Claim struct {
 	// Chosen by the gateway; the answer carries it.
 	RequestId uint64 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Client id.
-	ClientId      string `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	ClientId string `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// Clean Start: the session that the client has, if any, ends and is not continued.
+	CleanStart bool `protobuf:"varint,3,opt,name=clean_start,json=cleanStart,proto3" json:"clean_start,omitempty"`
+	// Session Expiry Interval in seconds. 0: the session ends with its connection and is not stored; 4294967295: it
+	// never expires.
+	SessionExpirySeconds uint32 `protobuf:"varint,4,opt,name=session_expiry_seconds,json=sessionExpirySeconds,proto3" json:"session_expiry_seconds,omitempty"`
+	// The will of the connection; absent: none. It is stored before the claim is answered.
+	Will          *Will `protobuf:"bytes,5,opt,name=will,proto3" json:"will,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -502,6 +695,82 @@ func (x *Claim) GetClientId() string {
 	return ""
 }
 
+func (x *Claim) GetCleanStart() bool {
+	if x != nil {
+		return x.CleanStart
+	}
+	return false
+}
+
+func (x *Claim) GetSessionExpirySeconds() uint32 {
+	if x != nil {
+		return x.SessionExpirySeconds
+	}
+	return 0
+}
+
+func (x *Claim) GetWill() *Will {
+	if x != nil {
+		return x.Will
+	}
+	return nil
+}
+
+// Will is a will message and when it is to be published.
+type Will struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The message, without an id.
+	Message *v1.Message `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// Will Delay Interval.
+	DelaySeconds  uint32 `protobuf:"varint,2,opt,name=delay_seconds,json=delaySeconds,proto3" json:"delay_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Will) Reset() {
+	*x = Will{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Will) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Will) ProtoMessage() {}
+
+func (x *Will) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Will.ProtoReflect.Descriptor instead.
+func (*Will) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Will) GetMessage() *v1.Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *Will) GetDelaySeconds() uint32 {
+	if x != nil {
+		return x.DelaySeconds
+	}
+	return 0
+}
+
 // Claimed says that the lease is recorded and that the former holder's connection is gone, or was given one
 // second to go.
 type Claimed struct {
@@ -511,14 +780,16 @@ type Claimed struct {
 	// Epoch of the lease: greater than that of every holder before.
 	Epoch uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Incarnation that held the client before; empty when nobody did.
-	FormerHolder  string `protobuf:"bytes,3,opt,name=former_holder,json=formerHolder,proto3" json:"former_holder,omitempty"`
+	FormerHolder string `protobuf:"bytes,3,opt,name=former_holder,json=formerHolder,proto3" json:"former_holder,omitempty"`
+	// The durable session that this gateway holds from now on; absent for a transient one.
+	Session       *Session `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Claimed) Reset() {
 	*x = Claimed{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[5]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +801,7 @@ func (x *Claimed) String() string {
 func (*Claimed) ProtoMessage() {}
 
 func (x *Claimed) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[5]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +814,7 @@ func (x *Claimed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claimed.ProtoReflect.Descriptor instead.
 func (*Claimed) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{5}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Claimed) GetRequestId() uint64 {
@@ -567,6 +838,1073 @@ func (x *Claimed) GetFormerHolder() string {
 	return ""
 }
 
+func (x *Claimed) GetSession() *Session {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+// Session is the stored state of a durable session, its inbox apart.
+type Session struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Random id of the session: another session of the same client has another.
+	SessionId uint64 `protobuf:"varint,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// Whether the session continues one that the client had (Session Present).
+	Present bool `protobuf:"varint,2,opt,name=present,proto3" json:"present,omitempty"`
+	// Its subscriptions.
+	Subscriptions []*Subscription `protobuf:"bytes,3,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
+	// Packet identifiers of QoS 2 messages of the client that were taken and not released.
+	Taken []*Taken `protobuf:"bytes,4,rep,name=taken,proto3" json:"taken,omitempty"`
+	// Position of the oldest entry in the inbox; equal to next_position when it is empty.
+	FirstPosition uint64 `protobuf:"varint,5,opt,name=first_position,json=firstPosition,proto3" json:"first_position,omitempty"`
+	// Position that the next entry gets.
+	NextPosition  uint64 `protobuf:"varint,6,opt,name=next_position,json=nextPosition,proto3" json:"next_position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Session) Reset() {
+	*x = Session{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Session) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Session) ProtoMessage() {}
+
+func (x *Session) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Session.ProtoReflect.Descriptor instead.
+func (*Session) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Session) GetSessionId() uint64 {
+	if x != nil {
+		return x.SessionId
+	}
+	return 0
+}
+
+func (x *Session) GetPresent() bool {
+	if x != nil {
+		return x.Present
+	}
+	return false
+}
+
+func (x *Session) GetSubscriptions() []*Subscription {
+	if x != nil {
+		return x.Subscriptions
+	}
+	return nil
+}
+
+func (x *Session) GetTaken() []*Taken {
+	if x != nil {
+		return x.Taken
+	}
+	return nil
+}
+
+func (x *Session) GetFirstPosition() uint64 {
+	if x != nil {
+		return x.FirstPosition
+	}
+	return 0
+}
+
+func (x *Session) GetNextPosition() uint64 {
+	if x != nil {
+		return x.NextPosition
+	}
+	return 0
+}
+
+// Subscription is one topic filter of a session with its options.
+type Subscription struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Topic filter as the client wrote it, $share included.
+	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Maximum QoS.
+	Qos v1.Qos `protobuf:"varint,2,opt,name=qos,proto3,enum=beeline.message.v1.Qos" json:"qos,omitempty"`
+	// No Local.
+	NoLocal bool `protobuf:"varint,3,opt,name=no_local,json=noLocal,proto3" json:"no_local,omitempty"`
+	// Retain As Published.
+	RetainAsPublished bool `protobuf:"varint,4,opt,name=retain_as_published,json=retainAsPublished,proto3" json:"retain_as_published,omitempty"`
+	// Retain Handling: 0, 1 or 2.
+	RetainHandling uint32 `protobuf:"varint,5,opt,name=retain_handling,json=retainHandling,proto3" json:"retain_handling,omitempty"`
+	// Subscription Identifier; 0: none.
+	SubscriptionId uint32 `protobuf:"varint,6,opt,name=subscription_id,json=subscriptionId,proto3" json:"subscription_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Subscription) Reset() {
+	*x = Subscription{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Subscription) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Subscription) ProtoMessage() {}
+
+func (x *Subscription) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Subscription.ProtoReflect.Descriptor instead.
+func (*Subscription) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Subscription) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *Subscription) GetQos() v1.Qos {
+	if x != nil {
+		return x.Qos
+	}
+	return v1.Qos(0)
+}
+
+func (x *Subscription) GetNoLocal() bool {
+	if x != nil {
+		return x.NoLocal
+	}
+	return false
+}
+
+func (x *Subscription) GetRetainAsPublished() bool {
+	if x != nil {
+		return x.RetainAsPublished
+	}
+	return false
+}
+
+func (x *Subscription) GetRetainHandling() uint32 {
+	if x != nil {
+		return x.RetainHandling
+	}
+	return 0
+}
+
+func (x *Subscription) GetSubscriptionId() uint32 {
+	if x != nil {
+		return x.SubscriptionId
+	}
+	return 0
+}
+
+// Taken is a QoS 2 message of the client between its PUBLISH and its PUBREL.
+type Taken struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Packet identifier.
+	PacketId uint32 `protobuf:"varint,1,opt,name=packet_id,json=packetId,proto3" json:"packet_id,omitempty"`
+	// The id under which it was, or is to be, sent on.
+	MessageId     *v1.MessageId `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Taken) Reset() {
+	*x = Taken{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Taken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Taken) ProtoMessage() {}
+
+func (x *Taken) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Taken.ProtoReflect.Descriptor instead.
+func (*Taken) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Taken) GetPacketId() uint32 {
+	if x != nil {
+		return x.PacketId
+	}
+	return 0
+}
+
+func (x *Taken) GetMessageId() *v1.MessageId {
+	if x != nil {
+		return x.MessageId
+	}
+	return nil
+}
+
+// Entry is one message in an inbox.
+type Entry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its place in the order of arrival, from 1.
+	Position uint64 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
+	// The message.
+	Message *v1.Message `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// QoS of the delivery: 1 or 2.
+	Qos v1.Qos `protobuf:"varint,3,opt,name=qos,proto3,enum=beeline.message.v1.Qos" json:"qos,omitempty"`
+	// RETAIN flag of the delivery.
+	Retain bool `protobuf:"varint,4,opt,name=retain,proto3" json:"retain,omitempty"`
+	// Subscription Identifiers of the delivery.
+	SubscriptionIds []uint32 `protobuf:"varint,5,rep,packed,name=subscription_ids,json=subscriptionIds,proto3" json:"subscription_ids,omitempty"`
+	// Packet identifier under which it was sent, or is about to be; 0: it never was.
+	PacketId uint32 `protobuf:"varint,6,opt,name=packet_id,json=packetId,proto3" json:"packet_id,omitempty"`
+	// QoS 2: PUBREC has come.
+	Released      bool `protobuf:"varint,7,opt,name=released,proto3" json:"released,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Entry) Reset() {
+	*x = Entry{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Entry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Entry) ProtoMessage() {}
+
+func (x *Entry) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Entry.ProtoReflect.Descriptor instead.
+func (*Entry) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Entry) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *Entry) GetMessage() *v1.Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *Entry) GetQos() v1.Qos {
+	if x != nil {
+		return x.Qos
+	}
+	return v1.Qos(0)
+}
+
+func (x *Entry) GetRetain() bool {
+	if x != nil {
+		return x.Retain
+	}
+	return false
+}
+
+func (x *Entry) GetSubscriptionIds() []uint32 {
+	if x != nil {
+		return x.SubscriptionIds
+	}
+	return nil
+}
+
+func (x *Entry) GetPacketId() uint32 {
+	if x != nil {
+		return x.PacketId
+	}
+	return 0
+}
+
+func (x *Entry) GetReleased() bool {
+	if x != nil {
+		return x.Released
+	}
+	return false
+}
+
+// Change is one change of a durable session's state. Each may be applied again with the same result.
+type Change struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What changes.
+	//
+	// Types that are valid to be assigned to Change:
+	//
+	//	*Change_Append
+	//	*Change_Sent
+	//	*Change_Released
+	//	*Change_Done
+	//	*Change_Taken
+	//	*Change_Completed
+	//	*Change_Subscribed
+	//	*Change_Unsubscribed
+	Change        isChange_Change `protobuf_oneof:"change"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Change) Reset() {
+	*x = Change{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Change) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Change) ProtoMessage() {}
+
+func (x *Change) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Change.ProtoReflect.Descriptor instead.
+func (*Change) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Change) GetChange() isChange_Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *Change) GetAppend() *Entry {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Append); ok {
+			return x.Append
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetSent() *Sent {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Sent); ok {
+			return x.Sent
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetReleased() uint64 {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Released); ok {
+			return x.Released
+		}
+	}
+	return 0
+}
+
+func (x *Change) GetDone() uint64 {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Done); ok {
+			return x.Done
+		}
+	}
+	return 0
+}
+
+func (x *Change) GetTaken() *Taken {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Taken); ok {
+			return x.Taken
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetCompleted() uint32 {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Completed); ok {
+			return x.Completed
+		}
+	}
+	return 0
+}
+
+func (x *Change) GetSubscribed() *Subscription {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Subscribed); ok {
+			return x.Subscribed
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetUnsubscribed() string {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Unsubscribed); ok {
+			return x.Unsubscribed
+		}
+	}
+	return ""
+}
+
+type isChange_Change interface {
+	isChange_Change()
+}
+
+type Change_Append struct {
+	// An entry is added at its position.
+	Append *Entry `protobuf:"bytes,1,opt,name=append,proto3,oneof"`
+}
+
+type Change_Sent struct {
+	// An entry is about to be sent, or was.
+	Sent *Sent `protobuf:"bytes,2,opt,name=sent,proto3,oneof"`
+}
+
+type Change_Released struct {
+	// PUBREC has come for the entry at this position.
+	Released uint64 `protobuf:"varint,3,opt,name=released,proto3,oneof"`
+}
+
+type Change_Done struct {
+	// The entry at this position is done with.
+	Done uint64 `protobuf:"varint,4,opt,name=done,proto3,oneof"`
+}
+
+type Change_Taken struct {
+	// A QoS 2 message of the client was taken.
+	Taken *Taken `protobuf:"bytes,5,opt,name=taken,proto3,oneof"`
+}
+
+type Change_Completed struct {
+	// The client has released the QoS 2 message with this packet identifier.
+	Completed uint32 `protobuf:"varint,6,opt,name=completed,proto3,oneof"`
+}
+
+type Change_Subscribed struct {
+	// A subscription is new or changed.
+	Subscribed *Subscription `protobuf:"bytes,7,opt,name=subscribed,proto3,oneof"`
+}
+
+type Change_Unsubscribed struct {
+	// A subscription is gone: its topic filter as the client wrote it.
+	Unsubscribed string `protobuf:"bytes,8,opt,name=unsubscribed,proto3,oneof"`
+}
+
+func (*Change_Append) isChange_Change() {}
+
+func (*Change_Sent) isChange_Change() {}
+
+func (*Change_Released) isChange_Change() {}
+
+func (*Change_Done) isChange_Change() {}
+
+func (*Change_Taken) isChange_Change() {}
+
+func (*Change_Completed) isChange_Change() {}
+
+func (*Change_Subscribed) isChange_Change() {}
+
+func (*Change_Unsubscribed) isChange_Change() {}
+
+// Sent says under which packet identifier an entry is sent.
+type Sent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Position of the entry.
+	Position uint64 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
+	// Packet identifier.
+	PacketId      uint32 `protobuf:"varint,2,opt,name=packet_id,json=packetId,proto3" json:"packet_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sent) Reset() {
+	*x = Sent{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sent) ProtoMessage() {}
+
+func (x *Sent) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sent.ProtoReflect.Descriptor instead.
+func (*Sent) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Sent) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *Sent) GetPacketId() uint32 {
+	if x != nil {
+		return x.PacketId
+	}
+	return 0
+}
+
+// Write makes changes of one session durable, all or none. Writes of one session are carried out in the order in
+// which they are sent. A gateway repeats, in order, what was not answered when its stream broke.
+type Write struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the gateway; the answer carries it.
+	RequestId uint64 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Client id.
+	ClientId string `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// Session id.
+	SessionId uint64 `protobuf:"varint,3,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// Epoch of the gateway's lease.
+	Epoch uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// At least one.
+	Changes       []*Change `protobuf:"bytes,5,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Write) Reset() {
+	*x = Write{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Write) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Write) ProtoMessage() {}
+
+func (x *Write) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Write.ProtoReflect.Descriptor instead.
+func (*Write) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Write) GetRequestId() uint64 {
+	if x != nil {
+		return x.RequestId
+	}
+	return 0
+}
+
+func (x *Write) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *Write) GetSessionId() uint64 {
+	if x != nil {
+		return x.SessionId
+	}
+	return 0
+}
+
+func (x *Write) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Write) GetChanges() []*Change {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+// Written answers Writes, several at once and in any order.
+type Written struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that are durable.
+	RequestIds []uint64 `protobuf:"varint,1,rep,packed,name=request_ids,json=requestIds,proto3" json:"request_ids,omitempty"`
+	// Those that were refused for good: the session has ended or has a newer holder.
+	Fenced        []uint64 `protobuf:"varint,2,rep,packed,name=fenced,proto3" json:"fenced,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Written) Reset() {
+	*x = Written{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Written) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Written) ProtoMessage() {}
+
+func (x *Written) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Written.ProtoReflect.Descriptor instead.
+func (*Written) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Written) GetRequestIds() []uint64 {
+	if x != nil {
+		return x.RequestIds
+	}
+	return nil
+}
+
+func (x *Written) GetFenced() []uint64 {
+	if x != nil {
+		return x.Fenced
+	}
+	return nil
+}
+
+// Settled says that the routes for all subscriptions of a client that was claimed are in force at every peer, so that
+// former holders need not send its messages on any more.
+type Settled struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client id.
+	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// Epoch of the claim.
+	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Settled) Reset() {
+	*x = Settled{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Settled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Settled) ProtoMessage() {}
+
+func (x *Settled) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Settled.ProtoReflect.Descriptor instead.
+func (*Settled) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Settled) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *Settled) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+// Forget says that a durable client's subscriptions have been taken over, and that nobody sends a gateway messages
+// for them any more.
+type Forget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client id.
+	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// Leases under older epochs than this are meant.
+	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Forget) Reset() {
+	*x = Forget{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forget) ProtoMessage() {}
+
+func (x *Forget) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forget.ProtoReflect.Descriptor instead.
+func (*Forget) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Forget) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *Forget) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+// Retain stores a retained message under its topic, or, when its payload is empty, removes what is there.
+type Retain struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the gateway; the answer carries it.
+	RequestId uint64 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The message.
+	Message       *v1.Message `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retain) Reset() {
+	*x = Retain{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retain) ProtoMessage() {}
+
+func (x *Retain) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retain.ProtoReflect.Descriptor instead.
+func (*Retain) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Retain) GetRequestId() uint64 {
+	if x != nil {
+		return x.RequestId
+	}
+	return 0
+}
+
+func (x *Retain) GetMessage() *v1.Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+// Retained answers Retain when the message is durable.
+type Retained struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in the request.
+	RequestId uint64 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Grows with every change of any retained message.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The message was not stored, because as many topics have one as may. Nothing was changed.
+	QuotaExceeded bool `protobuf:"varint,3,opt,name=quota_exceeded,json=quotaExceeded,proto3" json:"quota_exceeded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retained) Reset() {
+	*x = Retained{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retained) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retained) ProtoMessage() {}
+
+func (x *Retained) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retained.ProtoReflect.Descriptor instead.
+func (*Retained) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Retained) GetRequestId() uint64 {
+	if x != nil {
+		return x.RequestId
+	}
+	return 0
+}
+
+func (x *Retained) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Retained) GetQuotaExceeded() bool {
+	if x != nil {
+		return x.QuotaExceeded
+	}
+	return false
+}
+
+// Publish asks a gateway to publish a message.
+type Publish struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the session service; the answer carries it.
+	RequestId uint64 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The message, with its id.
+	Message       *v1.Message `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Publish) Reset() {
+	*x = Publish{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Publish) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Publish) ProtoMessage() {}
+
+func (x *Publish) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Publish.ProtoReflect.Descriptor instead.
+func (*Publish) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Publish) GetRequestId() uint64 {
+	if x != nil {
+		return x.RequestId
+	}
+	return 0
+}
+
+func (x *Publish) GetMessage() *v1.Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+// Published says that a message was published: every receiver's holder has given its receipt, or refused it for good.
+type Published struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in the request.
+	RequestId uint64 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// It could not be published, and has to be given to a gateway again.
+	Failed        bool `protobuf:"varint,2,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Published) Reset() {
+	*x = Published{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Published) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Published) ProtoMessage() {}
+
+func (x *Published) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Published.ProtoReflect.Descriptor instead.
+func (*Published) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Published) GetRequestId() uint64 {
+	if x != nil {
+		return x.RequestId
+	}
+	return 0
+}
+
+func (x *Published) GetFailed() bool {
+	if x != nil {
+		return x.Failed
+	}
+	return false
+}
+
 // Refused answers a Claim or Release that was not carried out.
 type Refused struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -580,7 +1918,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[6]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +1930,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[6]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +1943,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{6}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Refused) GetRequestId() uint64 {
@@ -632,14 +1970,18 @@ type Release struct {
 	ClientId string `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	// Epoch of the lease. 0: whichever lease of the client names this gateway; for a claim whose answer was lost
 	// with a stream and is not wanted any more.
-	Epoch         uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// What becomes of the connection's will.
+	Ending Ending `protobuf:"varint,4,opt,name=ending,proto3,enum=beeline.session.v1.Ending" json:"ending,omitempty"`
+	// New Session Expiry Interval, if DISCONNECT gave one.
+	SessionExpirySeconds *uint32 `protobuf:"varint,5,opt,name=session_expiry_seconds,json=sessionExpirySeconds,proto3,oneof" json:"session_expiry_seconds,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[7]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -651,7 +1993,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[7]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -664,7 +2006,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{7}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Release) GetRequestId() uint64 {
@@ -688,7 +2030,22 @@ func (x *Release) GetEpoch() uint64 {
 	return 0
 }
 
-// Released says that the gateway does not hold the client at that epoch any more.
+func (x *Release) GetEnding() Ending {
+	if x != nil {
+		return x.Ending
+	}
+	return Ending_ENDING_UNSPECIFIED
+}
+
+func (x *Release) GetSessionExpirySeconds() uint32 {
+	if x != nil && x.SessionExpirySeconds != nil {
+		return *x.SessionExpirySeconds
+	}
+	return 0
+}
+
+// Released says that the gateway does not hold the client at that epoch any more. For a durable client the session
+// service holds the session then; Forget follows when it gets the messages for it.
 type Released struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As in Release.
@@ -699,7 +2056,7 @@ type Released struct {
 
 func (x *Released) Reset() {
 	*x = Released{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[8]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +2068,7 @@ func (x *Released) String() string {
 func (*Released) ProtoMessage() {}
 
 func (x *Released) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[8]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +2081,7 @@ func (x *Released) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Released.ProtoReflect.Descriptor instead.
 func (*Released) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{8}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Released) GetRequestId() uint64 {
@@ -735,7 +2092,8 @@ func (x *Released) GetRequestId() uint64 {
 }
 
 // Evict tells a gateway to end a client's connection (MQTT 5: DISCONNECT 0x8E) and to answer Evicted. It may be
-// repeated; a gateway that has no such connection answers at once.
+// repeated; a gateway that has no such connection answers at once. What a durable session has not acknowledged is
+// written before Evicted, on the same stream; from then on the gateway answers MOVED for the client until Forget.
 type Evict struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Client id.
@@ -748,7 +2106,7 @@ type Evict struct {
 
 func (x *Evict) Reset() {
 	*x = Evict{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[9]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -760,7 +2118,7 @@ func (x *Evict) String() string {
 func (*Evict) ProtoMessage() {}
 
 func (x *Evict) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[9]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -773,7 +2131,7 @@ func (x *Evict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evict.ProtoReflect.Descriptor instead.
 func (*Evict) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{9}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Evict) GetClientId() string {
@@ -803,7 +2161,7 @@ type Evicted struct {
 
 func (x *Evicted) Reset() {
 	*x = Evicted{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[10]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +2173,7 @@ func (x *Evicted) String() string {
 func (*Evicted) ProtoMessage() {}
 
 func (x *Evicted) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[10]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +2186,7 @@ func (x *Evicted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evicted.ProtoReflect.Descriptor instead.
 func (*Evicted) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{10}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Evicted) GetClientId() string {
@@ -858,7 +2216,7 @@ type Holding struct {
 
 func (x *Holding) Reset() {
 	*x = Holding{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[11]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +2228,7 @@ func (x *Holding) String() string {
 func (*Holding) ProtoMessage() {}
 
 func (x *Holding) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[11]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +2241,7 @@ func (x *Holding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holding.ProtoReflect.Descriptor instead.
 func (*Holding) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{11}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Holding) GetClientId() string {
@@ -915,7 +2273,7 @@ type Holdings struct {
 
 func (x *Holdings) Reset() {
 	*x = Holdings{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[12]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -927,7 +2285,7 @@ func (x *Holdings) String() string {
 func (*Holdings) ProtoMessage() {}
 
 func (x *Holdings) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[12]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -940,7 +2298,7 @@ func (x *Holdings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holdings.ProtoReflect.Descriptor instead.
 func (*Holdings) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{12}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Holdings) GetHoldings() []*Holding {
@@ -966,7 +2324,7 @@ type WitnessRequest struct {
 
 func (x *WitnessRequest) Reset() {
 	*x = WitnessRequest{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[13]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +2336,7 @@ func (x *WitnessRequest) String() string {
 func (*WitnessRequest) ProtoMessage() {}
 
 func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[13]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +2349,7 @@ func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessRequest.ProtoReflect.Descriptor instead.
 func (*WitnessRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{13}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{28}
 }
 
 // WitnessResponse is the view of one instance.
@@ -1005,7 +2363,7 @@ type WitnessResponse struct {
 
 func (x *WitnessResponse) Reset() {
 	*x = WitnessResponse{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[14]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +2375,7 @@ func (x *WitnessResponse) String() string {
 func (*WitnessResponse) ProtoMessage() {}
 
 func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[14]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +2388,7 @@ func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessResponse.ProtoReflect.Descriptor instead.
 func (*WitnessResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{14}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WitnessResponse) GetEtcdReachable() bool {
@@ -1040,47 +2398,636 @@ func (x *WitnessResponse) GetEtcdReachable() bool {
 	return false
 }
 
+// ReadInboxRequest asks for a page.
+type ReadInboxRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client id.
+	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// Session id.
+	SessionId uint64 `protobuf:"varint,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// Epoch of the gateway's lease.
+	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Entries behind this position; 0: from the oldest.
+	After uint64 `protobuf:"varint,4,opt,name=after,proto3" json:"after,omitempty"`
+	// At most this many entries, and at least one if there is one.
+	MaxEntries uint32 `protobuf:"varint,5,opt,name=max_entries,json=maxEntries,proto3" json:"max_entries,omitempty"`
+	// At most about this many bytes; a single larger entry is returned all the same.
+	MaxBytes      uint32 `protobuf:"varint,6,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadInboxRequest) Reset() {
+	*x = ReadInboxRequest{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadInboxRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadInboxRequest) ProtoMessage() {}
+
+func (x *ReadInboxRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadInboxRequest.ProtoReflect.Descriptor instead.
+func (*ReadInboxRequest) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ReadInboxRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *ReadInboxRequest) GetSessionId() uint64 {
+	if x != nil {
+		return x.SessionId
+	}
+	return 0
+}
+
+func (x *ReadInboxRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ReadInboxRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *ReadInboxRequest) GetMaxEntries() uint32 {
+	if x != nil {
+		return x.MaxEntries
+	}
+	return 0
+}
+
+func (x *ReadInboxRequest) GetMaxBytes() uint32 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+// ReadInboxResponse is a page.
+type ReadInboxResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of their positions. Empty: there is nothing behind after.
+	Entries       []*Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadInboxResponse) Reset() {
+	*x = ReadInboxResponse{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadInboxResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadInboxResponse) ProtoMessage() {}
+
+func (x *ReadInboxResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadInboxResponse.ProtoReflect.Descriptor instead.
+func (*ReadInboxResponse) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ReadInboxResponse) GetEntries() []*Entry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+// ReadRetainedRequest asks for a page.
+type ReadRetainedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Topic filter, without the $share prefix.
+	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// The cursor of the page before; empty for the first.
+	Cursor []byte `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	// At most this many messages.
+	MaxMessages   uint32 `protobuf:"varint,3,opt,name=max_messages,json=maxMessages,proto3" json:"max_messages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadRetainedRequest) Reset() {
+	*x = ReadRetainedRequest{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadRetainedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadRetainedRequest) ProtoMessage() {}
+
+func (x *ReadRetainedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadRetainedRequest.ProtoReflect.Descriptor instead.
+func (*ReadRetainedRequest) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ReadRetainedRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ReadRetainedRequest) GetCursor() []byte {
+	if x != nil {
+		return x.Cursor
+	}
+	return nil
+}
+
+func (x *ReadRetainedRequest) GetMaxMessages() uint32 {
+	if x != nil {
+		return x.MaxMessages
+	}
+	return 0
+}
+
+// RetainedMessage is a retained message with its version.
+type RetainedMessage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The message.
+	Message *v1.Message `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// As in Retained.
+	Version       uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetainedMessage) Reset() {
+	*x = RetainedMessage{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetainedMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetainedMessage) ProtoMessage() {}
+
+func (x *RetainedMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetainedMessage.ProtoReflect.Descriptor instead.
+func (*RetainedMessage) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RetainedMessage) GetMessage() *v1.Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *RetainedMessage) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// ReadRetainedResponse is a page.
+type ReadRetainedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The messages. A page may be empty although others follow.
+	Messages []*RetainedMessage `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	// Where the next page begins; empty: there is none.
+	Cursor        []byte `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadRetainedResponse) Reset() {
+	*x = ReadRetainedResponse{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadRetainedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadRetainedResponse) ProtoMessage() {}
+
+func (x *ReadRetainedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadRetainedResponse.ProtoReflect.Descriptor instead.
+func (*ReadRetainedResponse) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ReadRetainedResponse) GetMessages() []*RetainedMessage {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+func (x *ReadRetainedResponse) GetCursor() []byte {
+	if x != nil {
+		return x.Cursor
+	}
+	return nil
+}
+
+// InspectSessionRequest names a client.
+type InspectSessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client id.
+	ClientId      string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InspectSessionRequest) Reset() {
+	*x = InspectSessionRequest{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InspectSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InspectSessionRequest) ProtoMessage() {}
+
+func (x *InspectSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InspectSessionRequest.ProtoReflect.Descriptor instead.
+func (*InspectSessionRequest) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *InspectSessionRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+// InspectSessionResponse is what is known of a session.
+type InspectSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Session id.
+	SessionId uint64 `protobuf:"varint,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// Incarnation of the gateway that holds it; empty while the client is away.
+	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	// Epoch of the holder.
+	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Session Expiry Interval in seconds.
+	SessionExpirySeconds uint32 `protobuf:"varint,4,opt,name=session_expiry_seconds,json=sessionExpirySeconds,proto3" json:"session_expiry_seconds,omitempty"`
+	// Milliseconds until an absent client's session expires; absent when the client is here, or it never does.
+	ExpiresInMs *uint64 `protobuf:"varint,5,opt,name=expires_in_ms,json=expiresInMs,proto3,oneof" json:"expires_in_ms,omitempty"`
+	// Subscriptions.
+	Subscriptions []*Subscription `protobuf:"bytes,6,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
+	// Messages in the inbox.
+	InboxMessages uint64 `protobuf:"varint,7,opt,name=inbox_messages,json=inboxMessages,proto3" json:"inbox_messages,omitempty"`
+	// Their bytes.
+	InboxBytes uint64 `protobuf:"varint,8,opt,name=inbox_bytes,json=inboxBytes,proto3" json:"inbox_bytes,omitempty"`
+	// Age of the oldest, in milliseconds.
+	InboxOldestMs uint64 `protobuf:"varint,9,opt,name=inbox_oldest_ms,json=inboxOldestMs,proto3" json:"inbox_oldest_ms,omitempty"`
+	// Messages that the inbox has dropped because of its bounds.
+	InboxDropped uint64 `protobuf:"varint,10,opt,name=inbox_dropped,json=inboxDropped,proto3" json:"inbox_dropped,omitempty"`
+	// Why the last of them was dropped: messages, bytes or age; empty: none was.
+	LastDropReason string `protobuf:"bytes,11,opt,name=last_drop_reason,json=lastDropReason,proto3" json:"last_drop_reason,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *InspectSessionResponse) Reset() {
+	*x = InspectSessionResponse{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InspectSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InspectSessionResponse) ProtoMessage() {}
+
+func (x *InspectSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InspectSessionResponse.ProtoReflect.Descriptor instead.
+func (*InspectSessionResponse) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *InspectSessionResponse) GetSessionId() uint64 {
+	if x != nil {
+		return x.SessionId
+	}
+	return 0
+}
+
+func (x *InspectSessionResponse) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *InspectSessionResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *InspectSessionResponse) GetSessionExpirySeconds() uint32 {
+	if x != nil {
+		return x.SessionExpirySeconds
+	}
+	return 0
+}
+
+func (x *InspectSessionResponse) GetExpiresInMs() uint64 {
+	if x != nil && x.ExpiresInMs != nil {
+		return *x.ExpiresInMs
+	}
+	return 0
+}
+
+func (x *InspectSessionResponse) GetSubscriptions() []*Subscription {
+	if x != nil {
+		return x.Subscriptions
+	}
+	return nil
+}
+
+func (x *InspectSessionResponse) GetInboxMessages() uint64 {
+	if x != nil {
+		return x.InboxMessages
+	}
+	return 0
+}
+
+func (x *InspectSessionResponse) GetInboxBytes() uint64 {
+	if x != nil {
+		return x.InboxBytes
+	}
+	return 0
+}
+
+func (x *InspectSessionResponse) GetInboxOldestMs() uint64 {
+	if x != nil {
+		return x.InboxOldestMs
+	}
+	return 0
+}
+
+func (x *InspectSessionResponse) GetInboxDropped() uint64 {
+	if x != nil {
+		return x.InboxDropped
+	}
+	return 0
+}
+
+func (x *InspectSessionResponse) GetLastDropReason() string {
+	if x != nil {
+		return x.LastDropReason
+	}
+	return ""
+}
+
 var File_beeline_session_v1_session_service_proto protoreflect.FileDescriptor
 
 const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\n" +
-	"(beeline/session/v1/session_service.proto\x12\x12beeline.session.v1\"\xac\x02\n" +
+	"(beeline/session/v1/session_service.proto\x12\x12beeline.session.v1\x1a beeline/message/v1/message.proto\"\x8d\x04\n" +
 	"\rAttachRequest\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.beeline.session.v1.HelloH\x00R\x05hello\x121\n" +
 	"\x05claim\x18\x02 \x01(\v2\x19.beeline.session.v1.ClaimH\x00R\x05claim\x127\n" +
 	"\arelease\x18\x03 \x01(\v2\x1b.beeline.session.v1.ReleaseH\x00R\arelease\x127\n" +
 	"\aevicted\x18\x04 \x01(\v2\x1b.beeline.session.v1.EvictedH\x00R\aevicted\x12:\n" +
-	"\bholdings\x18\x05 \x01(\v2\x1c.beeline.session.v1.HoldingsH\x00R\bholdingsB\a\n" +
-	"\x05frame\"\xb3\x02\n" +
+	"\bholdings\x18\x05 \x01(\v2\x1c.beeline.session.v1.HoldingsH\x00R\bholdings\x121\n" +
+	"\x05write\x18\x06 \x01(\v2\x19.beeline.session.v1.WriteH\x00R\x05write\x127\n" +
+	"\asettled\x18\a \x01(\v2\x1b.beeline.session.v1.SettledH\x00R\asettled\x124\n" +
+	"\x06retain\x18\b \x01(\v2\x1a.beeline.session.v1.RetainH\x00R\x06retain\x12=\n" +
+	"\tpublished\x18\t \x01(\v2\x1d.beeline.session.v1.PublishedH\x00R\tpublishedB\a\n" +
+	"\x05frame\"\x97\x04\n" +
 	"\x0eAttachResponse\x127\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1b.beeline.session.v1.WelcomeH\x00R\awelcome\x127\n" +
 	"\aclaimed\x18\x02 \x01(\v2\x1b.beeline.session.v1.ClaimedH\x00R\aclaimed\x12:\n" +
 	"\breleased\x18\x03 \x01(\v2\x1c.beeline.session.v1.ReleasedH\x00R\breleased\x121\n" +
 	"\x05evict\x18\x04 \x01(\v2\x19.beeline.session.v1.EvictH\x00R\x05evict\x127\n" +
-	"\arefused\x18\x05 \x01(\v2\x1b.beeline.session.v1.RefusedH\x00R\arefusedB\a\n" +
+	"\arefused\x18\x05 \x01(\v2\x1b.beeline.session.v1.RefusedH\x00R\arefused\x127\n" +
+	"\awritten\x18\x06 \x01(\v2\x1b.beeline.session.v1.WrittenH\x00R\awritten\x124\n" +
+	"\x06forget\x18\a \x01(\v2\x1a.beeline.session.v1.ForgetH\x00R\x06forget\x12:\n" +
+	"\bretained\x18\b \x01(\v2\x1c.beeline.session.v1.RetainedH\x00R\bretained\x127\n" +
+	"\apublish\x18\t \x01(\v2\x1b.beeline.session.v1.PublishH\x00R\apublishB\a\n" +
 	"\x05frame\")\n" +
 	"\x05Hello\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"+\n" +
 	"\aWelcome\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"C\n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"\xc8\x01\n" +
 	"\x05Claim\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x1b\n" +
-	"\tclient_id\x18\x02 \x01(\tR\bclientId\"c\n" +
+	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12\x1f\n" +
+	"\vclean_start\x18\x03 \x01(\bR\n" +
+	"cleanStart\x124\n" +
+	"\x16session_expiry_seconds\x18\x04 \x01(\rR\x14sessionExpirySeconds\x12,\n" +
+	"\x04will\x18\x05 \x01(\v2\x18.beeline.session.v1.WillR\x04will\"b\n" +
+	"\x04Will\x125\n" +
+	"\amessage\x18\x01 \x01(\v2\x1b.beeline.message.v1.MessageR\amessage\x12#\n" +
+	"\rdelay_seconds\x18\x02 \x01(\rR\fdelaySeconds\"\x9a\x01\n" +
 	"\aClaimed\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12#\n" +
-	"\rformer_holder\x18\x03 \x01(\tR\fformerHolder\"]\n" +
+	"\rformer_holder\x18\x03 \x01(\tR\fformerHolder\x125\n" +
+	"\asession\x18\x04 \x01(\v2\x1b.beeline.session.v1.SessionR\asession\"\x87\x02\n" +
+	"\aSession\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\x04R\tsessionId\x12\x18\n" +
+	"\apresent\x18\x02 \x01(\bR\apresent\x12F\n" +
+	"\rsubscriptions\x18\x03 \x03(\v2 .beeline.session.v1.SubscriptionR\rsubscriptions\x12/\n" +
+	"\x05taken\x18\x04 \x03(\v2\x19.beeline.session.v1.TakenR\x05taken\x12%\n" +
+	"\x0efirst_position\x18\x05 \x01(\x04R\rfirstPosition\x12#\n" +
+	"\rnext_position\x18\x06 \x01(\x04R\fnextPosition\"\xee\x01\n" +
+	"\fSubscription\x12\x16\n" +
+	"\x06filter\x18\x01 \x01(\tR\x06filter\x12)\n" +
+	"\x03qos\x18\x02 \x01(\x0e2\x17.beeline.message.v1.QosR\x03qos\x12\x19\n" +
+	"\bno_local\x18\x03 \x01(\bR\anoLocal\x12.\n" +
+	"\x13retain_as_published\x18\x04 \x01(\bR\x11retainAsPublished\x12'\n" +
+	"\x0fretain_handling\x18\x05 \x01(\rR\x0eretainHandling\x12'\n" +
+	"\x0fsubscription_id\x18\x06 \x01(\rR\x0esubscriptionId\"b\n" +
+	"\x05Taken\x12\x1b\n" +
+	"\tpacket_id\x18\x01 \x01(\rR\bpacketId\x12<\n" +
+	"\n" +
+	"message_id\x18\x02 \x01(\v2\x1d.beeline.message.v1.MessageIdR\tmessageId\"\x81\x02\n" +
+	"\x05Entry\x12\x1a\n" +
+	"\bposition\x18\x01 \x01(\x04R\bposition\x125\n" +
+	"\amessage\x18\x02 \x01(\v2\x1b.beeline.message.v1.MessageR\amessage\x12)\n" +
+	"\x03qos\x18\x03 \x01(\x0e2\x17.beeline.message.v1.QosR\x03qos\x12\x16\n" +
+	"\x06retain\x18\x04 \x01(\bR\x06retain\x12)\n" +
+	"\x10subscription_ids\x18\x05 \x03(\rR\x0fsubscriptionIds\x12\x1b\n" +
+	"\tpacket_id\x18\x06 \x01(\rR\bpacketId\x12\x1a\n" +
+	"\breleased\x18\a \x01(\bR\breleased\"\xe8\x02\n" +
+	"\x06Change\x123\n" +
+	"\x06append\x18\x01 \x01(\v2\x19.beeline.session.v1.EntryH\x00R\x06append\x12.\n" +
+	"\x04sent\x18\x02 \x01(\v2\x18.beeline.session.v1.SentH\x00R\x04sent\x12\x1c\n" +
+	"\breleased\x18\x03 \x01(\x04H\x00R\breleased\x12\x14\n" +
+	"\x04done\x18\x04 \x01(\x04H\x00R\x04done\x121\n" +
+	"\x05taken\x18\x05 \x01(\v2\x19.beeline.session.v1.TakenH\x00R\x05taken\x12\x1e\n" +
+	"\tcompleted\x18\x06 \x01(\rH\x00R\tcompleted\x12B\n" +
+	"\n" +
+	"subscribed\x18\a \x01(\v2 .beeline.session.v1.SubscriptionH\x00R\n" +
+	"subscribed\x12$\n" +
+	"\funsubscribed\x18\b \x01(\tH\x00R\funsubscribedB\b\n" +
+	"\x06change\"?\n" +
+	"\x04Sent\x12\x1a\n" +
+	"\bposition\x18\x01 \x01(\x04R\bposition\x12\x1b\n" +
+	"\tpacket_id\x18\x02 \x01(\rR\bpacketId\"\xae\x01\n" +
+	"\x05Write\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x1b\n" +
+	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x03 \x01(\x04R\tsessionId\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x124\n" +
+	"\achanges\x18\x05 \x03(\v2\x1a.beeline.session.v1.ChangeR\achanges\"B\n" +
+	"\aWritten\x12\x1f\n" +
+	"\vrequest_ids\x18\x01 \x03(\x04R\n" +
+	"requestIds\x12\x16\n" +
+	"\x06fenced\x18\x02 \x03(\x04R\x06fenced\"<\n" +
+	"\aSettled\x12\x1b\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\";\n" +
+	"\x06Forget\x12\x1b\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"^\n" +
+	"\x06Retain\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\x04R\trequestId\x125\n" +
+	"\amessage\x18\x02 \x01(\v2\x1b.beeline.message.v1.MessageR\amessage\"j\n" +
+	"\bRetained\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12%\n" +
+	"\x0equota_exceeded\x18\x03 \x01(\bR\rquotaExceeded\"_\n" +
+	"\aPublish\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\x04R\trequestId\x125\n" +
+	"\amessage\x18\x02 \x01(\v2\x1b.beeline.message.v1.MessageR\amessage\"B\n" +
+	"\tPublished\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x16\n" +
+	"\x06failed\x18\x02 \x01(\bR\x06failed\"]\n" +
 	"\aRefused\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\x04R\trequestId\x123\n" +
-	"\x06reason\x18\x02 \x01(\x0e2\x1b.beeline.session.v1.RefusalR\x06reason\"[\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x1b.beeline.session.v1.RefusalR\x06reason\"\xe5\x01\n" +
 	"\aRelease\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x1b\n" +
 	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\")\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x122\n" +
+	"\x06ending\x18\x04 \x01(\x0e2\x1a.beeline.session.v1.EndingR\x06ending\x129\n" +
+	"\x16session_expiry_seconds\x18\x05 \x01(\rH\x00R\x14sessionExpirySeconds\x88\x01\x01B\x19\n" +
+	"\x17_session_expiry_seconds\")\n" +
 	"\bReleased\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\x04R\trequestId\":\n" +
@@ -1098,15 +3045,60 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\x04last\x18\x02 \x01(\bR\x04last\"\x10\n" +
 	"\x0eWitnessRequest\"8\n" +
 	"\x0fWitnessResponse\x12%\n" +
-	"\x0eetcd_reachable\x18\x01 \x01(\bR\retcdReachable*q\n" +
+	"\x0eetcd_reachable\x18\x01 \x01(\bR\retcdReachable\"\xb8\x01\n" +
+	"\x10ReadInboxRequest\x12\x1b\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x02 \x01(\x04R\tsessionId\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05after\x18\x04 \x01(\x04R\x05after\x12\x1f\n" +
+	"\vmax_entries\x18\x05 \x01(\rR\n" +
+	"maxEntries\x12\x1b\n" +
+	"\tmax_bytes\x18\x06 \x01(\rR\bmaxBytes\"H\n" +
+	"\x11ReadInboxResponse\x123\n" +
+	"\aentries\x18\x01 \x03(\v2\x19.beeline.session.v1.EntryR\aentries\"h\n" +
+	"\x13ReadRetainedRequest\x12\x16\n" +
+	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x16\n" +
+	"\x06cursor\x18\x02 \x01(\fR\x06cursor\x12!\n" +
+	"\fmax_messages\x18\x03 \x01(\rR\vmaxMessages\"b\n" +
+	"\x0fRetainedMessage\x125\n" +
+	"\amessage\x18\x01 \x01(\v2\x1b.beeline.message.v1.MessageR\amessage\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"o\n" +
+	"\x14ReadRetainedResponse\x12?\n" +
+	"\bmessages\x18\x01 \x03(\v2#.beeline.session.v1.RetainedMessageR\bmessages\x12\x16\n" +
+	"\x06cursor\x18\x02 \x01(\fR\x06cursor\"4\n" +
+	"\x15InspectSessionRequest\x12\x1b\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\"\xdd\x03\n" +
+	"\x16InspectSessionResponse\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\x04R\tsessionId\x12\x16\n" +
+	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x124\n" +
+	"\x16session_expiry_seconds\x18\x04 \x01(\rR\x14sessionExpirySeconds\x12'\n" +
+	"\rexpires_in_ms\x18\x05 \x01(\x04H\x00R\vexpiresInMs\x88\x01\x01\x12F\n" +
+	"\rsubscriptions\x18\x06 \x03(\v2 .beeline.session.v1.SubscriptionR\rsubscriptions\x12%\n" +
+	"\x0einbox_messages\x18\a \x01(\x04R\rinboxMessages\x12\x1f\n" +
+	"\vinbox_bytes\x18\b \x01(\x04R\n" +
+	"inboxBytes\x12&\n" +
+	"\x0finbox_oldest_ms\x18\t \x01(\x04R\rinboxOldestMs\x12#\n" +
+	"\rinbox_dropped\x18\n" +
+	" \x01(\x04R\finboxDropped\x12(\n" +
+	"\x10last_drop_reason\x18\v \x01(\tR\x0elastDropReasonB\x10\n" +
+	"\x0e_expires_in_ms*q\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REFUSAL_UNAVAILABLE\x10\x01\x12\x1c\n" +
 	"\x18REFUSAL_INCARNATION_DEAD\x10\x02\x12\x16\n" +
-	"\x12REFUSAL_SUPERSEDED\x10\x032\xb9\x01\n" +
+	"\x12REFUSAL_SUPERSEDED\x10\x03*9\n" +
+	"\x06Ending\x12\x16\n" +
+	"\x12ENDING_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13ENDING_WITHOUT_WILL\x10\x012\xdf\x03\n" +
 	"\x0eSessionService\x12S\n" +
 	"\x06Attach\x12!.beeline.session.v1.AttachRequest\x1a\".beeline.session.v1.AttachResponse(\x010\x01\x12R\n" +
-	"\aWitness\x12\".beeline.session.v1.WitnessRequest\x1a#.beeline.session.v1.WitnessResponseBFZDgithub.com/beeline-mqtt/beeline/api/gen/beeline/session/v1;sessionv1b\x06proto3"
+	"\aWitness\x12\".beeline.session.v1.WitnessRequest\x1a#.beeline.session.v1.WitnessResponse\x12X\n" +
+	"\tReadInbox\x12$.beeline.session.v1.ReadInboxRequest\x1a%.beeline.session.v1.ReadInboxResponse\x12a\n" +
+	"\fReadRetained\x12'.beeline.session.v1.ReadRetainedRequest\x1a(.beeline.session.v1.ReadRetainedResponse\x12g\n" +
+	"\x0eInspectSession\x12).beeline.session.v1.InspectSessionRequest\x1a*.beeline.session.v1.InspectSessionResponseBFZDgithub.com/beeline-mqtt/beeline/api/gen/beeline/session/v1;sessionv1b\x06proto3"
 
 var (
 	file_beeline_session_v1_session_service_proto_rawDescOnce sync.Once
@@ -1120,48 +3112,109 @@ func file_beeline_session_v1_session_service_proto_rawDescGZIP() []byte {
 	return file_beeline_session_v1_session_service_proto_rawDescData
 }
 
-var file_beeline_session_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_beeline_session_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_beeline_session_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_beeline_session_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_beeline_session_v1_session_service_proto_goTypes = []any{
-	(Refusal)(0),            // 0: beeline.session.v1.Refusal
-	(*AttachRequest)(nil),   // 1: beeline.session.v1.AttachRequest
-	(*AttachResponse)(nil),  // 2: beeline.session.v1.AttachResponse
-	(*Hello)(nil),           // 3: beeline.session.v1.Hello
-	(*Welcome)(nil),         // 4: beeline.session.v1.Welcome
-	(*Claim)(nil),           // 5: beeline.session.v1.Claim
-	(*Claimed)(nil),         // 6: beeline.session.v1.Claimed
-	(*Refused)(nil),         // 7: beeline.session.v1.Refused
-	(*Release)(nil),         // 8: beeline.session.v1.Release
-	(*Released)(nil),        // 9: beeline.session.v1.Released
-	(*Evict)(nil),           // 10: beeline.session.v1.Evict
-	(*Evicted)(nil),         // 11: beeline.session.v1.Evicted
-	(*Holding)(nil),         // 12: beeline.session.v1.Holding
-	(*Holdings)(nil),        // 13: beeline.session.v1.Holdings
-	(*WitnessRequest)(nil),  // 14: beeline.session.v1.WitnessRequest
-	(*WitnessResponse)(nil), // 15: beeline.session.v1.WitnessResponse
+	(Refusal)(0),                   // 0: beeline.session.v1.Refusal
+	(Ending)(0),                    // 1: beeline.session.v1.Ending
+	(*AttachRequest)(nil),          // 2: beeline.session.v1.AttachRequest
+	(*AttachResponse)(nil),         // 3: beeline.session.v1.AttachResponse
+	(*Hello)(nil),                  // 4: beeline.session.v1.Hello
+	(*Welcome)(nil),                // 5: beeline.session.v1.Welcome
+	(*Claim)(nil),                  // 6: beeline.session.v1.Claim
+	(*Will)(nil),                   // 7: beeline.session.v1.Will
+	(*Claimed)(nil),                // 8: beeline.session.v1.Claimed
+	(*Session)(nil),                // 9: beeline.session.v1.Session
+	(*Subscription)(nil),           // 10: beeline.session.v1.Subscription
+	(*Taken)(nil),                  // 11: beeline.session.v1.Taken
+	(*Entry)(nil),                  // 12: beeline.session.v1.Entry
+	(*Change)(nil),                 // 13: beeline.session.v1.Change
+	(*Sent)(nil),                   // 14: beeline.session.v1.Sent
+	(*Write)(nil),                  // 15: beeline.session.v1.Write
+	(*Written)(nil),                // 16: beeline.session.v1.Written
+	(*Settled)(nil),                // 17: beeline.session.v1.Settled
+	(*Forget)(nil),                 // 18: beeline.session.v1.Forget
+	(*Retain)(nil),                 // 19: beeline.session.v1.Retain
+	(*Retained)(nil),               // 20: beeline.session.v1.Retained
+	(*Publish)(nil),                // 21: beeline.session.v1.Publish
+	(*Published)(nil),              // 22: beeline.session.v1.Published
+	(*Refused)(nil),                // 23: beeline.session.v1.Refused
+	(*Release)(nil),                // 24: beeline.session.v1.Release
+	(*Released)(nil),               // 25: beeline.session.v1.Released
+	(*Evict)(nil),                  // 26: beeline.session.v1.Evict
+	(*Evicted)(nil),                // 27: beeline.session.v1.Evicted
+	(*Holding)(nil),                // 28: beeline.session.v1.Holding
+	(*Holdings)(nil),               // 29: beeline.session.v1.Holdings
+	(*WitnessRequest)(nil),         // 30: beeline.session.v1.WitnessRequest
+	(*WitnessResponse)(nil),        // 31: beeline.session.v1.WitnessResponse
+	(*ReadInboxRequest)(nil),       // 32: beeline.session.v1.ReadInboxRequest
+	(*ReadInboxResponse)(nil),      // 33: beeline.session.v1.ReadInboxResponse
+	(*ReadRetainedRequest)(nil),    // 34: beeline.session.v1.ReadRetainedRequest
+	(*RetainedMessage)(nil),        // 35: beeline.session.v1.RetainedMessage
+	(*ReadRetainedResponse)(nil),   // 36: beeline.session.v1.ReadRetainedResponse
+	(*InspectSessionRequest)(nil),  // 37: beeline.session.v1.InspectSessionRequest
+	(*InspectSessionResponse)(nil), // 38: beeline.session.v1.InspectSessionResponse
+	(*v1.Message)(nil),             // 39: beeline.message.v1.Message
+	(v1.Qos)(0),                    // 40: beeline.message.v1.Qos
+	(*v1.MessageId)(nil),           // 41: beeline.message.v1.MessageId
 }
 var file_beeline_session_v1_session_service_proto_depIdxs = []int32{
-	3,  // 0: beeline.session.v1.AttachRequest.hello:type_name -> beeline.session.v1.Hello
-	5,  // 1: beeline.session.v1.AttachRequest.claim:type_name -> beeline.session.v1.Claim
-	8,  // 2: beeline.session.v1.AttachRequest.release:type_name -> beeline.session.v1.Release
-	11, // 3: beeline.session.v1.AttachRequest.evicted:type_name -> beeline.session.v1.Evicted
-	13, // 4: beeline.session.v1.AttachRequest.holdings:type_name -> beeline.session.v1.Holdings
-	4,  // 5: beeline.session.v1.AttachResponse.welcome:type_name -> beeline.session.v1.Welcome
-	6,  // 6: beeline.session.v1.AttachResponse.claimed:type_name -> beeline.session.v1.Claimed
-	9,  // 7: beeline.session.v1.AttachResponse.released:type_name -> beeline.session.v1.Released
-	10, // 8: beeline.session.v1.AttachResponse.evict:type_name -> beeline.session.v1.Evict
-	7,  // 9: beeline.session.v1.AttachResponse.refused:type_name -> beeline.session.v1.Refused
-	0,  // 10: beeline.session.v1.Refused.reason:type_name -> beeline.session.v1.Refusal
-	12, // 11: beeline.session.v1.Holdings.holdings:type_name -> beeline.session.v1.Holding
-	1,  // 12: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
-	14, // 13: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
-	2,  // 14: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
-	15, // 15: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
-	14, // [14:16] is the sub-list for method output_type
-	12, // [12:14] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	4,  // 0: beeline.session.v1.AttachRequest.hello:type_name -> beeline.session.v1.Hello
+	6,  // 1: beeline.session.v1.AttachRequest.claim:type_name -> beeline.session.v1.Claim
+	24, // 2: beeline.session.v1.AttachRequest.release:type_name -> beeline.session.v1.Release
+	27, // 3: beeline.session.v1.AttachRequest.evicted:type_name -> beeline.session.v1.Evicted
+	29, // 4: beeline.session.v1.AttachRequest.holdings:type_name -> beeline.session.v1.Holdings
+	15, // 5: beeline.session.v1.AttachRequest.write:type_name -> beeline.session.v1.Write
+	17, // 6: beeline.session.v1.AttachRequest.settled:type_name -> beeline.session.v1.Settled
+	19, // 7: beeline.session.v1.AttachRequest.retain:type_name -> beeline.session.v1.Retain
+	22, // 8: beeline.session.v1.AttachRequest.published:type_name -> beeline.session.v1.Published
+	5,  // 9: beeline.session.v1.AttachResponse.welcome:type_name -> beeline.session.v1.Welcome
+	8,  // 10: beeline.session.v1.AttachResponse.claimed:type_name -> beeline.session.v1.Claimed
+	25, // 11: beeline.session.v1.AttachResponse.released:type_name -> beeline.session.v1.Released
+	26, // 12: beeline.session.v1.AttachResponse.evict:type_name -> beeline.session.v1.Evict
+	23, // 13: beeline.session.v1.AttachResponse.refused:type_name -> beeline.session.v1.Refused
+	16, // 14: beeline.session.v1.AttachResponse.written:type_name -> beeline.session.v1.Written
+	18, // 15: beeline.session.v1.AttachResponse.forget:type_name -> beeline.session.v1.Forget
+	20, // 16: beeline.session.v1.AttachResponse.retained:type_name -> beeline.session.v1.Retained
+	21, // 17: beeline.session.v1.AttachResponse.publish:type_name -> beeline.session.v1.Publish
+	7,  // 18: beeline.session.v1.Claim.will:type_name -> beeline.session.v1.Will
+	39, // 19: beeline.session.v1.Will.message:type_name -> beeline.message.v1.Message
+	9,  // 20: beeline.session.v1.Claimed.session:type_name -> beeline.session.v1.Session
+	10, // 21: beeline.session.v1.Session.subscriptions:type_name -> beeline.session.v1.Subscription
+	11, // 22: beeline.session.v1.Session.taken:type_name -> beeline.session.v1.Taken
+	40, // 23: beeline.session.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
+	41, // 24: beeline.session.v1.Taken.message_id:type_name -> beeline.message.v1.MessageId
+	39, // 25: beeline.session.v1.Entry.message:type_name -> beeline.message.v1.Message
+	40, // 26: beeline.session.v1.Entry.qos:type_name -> beeline.message.v1.Qos
+	12, // 27: beeline.session.v1.Change.append:type_name -> beeline.session.v1.Entry
+	14, // 28: beeline.session.v1.Change.sent:type_name -> beeline.session.v1.Sent
+	11, // 29: beeline.session.v1.Change.taken:type_name -> beeline.session.v1.Taken
+	10, // 30: beeline.session.v1.Change.subscribed:type_name -> beeline.session.v1.Subscription
+	13, // 31: beeline.session.v1.Write.changes:type_name -> beeline.session.v1.Change
+	39, // 32: beeline.session.v1.Retain.message:type_name -> beeline.message.v1.Message
+	39, // 33: beeline.session.v1.Publish.message:type_name -> beeline.message.v1.Message
+	0,  // 34: beeline.session.v1.Refused.reason:type_name -> beeline.session.v1.Refusal
+	1,  // 35: beeline.session.v1.Release.ending:type_name -> beeline.session.v1.Ending
+	28, // 36: beeline.session.v1.Holdings.holdings:type_name -> beeline.session.v1.Holding
+	12, // 37: beeline.session.v1.ReadInboxResponse.entries:type_name -> beeline.session.v1.Entry
+	39, // 38: beeline.session.v1.RetainedMessage.message:type_name -> beeline.message.v1.Message
+	35, // 39: beeline.session.v1.ReadRetainedResponse.messages:type_name -> beeline.session.v1.RetainedMessage
+	10, // 40: beeline.session.v1.InspectSessionResponse.subscriptions:type_name -> beeline.session.v1.Subscription
+	2,  // 41: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
+	30, // 42: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
+	32, // 43: beeline.session.v1.SessionService.ReadInbox:input_type -> beeline.session.v1.ReadInboxRequest
+	34, // 44: beeline.session.v1.SessionService.ReadRetained:input_type -> beeline.session.v1.ReadRetainedRequest
+	37, // 45: beeline.session.v1.SessionService.InspectSession:input_type -> beeline.session.v1.InspectSessionRequest
+	3,  // 46: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
+	31, // 47: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
+	33, // 48: beeline.session.v1.SessionService.ReadInbox:output_type -> beeline.session.v1.ReadInboxResponse
+	36, // 49: beeline.session.v1.SessionService.ReadRetained:output_type -> beeline.session.v1.ReadRetainedResponse
+	38, // 50: beeline.session.v1.SessionService.InspectSession:output_type -> beeline.session.v1.InspectSessionResponse
+	46, // [46:51] is the sub-list for method output_type
+	41, // [41:46] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_beeline_session_v1_session_service_proto_init() }
@@ -1175,6 +3228,10 @@ func file_beeline_session_v1_session_service_proto_init() {
 		(*AttachRequest_Release)(nil),
 		(*AttachRequest_Evicted)(nil),
 		(*AttachRequest_Holdings)(nil),
+		(*AttachRequest_Write)(nil),
+		(*AttachRequest_Settled)(nil),
+		(*AttachRequest_Retain)(nil),
+		(*AttachRequest_Published)(nil),
 	}
 	file_beeline_session_v1_session_service_proto_msgTypes[1].OneofWrappers = []any{
 		(*AttachResponse_Welcome)(nil),
@@ -1182,14 +3239,30 @@ func file_beeline_session_v1_session_service_proto_init() {
 		(*AttachResponse_Released)(nil),
 		(*AttachResponse_Evict)(nil),
 		(*AttachResponse_Refused)(nil),
+		(*AttachResponse_Written)(nil),
+		(*AttachResponse_Forget)(nil),
+		(*AttachResponse_Retained)(nil),
+		(*AttachResponse_Publish)(nil),
 	}
+	file_beeline_session_v1_session_service_proto_msgTypes[11].OneofWrappers = []any{
+		(*Change_Append)(nil),
+		(*Change_Sent)(nil),
+		(*Change_Released)(nil),
+		(*Change_Done)(nil),
+		(*Change_Taken)(nil),
+		(*Change_Completed)(nil),
+		(*Change_Subscribed)(nil),
+		(*Change_Unsubscribed)(nil),
+	}
+	file_beeline_session_v1_session_service_proto_msgTypes[22].OneofWrappers = []any{}
+	file_beeline_session_v1_session_service_proto_msgTypes[36].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeline_session_v1_session_service_proto_rawDesc), len(file_beeline_session_v1_session_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   15,
+			NumEnums:      2,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,8 +19,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SessionService_Attach_FullMethodName  = "/beeline.session.v1.SessionService/Attach"
-	SessionService_Witness_FullMethodName = "/beeline.session.v1.SessionService/Witness"
+	SessionService_Attach_FullMethodName         = "/beeline.session.v1.SessionService/Attach"
+	SessionService_Witness_FullMethodName        = "/beeline.session.v1.SessionService/Witness"
+	SessionService_ReadInbox_FullMethodName      = "/beeline.session.v1.SessionService/ReadInbox"
+	SessionService_ReadRetained_FullMethodName   = "/beeline.session.v1.SessionService/ReadRetained"
+	SessionService_InspectSession_FullMethodName = "/beeline.session.v1.SessionService/InspectSession"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -39,6 +42,16 @@ type SessionServiceClient interface {
 	// Witness says whether this instance reaches etcd. A gateway that cannot renew its own lease asks every
 	// instance: as long as all answer that they cannot reach it either, nobody can take anything over.
 	Witness(ctx context.Context, in *WitnessRequest, opts ...grpc.CallOption) (*WitnessResponse, error)
+	// ReadInbox reads one page of a durable session's inbox, in the order of arrival.
+	// Refuses: FAILED_PRECONDITION when this instance is not the active one, or the session is not held at that
+	// epoch any more; UNAVAILABLE while the store cannot be read.
+	ReadInbox(ctx context.Context, in *ReadInboxRequest, opts ...grpc.CallOption) (*ReadInboxResponse, error)
+	// ReadRetained reads one page of the retained messages whose topics match a filter, in the order of the store.
+	// Refuses as ReadInbox does.
+	ReadRetained(ctx context.Context, in *ReadRetainedRequest, opts ...grpc.CallOption) (*ReadRetainedResponse, error)
+	// InspectSession shows what is known of one client's session.
+	// Refuses: NOT_FOUND when the client has no durable session; else as ReadInbox does.
+	InspectSession(ctx context.Context, in *InspectSessionRequest, opts ...grpc.CallOption) (*InspectSessionResponse, error)
 }
 
 type sessionServiceClient struct {
@@ -72,6 +85,36 @@ func (c *sessionServiceClient) Witness(ctx context.Context, in *WitnessRequest, 
 	return out, nil
 }
 
+func (c *sessionServiceClient) ReadInbox(ctx context.Context, in *ReadInboxRequest, opts ...grpc.CallOption) (*ReadInboxResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadInboxResponse)
+	err := c.cc.Invoke(ctx, SessionService_ReadInbox_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sessionServiceClient) ReadRetained(ctx context.Context, in *ReadRetainedRequest, opts ...grpc.CallOption) (*ReadRetainedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadRetainedResponse)
+	err := c.cc.Invoke(ctx, SessionService_ReadRetained_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sessionServiceClient) InspectSession(ctx context.Context, in *InspectSessionRequest, opts ...grpc.CallOption) (*InspectSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(InspectSessionResponse)
+	err := c.cc.Invoke(ctx, SessionService_InspectSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SessionServiceServer is the server API for SessionService service.
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
@@ -88,6 +131,16 @@ type SessionServiceServer interface {
 	// Witness says whether this instance reaches etcd. A gateway that cannot renew its own lease asks every
 	// instance: as long as all answer that they cannot reach it either, nobody can take anything over.
 	Witness(context.Context, *WitnessRequest) (*WitnessResponse, error)
+	// ReadInbox reads one page of a durable session's inbox, in the order of arrival.
+	// Refuses: FAILED_PRECONDITION when this instance is not the active one, or the session is not held at that
+	// epoch any more; UNAVAILABLE while the store cannot be read.
+	ReadInbox(context.Context, *ReadInboxRequest) (*ReadInboxResponse, error)
+	// ReadRetained reads one page of the retained messages whose topics match a filter, in the order of the store.
+	// Refuses as ReadInbox does.
+	ReadRetained(context.Context, *ReadRetainedRequest) (*ReadRetainedResponse, error)
+	// InspectSession shows what is known of one client's session.
+	// Refuses: NOT_FOUND when the client has no durable session; else as ReadInbox does.
+	InspectSession(context.Context, *InspectSessionRequest) (*InspectSessionResponse, error)
 	mustEmbedUnimplementedSessionServiceServer()
 }
 
@@ -103,6 +156,15 @@ func (UnimplementedSessionServiceServer) Attach(grpc.BidiStreamingServer[AttachR
 }
 func (UnimplementedSessionServiceServer) Witness(context.Context, *WitnessRequest) (*WitnessResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Witness not implemented")
+}
+func (UnimplementedSessionServiceServer) ReadInbox(context.Context, *ReadInboxRequest) (*ReadInboxResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadInbox not implemented")
+}
+func (UnimplementedSessionServiceServer) ReadRetained(context.Context, *ReadRetainedRequest) (*ReadRetainedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadRetained not implemented")
+}
+func (UnimplementedSessionServiceServer) InspectSession(context.Context, *InspectSessionRequest) (*InspectSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method InspectSession not implemented")
 }
 func (UnimplementedSessionServiceServer) mustEmbedUnimplementedSessionServiceServer() {}
 func (UnimplementedSessionServiceServer) testEmbeddedByValue()                        {}
@@ -150,6 +212,60 @@ func _SessionService_Witness_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_ReadInbox_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadInboxRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).ReadInbox(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_ReadInbox_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).ReadInbox(ctx, req.(*ReadInboxRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SessionService_ReadRetained_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadRetainedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).ReadRetained(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_ReadRetained_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).ReadRetained(ctx, req.(*ReadRetainedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SessionService_InspectSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InspectSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).InspectSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_InspectSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).InspectSession(ctx, req.(*InspectSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SessionService_ServiceDesc is the grpc.ServiceDesc for SessionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +276,18 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Witness",
 			Handler:    _SessionService_Witness_Handler,
+		},
+		{
+			MethodName: "ReadInbox",
+			Handler:    _SessionService_ReadInbox_Handler,
+		},
+		{
+			MethodName: "ReadRetained",
+			Handler:    _SessionService_ReadRetained_Handler,
+		},
+		{
+			MethodName: "InspectSession",
+			Handler:    _SessionService_InspectSession_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
