@@ -16,10 +16,10 @@ build: ## Build the binaries into bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/ $(BINARIES)
 
 test: ## Run all tests (needs nothing but Go)
-	CGO_ENABLED=0 go test ./...
+	CGO_ENABLED=0 tools/test.sh $$(go list ./...)
 
 race: ## Run the tests with the race detector, in random order (needs gcc); those of separate processes gain nothing
-	CGO_ENABLED=1 go test -race -shuffle=on $$(go list ./... | grep -v /test/faults)
+	CGO_ENABLED=1 tools/test.sh -race -shuffle=on $$(go list ./... | grep -v /test/faults)
 
 lint: ## Check format and style of Go and protos
 	@! gofmt -l . | grep . || { echo 'not formatted: run make fmt'; exit 1; }
