@@ -28,6 +28,9 @@ const (
 	TargetShare
 	// TargetClient: one client, by id.
 	TargetClient
+	// TargetOrphans: the durable sessions that a dead incarnation held, wherever they are now. The mesh makes
+	// these itself, of what was sent as TargetMatch to a peer that died; see Mesh.Adopt.
+	TargetOrphans
 )
 
 // Target is whom a delivery is for.
@@ -39,6 +42,8 @@ type Target struct {
 	// ClientID and Epoch name the client of a TargetClient and the epoch at which the sender found its holder.
 	ClientID string
 	Epoch    uint64
+	// Incarnation is the dead one of a TargetOrphans.
+	Incarnation string
 }
 
 // Delivery is one message for one holder. The message is shared and must not change.
@@ -95,11 +100,21 @@ func (o Outcome) String() string {
 	return "outcome_" + strconv.Itoa(int(o))
 }
 
-// Receipt is the outcome of one delivery. ClientID and Epoch are set for Moved and NotHolder.
+// Receipt is the outcome of one delivery.
 type Receipt struct {
-	Outcome  Outcome
+	Outcome Outcome
+	// ClientID and Epoch are set for NotHolder.
 	ClientID string
 	Epoch    uint64
+	// Moved is set for Moved: the clients, at least one. Nobody changes it once it has been given.
+	Moved []MovedClient
+}
+
+// MovedClient is one durable client whose session was at the receiver and is somewhere else.
+type MovedClient struct {
+	ClientID string
+	// Epoch is that under which it was there: its new holder's is newer.
+	Epoch uint64
 }
 
 // Waiter learns what became of a delivery that it sent.

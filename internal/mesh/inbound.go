@@ -104,7 +104,7 @@ func (in *inbound) reason() error {
 func (in *inbound) settle(seq uint64, r Receipt) {
 	in.mu.Lock()
 	var st *inStream
-	if !in.ended && in.books.settle(seq, r) {
+	if !in.ended && in.books.settle(seq, r.fit()) {
 		st = in.stream
 	}
 	in.mu.Unlock()
@@ -240,7 +240,7 @@ func (in *inbound) deliver(r *batchReader, through uint64) (last uint64, urgent 
 			urgent = true
 		}
 		if receipt := in.app.Deliver(d, Later{in: in, seq: seq}); receipt.Outcome != Queued {
-			in.answers = append(in.answers, numberedReceipt{seq: seq, receipt: receipt})
+			in.answers = append(in.answers, numberedReceipt{seq: seq, receipt: receipt.fit()})
 		}
 		last = seq
 	}

@@ -167,13 +167,13 @@ func TestAReceiverOfGeneratedCodeIsServed(t *testing.T) {
 	if b.GetFirstSequence() != 1 || c.GetFirstSequence() != 2 || !slices.Equal(topics(b), []string{"a"}) || !slices.Equal(topics(c), []string{"b"}) {
 		t.Errorf("batches %v and %v", b, c)
 	}
-	st.send(receiptsOfRaw(2, 1, &meshv1.Receipt{Sequence: 2, Outcome: meshv1.Outcome_OUTCOME_MOVED, ClientId: "c", Epoch: 9}))
+	st.send(receiptsOfRaw(2, 1, &meshv1.Receipt{Sequence: 2, Outcome: meshv1.Outcome_OUTCOME_MOVED, Moved: []*meshv1.Moved{{ClientId: "c", Epoch: 9}}}))
 	w.wait(t)
-	if got := w.seen["a"][0]; got != (Receipt{Outcome: Queued}) {
-		t.Errorf("a: %+v", got)
-	}
-	if got := w.seen["b"][0]; got != (Receipt{Outcome: Moved, ClientID: "c", Epoch: 9}) {
-		t.Errorf("b: %+v", got)
+	if diff := cmp.Diff(map[string][]Receipt{
+		"a": {{Outcome: Queued}},
+		"b": {{Outcome: Moved, Moved: []MovedClient{{ClientID: "c", Epoch: 9}}}},
+	}, w.seen); diff != "" {
+		t.Errorf("receipts (-want +got):\n%s", diff)
 	}
 	l.Send(publish("c", 1), nil)
 	if n := st.batch().GetReceiptsThrough(); n != 1 {

@@ -12,8 +12,12 @@ const (
 	creditDeliveries = 64
 )
 
-// receiptsPerFrame keeps a Receipts frame small after a long break.
-const receiptsPerFrame = 4096
+// receiptsPerFrame and receiptsBytes keep a Receipts frame small after a long break. One receipt may always exceed
+// receiptsBytes.
+const (
+	receiptsPerFrame = 4096
+	receiptsBytes    = 256 << 10
+)
 
 var errSequenceGap = errors.New("deliveries are missing")
 
@@ -157,8 +161,8 @@ func (r *receiver) next() ([]byte, bool) {
 func (r *receiver) cut() *receiptsFrame {
 	f := &receiptsFrame{through: r.through, receipts: r.pending}
 	r.pending = nil
-	if len(f.receipts) > receiptsPerFrame {
-		f.receipts, r.pending = f.receipts[:receiptsPerFrame:receiptsPerFrame], f.receipts[receiptsPerFrame:]
+	if n := fits(f.receipts); n < len(f.receipts) {
+		f.receipts, r.pending = f.receipts[:n:n], f.receipts[n:]
 		named := r.told
 		for _, n := range f.receipts {
 			named = max(named, n.seq)
@@ -176,4 +180,16 @@ func (r *receiver) cut() *receiptsFrame {
 		f.number = r.number
 	}
 	return f
+}
+
+// fits returns how many of the pending receipts go into one frame, at least one of them.
+func fits(pending []numberedReceipt) int {
+	size := 0
+	for i := range min(len(pending), receiptsPerFrame) {
+		size += sizeField(sizeReceipt(&pending[i]))
+		if size > receiptsBytes && i > 0 {
+			return i
+		}
+	}
+	return min(len(pending), receiptsPerFrame)
 }

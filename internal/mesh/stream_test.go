@@ -157,7 +157,7 @@ func TestStreamsThatMustNotBeAreRefused(t *testing.T) {
 		return append([]*meshv1.ConnectRequest{helloFrame(helloTo("y"))}, ms...)
 	}
 	orphan := rawBatch(1, "a")
-	orphan.Deliveries[0].Target = &meshv1.Delivery_Orphans{Orphans: &meshv1.Orphans{Incarnation: "dead"}}
+	orphan.Deliveries[0].Target = &meshv1.Delivery_Orphans{Orphans: &meshv1.Orphans{}}
 	unknownQoS := rawBatch(1, "a")
 	unknownQoS.Deliveries[0].GetMessage().Qos = 9
 	cases := []struct {
@@ -174,8 +174,8 @@ func TestStreamsThatMustNotBeAreRefused(t *testing.T) {
 		{"a gap", after(batchFrame(rawBatch(2, "a"))), codes.FailedPrecondition},
 		{"an empty batch", after(batchFrame(rawBatch(1))), codes.InvalidArgument},
 		{"an unknown QoS", after(batchFrame(unknownQoS)), codes.InvalidArgument},
-		{"orphans", after(batchFrame(orphan)), codes.InvalidArgument},
-		{"adopted", after(&meshv1.ConnectRequest{Frame: &meshv1.ConnectRequest_Adopted{Adopted: &meshv1.Adopted{}}}), codes.InvalidArgument},
+		{"orphans of nobody", after(batchFrame(orphan)), codes.InvalidArgument},
+		{"adopted, but who", after(&meshv1.ConnectRequest{Frame: &meshv1.ConnectRequest_Adopted{Adopted: &meshv1.Adopted{}}}), codes.InvalidArgument},
 		{"nothing in a frame", after(&meshv1.ConnectRequest{}), codes.InvalidArgument},
 		{"a route delta without a snapshot", after(routesFrame(&meshv1.RouteUpdate{Version: 2})), codes.InvalidArgument},
 	}

@@ -81,6 +81,8 @@ func sizeTarget(t *Target) int {
 		return sizeText(len(t.Group)) + sizeText(len(t.Filter))
 	case TargetClient:
 		return sizeText(len(t.ClientID)) + sizeUint(t.Epoch)
+	case TargetOrphans:
+		return sizeText(len(t.Incarnation))
 	}
 	return 0
 }
@@ -97,6 +99,10 @@ func appendTarget(b []byte, t *Target, size int) []byte {
 		b = protowire.AppendVarint(b, uint64(size))
 		b = appendText(b, 1, t.ClientID)
 		return appendUint(b, 2, t.Epoch)
+	case TargetOrphans:
+		b = append(b, tag(deliveryOrphans, protowire.BytesType))
+		b = protowire.AppendVarint(b, uint64(size))
+		return appendText(b, 1, t.Incarnation)
 	}
 	return append(b, tag(deliveryMatch, protowire.BytesType), 0)
 }
@@ -172,11 +178,9 @@ func decodeDelivery(b []byte, origin string, clk *clock) (Delivery, error) {
 			break
 		}
 		switch num {
-		case deliveryMatch, deliveryShare, deliveryClient:
+		case deliveryMatch, deliveryShare, deliveryClient, deliveryOrphans:
 			targets++
 			decodeTarget(&c, num, typ, &d.Target)
-		case deliveryOrphans:
-			return Delivery{}, fmt.Errorf("%w: orphans are not taken here", errProtocol)
 		case deliveryMessage:
 			body := c.bytes(typ)
 			if c.bad || d.Message != nil {
@@ -213,6 +217,8 @@ func decodeTarget(c *cursor, kind protowire.Number, typ protowire.Type, t *Targe
 			t.ClientID = text(in.text(typ))
 		case kind == deliveryClient && num == 2:
 			t.Epoch = in.varint(typ)
+		case kind == deliveryOrphans && num == 1:
+			t.Incarnation = text(in.text(typ))
 		default:
 			in.skip(num, typ)
 		}
@@ -222,8 +228,10 @@ func decodeTarget(c *cursor, kind protowire.Number, typ protowire.Type, t *Targe
 		t.Kind = TargetShare
 	case deliveryClient:
 		t.Kind = TargetClient
+	case deliveryOrphans:
+		t.Kind = TargetOrphans
 	}
-	if in.bad {
+	if in.bad || t.Kind == TargetOrphans && t.Incarnation == "" {
 		c.fail()
 	}
 }

@@ -17,7 +17,15 @@ const (
 	receiptOutcome  = 2
 	receiptClientID = 3
 	receiptEpoch    = 4
+	receiptMoved    = 5
+
+	movedClientID = 1
+	movedEpoch    = 2
 )
+
+// maxReceipt bounds one receipt on the wire, so that it fits into a frame. Only a list of some hundred thousand
+// clients that moved is longer.
+const maxReceipt = maxFrame - 1<<10
 
 // appendReceipts appends a ConnectResponse with a Receipts frame.
 func appendReceipts(dst []byte, f *receiptsFrame) []byte {
@@ -36,13 +44,35 @@ func appendReceipts(dst []byte, f *receiptsFrame) []byte {
 		dst = appendUint(dst, receiptOutcome, uint64(r.receipt.Outcome))
 		dst = appendText(dst, receiptClientID, r.receipt.ClientID)
 		dst = appendUint(dst, receiptEpoch, r.receipt.Epoch)
+		for j := range r.receipt.Moved {
+			m := &r.receipt.Moved[j]
+			dst = append(dst, tag(receiptMoved, protowire.BytesType))
+			dst = protowire.AppendVarint(dst, uint64(sizeMoved(m)))
+			dst = appendText(dst, movedClientID, m.ClientID)
+			dst = appendUint(dst, movedEpoch, m.Epoch)
+		}
 	}
 	return appendUint(dst, receiptsNumber, f.number)
 }
 
 func sizeReceipt(r *numberedReceipt) int {
-	return sizeUint(r.seq) + sizeUint(uint64(r.receipt.Outcome)) + sizeText(len(r.receipt.ClientID)) +
+	n := sizeUint(r.seq) + sizeUint(uint64(r.receipt.Outcome)) + sizeText(len(r.receipt.ClientID)) +
 		sizeUint(r.receipt.Epoch)
+	for i := range r.receipt.Moved {
+		n += sizeField(sizeMoved(&r.receipt.Moved[i]))
+	}
+	return n
+}
+
+func sizeMoved(m *MovedClient) int { return sizeText(len(m.ClientID)) + sizeUint(m.Epoch) }
+
+// fit returns the receipt as it can be sent: what does not fit into a frame becomes Overloaded, which has the
+// publisher try again, where a list that is cut short would lose the message.
+func (r Receipt) fit() Receipt {
+	if len(r.Moved) > 0 && sizeReceipt(&numberedReceipt{receipt: r}) > maxReceipt {
+		return Receipt{Outcome: Overloaded}
+	}
+	return r
 }
 
 // decodeReceipts reads the body of a Receipts frame into f, whose slice is used again. Nothing of f aliases
@@ -93,6 +123,29 @@ func decodeReceipt(c *cursor) (r numberedReceipt) {
 			r.receipt.ClientID = strings.Clone(text(c.text(typ)))
 		case receiptEpoch:
 			r.receipt.Epoch = c.varint(typ)
+		case receiptMoved:
+			in := cursor{b: c.bytes(typ)}
+			r.receipt.Moved = append(r.receipt.Moved, decodeMoved(&in))
+			if in.bad {
+				c.fail()
+			}
+		default:
+			c.skip(num, typ)
+		}
+	}
+}
+
+func decodeMoved(c *cursor) (m MovedClient) {
+	for {
+		num, typ, ok := c.more()
+		if !ok {
+			return m
+		}
+		switch num {
+		case movedClientID:
+			m.ClientID = strings.Clone(text(c.text(typ)))
+		case movedEpoch:
+			m.Epoch = c.varint(typ)
 		default:
 			c.skip(num, typ)
 		}

@@ -55,6 +55,8 @@ func generated(d Delivery) *meshv1.Delivery {
 		g.Target = &meshv1.Delivery_Share{Share: &meshv1.Share{Group: t.Group, Filter: t.Filter}}
 	case TargetClient:
 		g.Target = &meshv1.Delivery_Client{Client: &meshv1.Client{ClientId: t.ClientID, Epoch: t.Epoch}}
+	case TargetOrphans:
+		g.Target = &meshv1.Delivery_Orphans{Orphans: &meshv1.Orphans{Incarnation: t.Incarnation}}
 	}
 	return g
 }
@@ -135,11 +137,13 @@ func drawDelivery(t *rapid.T) Delivery {
 		m.Props = p
 	}
 	d := Delivery{Message: m}
-	switch d.Target.Kind = TargetKind(rapid.IntRange(0, 2).Draw(t, "kind")); d.Target.Kind {
+	switch d.Target.Kind = TargetKind(rapid.IntRange(0, 3).Draw(t, "kind")); d.Target.Kind {
 	case TargetShare:
 		d.Target.Group, d.Target.Filter = str.Draw(t, "group"), str.Draw(t, "filter")
 	case TargetClient:
 		d.Target.ClientID, d.Target.Epoch = str.Draw(t, "client"), rapid.Uint64().Draw(t, "epoch")
+	case TargetOrphans:
+		d.Target.Incarnation = rapid.StringN(1, 40, 200).Draw(t, "incarnation")
 	}
 	return d
 }
@@ -203,7 +207,8 @@ func FuzzDecodeBatch(f *testing.F) {
 	d := publish("a/b", 1)
 	shared := Delivery{Target: Target{Kind: TargetShare, Group: "g", Filter: "a/#"}, Message: d.Message}
 	direct := Delivery{Target: Target{Kind: TargetClient, ClientID: "c", Epoch: 7}, Message: d.Message}
-	f.Add(encodeBatch([]Delivery{d, shared, direct}, 5, 1))
+	orphan := Delivery{Target: Target{Kind: TargetOrphans, Incarnation: "dead"}, Message: d.Message}
+	f.Add(encodeBatch([]Delivery{d, shared, direct, orphan}, 5, 1))
 	f.Add([]byte{})
 	f.Add([]byte{0x12, 0x00})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -261,9 +266,9 @@ func TestDecodingRefuses(t *testing.T) {
 		{"a message without a QoS", func(m *meshv1.ConnectRequest) { delivery(m).GetMessage().Qos = 0 }, errMalformed},
 		{"a QoS beyond 2", func(m *meshv1.ConnectRequest) { delivery(m).GetMessage().Qos = 4 }, errMalformed},
 		{"an unknown payload format", func(m *meshv1.ConnectRequest) { delivery(m).GetMessage().PayloadFormat = 3 }, errMalformed},
-		{"orphans", func(m *meshv1.ConnectRequest) {
-			delivery(m).Target = &meshv1.Delivery_Orphans{Orphans: &meshv1.Orphans{Incarnation: "x"}}
-		}, errProtocol},
+		{"orphans of nobody", func(m *meshv1.ConnectRequest) {
+			delivery(m).Target = &meshv1.Delivery_Orphans{Orphans: &meshv1.Orphans{}}
+		}, errMalformed},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -374,10 +379,13 @@ func checkReceiptsBothWays(t *rapid.T) {
 			ClientID: optional(t, "client", rapid.StringN(0, 30, 100)),
 			Epoch:    optional(t, "epoch", rapid.Uint64()),
 		}}
+		for range rapid.IntRange(0, 3).Draw(t, "moved") {
+			r.receipt.Moved = append(r.receipt.Moved, MovedClient{
+				ClientID: optional(t, "moved client", rapid.StringN(0, 30, 100)), Epoch: optional(t, "moved epoch", rapid.Uint64()),
+			})
+		}
 		f.receipts = append(f.receipts, r)
-		want.Receipts = append(want.Receipts, &meshv1.Receipt{
-			Sequence: r.seq, Outcome: meshv1.Outcome(r.receipt.Outcome), ClientId: r.receipt.ClientID, Epoch: r.receipt.Epoch,
-		})
+		want.Receipts = append(want.Receipts, generatedReceipt(r))
 	}
 	b := appendReceipts(nil, f)
 	wanted := &meshv1.ConnectResponse{Frame: &meshv1.ConnectResponse_Receipts{Receipts: want}}
@@ -404,10 +412,21 @@ func checkReceiptsBothWays(t *rapid.T) {
 		t.Fatalf("decoded %+v, want %+v", got, f)
 	}
 	for i := range got.receipts {
-		if got.receipts[i] != f.receipts[i] {
-			t.Fatalf("decoded %+v, want %+v", got.receipts[i], f.receipts[i])
+		if diff := cmp.Diff(f.receipts[i], got.receipts[i], cmp.AllowUnexported(numberedReceipt{})); diff != "" {
+			t.Fatalf("decoded (-want +got):\n%s", diff)
 		}
 	}
+}
+
+// generatedReceipt is r as the generated code has it.
+func generatedReceipt(r numberedReceipt) *meshv1.Receipt {
+	g := &meshv1.Receipt{
+		Sequence: r.seq, Outcome: meshv1.Outcome(r.receipt.Outcome), ClientId: r.receipt.ClientID, Epoch: r.receipt.Epoch,
+	}
+	for _, m := range r.receipt.Moved {
+		g.Moved = append(g.Moved, &meshv1.Moved{ClientId: m.ClientID, Epoch: m.Epoch})
+	}
+	return g
 }
 
 func TestReceiptsAndTheGeneratedCodeReadEachOther(t *testing.T) {
@@ -419,7 +438,8 @@ func FuzzReceiptsBothWays(f *testing.F) { f.Fuzz(rapid.MakeFuzz(checkReceiptsBot
 // FuzzDecodeReceipts: what the decoder takes, the generated code takes too and sees the same in it.
 func FuzzDecodeReceipts(f *testing.F) {
 	f.Add(appendReceipts(nil, &receiptsFrame{through: 3, number: 1, receipts: []numberedReceipt{
-		{seq: 2, receipt: Receipt{Outcome: Moved, ClientID: "c", Epoch: 9}}, {seq: 3, receipt: Receipt{Outcome: Accepted}},
+		{seq: 2, receipt: Receipt{Outcome: NotHolder, ClientID: "c", Epoch: 9}}, {seq: 3, receipt: Receipt{Outcome: Accepted}},
+		{seq: 3, receipt: Receipt{Outcome: Moved, Moved: []MovedClient{{ClientID: "d", Epoch: 1 << 40}, {}}}},
 	}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		num, body, err := only(b)
@@ -439,11 +459,8 @@ func FuzzDecodeReceipts(f *testing.F) {
 			t.Fatalf("decoded %+v, generated %v", got, r)
 		}
 		for i, g := range r.GetReceipts() {
-			want := numberedReceipt{seq: g.GetSequence(), receipt: Receipt{
-				Outcome: Outcome(g.GetOutcome()), ClientID: g.GetClientId(), Epoch: g.GetEpoch(),
-			}}
-			if got.receipts[i] != want {
-				t.Fatalf("decoded %+v, generated %+v", got.receipts[i], want)
+			if diff := cmp.Diff(generatedReceipt(got.receipts[i]), g, protocmp.Transform(), protocmp.IgnoreUnknown()); diff != "" {
+				t.Fatalf("receipt %d (-decoded +generated):\n%s", i, diff)
 			}
 		}
 	})

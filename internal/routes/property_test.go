@@ -54,6 +54,16 @@ func (m model) match(name string) (peers []string, shares map[string]map[string]
 	return peers, shares
 }
 
+// durable reports whether p has a durable ordinary route that matches.
+func (m model) durable(p, name string) bool {
+	for _, r := range m[p] {
+		if r.Durable && r.Group == "" && topic.Match(r.Filter, name) {
+			return true
+		}
+	}
+	return false
+}
+
 func drawTopic(levels ...string) *rapid.Generator[string] {
 	return rapid.Custom(func(t *rapid.T) string {
 		return strings.Join(rapid.SliceOfN(rapid.SampledFrom(levels), 1, 3).Draw(t, "levels"), "/")
@@ -96,6 +106,13 @@ func TestTableAgreesWithAskingEveryRoute(t *testing.T) {
 					m.put(p, r)
 				}
 			},
+			"drop transient": func(t *rapid.T) {
+				p := peers.Draw(t, "peer")
+				maps.DeleteFunc(m[p], func(_ [2]string, r route) bool { return !r.Durable || r.Group != "" })
+				if left := tab.DropTransient(p); left != len(m[p]) {
+					t.Fatalf("DropTransient(%q) leaves %d routes, want %d", p, left, len(m[p]))
+				}
+			},
 			"drop": func(t *rapid.T) {
 				p := peers.Draw(t, "peer")
 				tab.Drop(p)
@@ -106,6 +123,11 @@ func TestTableAgreesWithAskingEveryRoute(t *testing.T) {
 				wantPeers, wantShares := m.match(name)
 				if diff := cmp.Diff(wantPeers, slices.Sorted(slices.Values(tab.Match(name, nil)))); diff != "" {
 					t.Fatalf("Match(%q):\n%s", name, diff)
+				}
+				for _, p := range []string{"north", "south", "west"} {
+					if got, want := tab.MatchesDurable(p, name), m.durable(p, name); got != want {
+						t.Fatalf("MatchesDurable(%q, %q) = %v", p, name, got)
+					}
 				}
 				shares := tab.Shares(name, nil)
 				if diff := cmp.Diff(slices.Sorted(maps.Keys(wantShares)), describe(shares)); diff != "" {

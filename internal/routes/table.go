@@ -57,9 +57,46 @@ type peer struct {
 	hash   uint64 // see Digest
 }
 
-// holders are the peers with an ordinary route for one filter.
+// holders are the peers with an ordinary route for one filter. The first durable of the list have a durable one.
 type holders[P comparable] struct {
-	list []P
+	list    []P
+	durable int
+}
+
+func (h *holders[P]) add(p P, durable bool) {
+	h.list = append(h.list, p)
+	if durable {
+		h.promote(len(h.list) - 1)
+	}
+}
+
+// promote moves the one at i, which is not durable, among those that are; demote takes the one at i from there.
+func (h *holders[P]) promote(i int) {
+	h.list[i], h.list[h.durable] = h.list[h.durable], h.list[i]
+	h.durable++
+}
+
+func (h *holders[P]) demote(i int) {
+	h.durable--
+	h.list[i], h.list[h.durable] = h.list[h.durable], h.list[i]
+}
+
+func (h *holders[P]) change(p P, durable bool) {
+	if i := slices.Index(h.list, p); durable {
+		h.promote(i)
+	} else {
+		h.demote(i)
+	}
+}
+
+func (h *holders[P]) remove(p P, durable bool) {
+	if durable {
+		h.change(p, false)
+	}
+	i, last := slices.Index(h.list, p), len(h.list)-1
+	h.list[i] = h.list[last]
+	clear(h.list[last:])
+	h.list = h.list[:last]
 }
 
 // groups are the shared subscriptions of one filter, of different groups.
@@ -125,25 +162,40 @@ func (t *Table[P]) Replace(p P, routes []Route) {
 		}
 		t.mu.Unlock()
 	}
-	t.withdrawAllBut(p, keep)
+	t.withdrawAllBut(p, func(k key, _ terms) bool {
+		_, ok := keep[k]
+		return ok
+	})
 }
 
 // Drop removes all routes of p.
 func (t *Table[P]) Drop(p P) {
 	t.changes.Lock()
 	defer t.changes.Unlock()
-	t.withdrawAllBut(p, nil)
+	t.withdrawAllBut(p, func(key, terms) bool { return false })
 }
 
-// withdrawAllBut removes the routes of p that are not in keep. The caller holds changes, not mu.
-func (t *Table[P]) withdrawAllBut(p P, keep map[key]struct{}) {
+// DropTransient removes all routes of p but its durable ordinary ones, and returns how many those are. It is for a
+// peer that is dead: its durable sessions will be held by somebody else, who announces their shared subscriptions.
+func (t *Table[P]) DropTransient(p P) (left int) {
+	t.changes.Lock()
+	defer t.changes.Unlock()
+	t.withdrawAllBut(p, func(k key, is terms) bool { return is.durable && k.group == "" })
+	if from := t.peers[p]; from != nil {
+		left = len(from.routes)
+	}
+	return left
+}
+
+// withdrawAllBut removes the routes of p that keep does not want. The caller holds changes, not mu.
+func (t *Table[P]) withdrawAllBut(p P, keep func(key, terms) bool) {
 	from := t.peers[p]
 	if from == nil {
 		return
 	}
 	var gone []key
-	for k := range from.routes {
-		if _, ok := keep[k]; !ok {
+	for k, is := range from.routes {
+		if !keep(k, is) {
 			gone = append(gone, k)
 		}
 	}
@@ -181,8 +233,9 @@ func (t *Table[P]) announce(p P, r Route) {
 	case k.group != "":
 		t.share(k).set(p, r.Members)
 	case !known:
-		h := t.ordinary.Add(k.filter)
-		h.list = append(h.list, p)
+		t.ordinary.Add(k.filter).add(p, now.durable)
+	case before.durable != now.durable:
+		t.ordinary.Get(k.filter).change(p, now.durable)
 	}
 	if known {
 		to.hash -= hashOf(k, before)
@@ -211,7 +264,7 @@ func (t *Table[P]) withdraw(p P, k key) {
 		return
 	}
 	h := t.ordinary.Get(k.filter)
-	h.list = remove(h.list, p)
+	h.remove(p, before.durable)
 	if len(h.list) == 0 {
 		t.ordinary.Delete(k.filter)
 	}
@@ -247,14 +300,6 @@ func (t *Table[P]) leave(k key, p P) {
 	}
 }
 
-// remove takes p out of list, whose order means nothing.
-func remove[P comparable](list []P, p P) []P {
-	i, last := slices.Index(list, p), len(list)-1
-	list[i] = list[last]
-	clear(list[last:])
-	return list[:last]
-}
-
 // Match appends to dst, each once and in no order, the peers with an ordinary route that matches name. What
 // dst holds already is left alone. With room in dst it does not allocate, unless more than 16 different
 // filters match. Nothing matches a name under topic.DirectPrefix.
@@ -276,6 +321,19 @@ func (t *Table[P]) Match(name string, dst []P) []P {
 		}
 	}
 	return dst
+}
+
+// MatchesDurable reports whether p has a durable ordinary route that matches name. It allocates as little as Match.
+func (t *Table[P]) MatchesDurable(p P, name string) bool {
+	var room [16]*holders[P]
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, h := range t.ordinary.AppendMatches(room[:0], name) {
+		if slices.Contains(h.list[:h.durable], p) {
+			return true
+		}
+	}
+	return false
 }
 
 // Shares appends to dst the shared subscriptions that match name, each once and in no order. It allocates as
