@@ -11,8 +11,12 @@ type Until byte
 const (
 	// UntilQueued: it is in the bounded queue.
 	UntilQueued Until = iota
-	// UntilAcked: the client has acknowledged it, with PUBACK at QoS 1 and PUBREC at QoS 2.
+	// UntilAcked: the client has acknowledged it, with PUBACK at QoS 1 and PUBREC at QoS 2. On a durable session
+	// these are deliveries for shared subscriptions: see Session.Suspend.
 	UntilAcked
+	// UntilSafe: the client has acknowledged it, or it is stored, whichever is first. Of these a durable session
+	// drops what it is given twice: see Session.ForgetSeen. On a transient session it means UntilQueued.
+	UntilSafe
 )
 
 // Delivery is one message on its way to the client.
@@ -49,10 +53,14 @@ const (
 	// Interrupted: the session ended when the message had been sent at QoS 2 and not been acknowledged. The client may
 	// or may not have it, and nobody else may get it (MQTT-4.8.2-5).
 	Interrupted
+	// Stored: it is in the session's inbox.
+	Stored
+	// Moved: the session has, or is about to have, a newer holder: the delivery is to be taken there.
+	Moved
 )
 
 func (o Outcome) String() string {
-	return [...]string{"queued", "waiting", "dropped", "acked", "expired", "ended", "interrupted"}[o]
+	return [...]string{"queued", "waiting", "dropped", "acked", "expired", "ended", "interrupted", "stored", "moved"}[o]
 }
 
 // Settlement says what has become of the delivery with the ticket: anything but Waiting and Dropped.
@@ -63,8 +71,8 @@ type Settlement[T comparable] struct {
 
 // Outgoing is a packet to write to the client. A PUBREL has a PacketID and nothing else.
 type Outgoing struct {
-	// Type is PUBLISH. PUBREL comes out of Acked; it comes out of Next, and Dup is set, only where a
-	// session goes on over another connection (MQTT-4.4.0-1).
+	// Type is PUBLISH, or PUBREL on a durable session; that of a transient one comes out of Acked. Dup is set where
+	// a session goes on over another connection (MQTT-4.4.0-1).
 	Type packet.Type
 	// PacketID is 0 at QoS 0.
 	PacketID uint16
@@ -90,10 +98,13 @@ const (
 	// IdentifierInUse: the packet identifier belongs to an unfinished message of another QoS (MQTT-2.2.1-3);
 	// close with 0x82 (Protocol Error). Nothing has changed.
 	IdentifierInUse
+	// Again: the message was taken before the session was resumed, and its client does not know. Forward it at once
+	// under the id that TakenID has, then call Forwarded.
+	Again
 )
 
 func (v Verdict) String() string {
-	return [...]string{"forward", "duplicate", "over receive maximum", "identifier in use"}[v]
+	return [...]string{"forward", "duplicate", "over receive maximum", "identifier in use", "again"}[v]
 }
 
 // Counters count what has happened in one session since it began.
@@ -115,4 +126,7 @@ type Counters struct {
 	// Received counts QoS 1 and QoS 2 messages of the client with the verdict Forward, Duplicates those with the
 	// verdict Duplicate.
 	Received, Duplicates uint64
+	// Spilled counts deliveries that went to the inbox only; Stored all deliveries that were written to it and
+	// confirmed; Repeated those that were dropped because the session had been given them before.
+	Spilled, Stored, Repeated uint64
 }

@@ -45,8 +45,9 @@ type Session[T comparable] struct {
 	// out and in are made when first needed: most sessions of a large installation are idle, and many use
 	// one direction only.
 	out   *outbound[T]
-	in    *inbound
-	ended bool
+	in      *inbound
+	durable *durable[T] // nil when the session ends with its connection
+	ended   bool
 }
 
 // New returns an empty session.
