@@ -44,7 +44,7 @@ type Session[T comparable] struct {
 	limits Limits
 	// out and in are made when first needed: most sessions of a large installation are idle, and many use
 	// one direction only.
-	out   *outbound[T]
+	out     *outbound[T]
 	in      *inbound
 	durable *durable[T] // nil when the session ends with its connection
 	ended   bool
