@@ -23,7 +23,7 @@ type leader struct {
 
 func lead(t *testing.T, d cluster.Deps, w cluster.Witness, both *atomic.Int64) *leader {
 	t.Helper()
-	c := patient()
+	c := brief()
 	c.Kind = cluster.Session
 	l := &leader{member: join(t, d, c, w)}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -163,7 +163,7 @@ func TestATermOutlivesAnEtcdThatIsAwayForAWhile(t *testing.T) {
 	clustertest.Wait(t, "it leads", l.leads.Load)
 	e.Stop()
 	stopped := time.Now()
-	clustertest.Wait(t, "two TTLs", func() bool { return time.Since(stopped) > 2*patient().TTL })
+	clustertest.Wait(t, "two TTLs", func() bool { return time.Since(stopped) > 2*brief().TTL })
 	e.Start()
 	var view latest[cluster.View]
 	run(t, func(ctx context.Context) error { return cluster.WatchMembers(ctx, d, cluster.Session, view.set) })

@@ -237,7 +237,7 @@ func faulty(t *testing.T) (*stage, *clustertest.Wire) {
 	wire := clustertest.NewWire(t, s.etcd.Address())
 	far := s.deps
 	far.Client = clustertest.Client(t, wire.Address())
-	s.instance, s.recorder = active(t, far, cluster.RecorderConfig{Timeout: 300 * time.Millisecond})
+	s.instance, s.recorder = active(t, far, cluster.RecorderConfig{Timeout: time.Second})
 	s.a = join(t, s.deps, cluster.IncarnationConfig{}, nil)
 	s.b = join(t, s.deps, cluster.IncarnationConfig{}, nil)
 	return s, wire
@@ -379,7 +379,7 @@ func TestOnlySoManyChangesMayWait(t *testing.T) {
 	wire := clustertest.NewWire(t, s.etcd.Address())
 	far := s.deps
 	far.Client = clustertest.Client(t, wire.Address())
-	_, r := active(t, far, cluster.RecorderConfig{Waiting: 3, Timeout: 300 * time.Millisecond})
+	_, r := active(t, far, cluster.RecorderConfig{Waiting: 3, Timeout: time.Second})
 	wire.Cut()
 	refused := make(chan error, 10)
 	for range 10 {

@@ -14,6 +14,9 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
 )
 
+// patience bounds the waits of tests.
+const patience = 30 * time.Second
+
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
 		// etcd leaves these behind when it is closed.
@@ -71,11 +74,27 @@ func (m *member) over() bool {
 	}
 }
 
+// lastServed waits until it does not serve any more, and returns when it was last asked and did: however late the
+// machine asks, it did serve then.
+func (m *member) lastServed(t *testing.T) time.Time {
+	t.Helper()
+	var last time.Time
+	clustertest.Wait(t, "it stops serving", func() bool {
+		asked := time.Now()
+		if !m.Serving() {
+			return true
+		}
+		last = asked
+		return false
+	})
+	return last
+}
+
 func (m *member) wantLost(t *testing.T) {
 	t.Helper()
 	select {
 	case <-m.lost:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the incarnation goes on")
 	}
 	if !errors.Is(m.err, cluster.ErrLost) {
@@ -130,7 +149,7 @@ func (l *latest[T]) count() int {
 // active joins as a session instance that is the active one, and runs a recorder for it.
 func active(t testing.TB, d cluster.Deps, c cluster.RecorderConfig) (*member, *cluster.Recorder) {
 	t.Helper()
-	m := join(t, d, cluster.IncarnationConfig{Kind: cluster.Session, TTL: 5 * time.Second}, nil)
+	m := join(t, d, cluster.IncarnationConfig{Kind: cluster.Session}, nil)
 	recorders := make(chan *cluster.Recorder, 1)
 	run(t, func(ctx context.Context) error {
 		return cluster.Lead(ctx, m.Incarnation, func(ctx context.Context, term cluster.Term) {
@@ -142,7 +161,7 @@ func active(t testing.TB, d cluster.Deps, c cluster.RecorderConfig) (*member, *c
 	select {
 	case r := <-recorders:
 		return m, r
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("does not become active")
 		return nil, nil
 	}

@@ -45,7 +45,6 @@ type process struct {
 func testConfig() Config {
 	c := DefaultConfig()
 	c.Cluster = "test"
-	c.LeaseTTL = 2 * time.Second
 	c.Listeners = []Listener{{Name: "mqtt", Address: "127.0.0.1:0"}}
 	c.Limits.Patience = 100 * time.Millisecond
 	return c
@@ -192,7 +191,7 @@ func startSessions(t testing.TB, etcdAddress string) (stop func()) {
 	address := serve(t, server)
 	deps := cluster.Deps{Client: clustertest.Client(t, etcdAddress), Keys: keys, Logger: slog.New(slog.DiscardHandler)}
 	i, err := cluster.Join(t.Context(), deps, cluster.IncarnationConfig{
-		Kind: cluster.Session, TTL: 2 * time.Second, Member: cluster.Member{Address: address},
+		Kind: cluster.Session, Member: cluster.Member{Address: address},
 	})
 	if err != nil {
 		t.Fatal(err)

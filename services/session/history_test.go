@@ -245,7 +245,7 @@ func contend(t *testing.T, grants int, disturb func(etcd *clientv3.Client)) {
 	t.Helper()
 	etcd := clustertest.StartEtcd(t).Client()
 	change := func(c *session.Config) {
-		c.EvictTimeout, c.FlapLimit, c.TTL = time.Minute, 100_000, 5*time.Second
+		c.FlapLimit = 100_000
 	}
 	instances := []*instance{start(t, etcd, change), start(t, etcd, change)}
 	f := &floor{t: t, by: map[string]string{}}

@@ -292,7 +292,7 @@ func TestAFreshInstanceFinishesTheEvictionsOfItsPredecessor(t *testing.T) {
 func TestAnInstanceBearsWitnessWhileEtcdIsAwayAndGoesOnAfterwards(t *testing.T) {
 	e := clustertest.StartEtcd(t)
 	etcd := e.Client()
-	i := start(t, etcd, nil)
+	i := start(t, etcd, func(c *session.Config) { c.TTL = 5 * time.Second })
 	i.waitActive(t)
 	c := sessionv1.NewSessionServiceClient(i.conn)
 	reachable := func() bool {
@@ -306,7 +306,7 @@ func TestAnInstanceBearsWitnessWhileEtcdIsAwayAndGoesOnAfterwards(t *testing.T) 
 	e.Stop()
 	clustertest.Wait(t, "etcd is not reachable", func() bool { return !reachable() })
 	stopped := time.Now()
-	clustertest.Wait(t, "the TTL passes", func() bool { return time.Since(stopped) > 2500*time.Millisecond })
+	clustertest.Wait(t, "the TTL passes", func() bool { return time.Since(stopped) > 6*time.Second })
 	if !i.Active() {
 		t.Error("it gave up although nobody could take its place")
 	}

@@ -188,8 +188,8 @@ func TestWebSocket(t *testing.T) {
 	})
 	everywhere(t, "MQTT-3.1.2-22 a silent WebSocket is closed", both, func(s *stage) {
 		c := rawmqtt.Over(s.T, s.over("WebSocket", 1), s.version)
-		c.Hello(s.id("silent"), keepAlive(1))
 		began := time.Now()
+		c.Hello(s.id("silent"), keepAlive(1))
 		s.closes(c, 0x8d)
 		if took := time.Since(began); took < 1500*time.Millisecond {
 			s.Errorf("closed after %v", took)

@@ -129,7 +129,7 @@ func TestAServiceThatIsNotReadyInTimeSaysWhatItWaitsFor(t *testing.T) {
 	if err := c.Sessions()[0].Stop(); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // it joins the cluster within that
 	defer cancel()
 	_, err := c.AddGateway(ctx)
 	if !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), "gateway: the session service cannot be reached") {
