@@ -17,6 +17,8 @@ const (
 	NotActive Reason = "NOT_ACTIVE"
 	// NotAlive: the caller's incarnation has ended; it must begin a new one. FAILED_PRECONDITION.
 	NotAlive Reason = "NOT_ALIVE"
+	// Fenced: the caller does not hold the session at that epoch any more. FAILED_PRECONDITION.
+	Fenced Reason = "FENCED"
 	// Stopping: this process is about to end; try another, or again. UNAVAILABLE.
 	Stopping Reason = "STOPPING"
 )
@@ -26,7 +28,7 @@ const domain = "beeline"
 
 func (r Reason) code() codes.Code {
 	switch r {
-	case NotActive, NotAlive:
+	case NotActive, NotAlive, Fenced:
 		return codes.FailedPrecondition
 	case Stopping:
 		return codes.Unavailable

@@ -156,6 +156,7 @@ func TestARefusalCarriesItsReasonOverTheWire(t *testing.T) {
 	}{
 		{NotActive, codes.FailedPrecondition},
 		{NotAlive, codes.FailedPrecondition},
+		{Fenced, codes.FailedPrecondition},
 		{Stopping, codes.Unavailable},
 	}
 	for _, tt := range tests {

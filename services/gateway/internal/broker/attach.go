@@ -24,9 +24,9 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 		<-former.Gone()
 		b.clients.ended(former)
 	}
-	err := b.deps.Leases.Claim(ctx, c.ID, func(epoch uint64) {
+	err := b.deps.Leases.Claim(ctx, lease.Request{ClientID: c.ID}, func(g lease.Grant) {
 		b.direct.arrived(c.ID)
-		b.early.granted(c, epoch)
+		b.early.granted(c, g.Epoch)
 	})
 	switch {
 	case b.clients.get(c.ID).current != c:
@@ -51,7 +51,7 @@ func (b *Broker) leave(c *client.Client) {
 	}
 	b.early.refuse(c.ID)
 	if epoch > 0 && !c.LeaseLost() {
-		b.deps.Leases.Release(c.ID, epoch)
+		b.deps.Leases.Release(c.ID, epoch, lease.Ending{})
 	}
 }
 

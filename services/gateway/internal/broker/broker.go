@@ -17,6 +17,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/routes"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
 )
 
 // Mesh is what the broker needs of the links to other processes.
@@ -30,9 +31,9 @@ type Mesh interface {
 // Leases is what the broker needs of the session service.
 type Leases interface {
 	// Claim takes a client. granted is called, before any later eviction is told, with the epoch of its lease.
-	Claim(ctx context.Context, clientID string, granted func(epoch uint64)) error
+	Claim(ctx context.Context, r lease.Request, granted func(lease.Grant)) error
 	// Release gives a client up, if it is still held at that epoch. It does not wait.
-	Release(clientID string, epoch uint64)
+	Release(clientID string, epoch uint64, ending lease.Ending)
 }
 
 // Config sets a broker's bounds.

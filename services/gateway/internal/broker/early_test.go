@@ -9,6 +9,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
@@ -164,7 +165,7 @@ func TestMessagesAreNotHeldWhenAnotherGatewayHasHadTheClient(t *testing.T) {
 	batch(pub, 1, 5)
 	holds(t, g[1], 5) // the newer connection is here, too
 	// Another gateway gets it in between.
-	if err := g[0].Claim(t.Context(), "x", func(uint64) {}); err != nil {
+	if err := g[0].Claim(t.Context(), lease.Request{ClientID: "x"}, func(lease.Grant) {}); err != nil {
 		t.Fatal(err)
 	}
 	holds(t, g[1], 0)

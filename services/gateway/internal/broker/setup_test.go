@@ -22,6 +22,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/tcp"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
@@ -255,7 +256,8 @@ func (g *gateway) client(id string) *client.Client {
 }
 
 // Claim implements Leases as the session service would: the record first, then the eviction, then the answer.
-func (g *gateway) Claim(ctx context.Context, id string, granted func(uint64)) error {
+func (g *gateway) Claim(ctx context.Context, claim lease.Request, granted func(lease.Grant)) error {
+	id := claim.ClientID
 	g.mu.Lock()
 	first, recorded := g.onClaim, g.onRecord
 	g.mu.Unlock()
@@ -277,16 +279,16 @@ func (g *gateway) Claim(ctx context.Context, id string, granted func(uint64)) er
 	}
 	if recorded != nil {
 		if err := recorded(id); err != nil {
-			g.Release(id, epoch)
+			g.Release(id, epoch, lease.Ending{})
 			return err
 		}
 	}
-	granted(epoch)
+	granted(lease.Grant{Epoch: epoch})
 	return nil
 }
 
 // Release implements Leases.
-func (g *gateway) Release(id string, epoch uint64) {
+func (g *gateway) Release(id string, epoch uint64, _ lease.Ending) {
 	g.mu.Lock()
 	g.released = append(g.released, epoch)
 	g.mu.Unlock()

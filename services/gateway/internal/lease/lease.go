@@ -1,25 +1,28 @@
 // Package lease is the gateway's side of the session service: it claims clients for this gateway and gives them up,
-// over one stream to the active session instance, and learns which of them another gateway has taken over.
+// over one stream to the active session instance, and learns which of them another gateway has taken over. Over the
+// same stream it has durable sessions and retained messages stored.
 //
-// A Keeper knows which claims and releases were not answered; who is connected, the gateway knows. When its stream
-// breaks, the Keeper attaches again, to whichever instance is active then, shows what the gateway holds, and
-// repeats what was not answered. Its methods may be called from any goroutine.
+// A Keeper knows which requests were not answered; who is connected, the gateway knows. When its stream breaks, the
+// Keeper attaches again, to whichever instance is active then, shows what the gateway holds, and repeats what was not
+// answered, in the order in which it was asked. Frames leave in the order of the calls. Its methods may be called
+// from any goroutine.
 package lease
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/message"
 )
 
 const (
@@ -27,7 +30,7 @@ const (
 	retryMost  = time.Second
 )
 
-// Why a claim was not granted.
+// Why something could not be done.
 var (
 	// ErrUnavailable says that there is no answer now: no active session instance, or no etcd. The client may try
 	// again later.
@@ -36,6 +39,10 @@ var (
 	ErrSuperseded = errors.New("superseded by a newer claim")
 	// ErrIncarnationDead says that this gateway's incarnation is over.
 	ErrIncarnationDead = errors.New("the incarnation of this gateway is dead")
+	// ErrFenced says that a durable session has ended or has a newer holder: nothing can be read or written any more.
+	ErrFenced = errors.New("the session has a newer holder")
+	// ErrQuota says that there are as many retained messages as there may be.
+	ErrQuota = errors.New("too many retained messages")
 )
 
 // Config of a Keeper. Incarnation, OnEvict and Holdings are required.
@@ -46,14 +53,25 @@ type Config struct {
 	// older than this one are to end. It may be called again for the same client, and for one that is not here.
 	// done is called once, from any goroutine, when they are gone. OnEvict must not block.
 	OnEvict func(clientID string, epoch uint64, done func())
+	// OnForget is called when nobody sends this gateway messages any more for what it held of a durable client under
+	// epochs older than this one: what it still answers with MOVED can be dropped. It must not block.
+	OnForget func(clientID string, epoch uint64)
+	// OnPublish is called with a message that the session service wants published: a will. done is called once, from
+	// any goroutine, when all receipts are there; with true when it has to be given to a gateway again. OnPublish must
+	// not block.
+	OnPublish func(m *message.Message, done func(failed bool))
 	// Holdings yields the clients for which a claim was granted and which were not released or evicted since.
 	Holdings func() iter.Seq2[string, uint64]
 	// ClaimTimeout is how long Claim waits at most: 5 s when zero.
 	ClaimTimeout time.Duration
-	// Waiting is how many claims, and how many releases, may be unanswered: 65,536 when zero. Beyond it a claim is
-	// ErrUnavailable, and a release is left out: the record stays until the client is claimed again or the
-	// incarnation ends.
+	// Waiting is how many claims may be unanswered: 65,536 when zero. Beyond it a claim is ErrUnavailable. Releases
+	// of claims whose answers were lost with a stream are bounded by it too. Beyond it one is left out: the record
+	// stays until the client is claimed again or the incarnation ends.
 	Waiting int
+	// Room is the backlog in bytes beyond which there is no Room: 64 MiB when zero.
+	Room int
+	// Linger is how long the keeper waits for answers at the end: 2 s when zero.
+	Linger time.Duration
 }
 
 // Deps are what a Keeper works with; all are required.
@@ -69,33 +87,22 @@ type Keeper struct {
 	config  Config
 	deps    Deps
 	metrics *metrics
+	// attached, and what is written and not answered: how many frames, how many bytes. They change under mu.
+	attached       atomic.Bool
+	waiting, bytes atomic.Int64
 
-	mu sync.Mutex // guards the following; nothing waits under it
-	// claims and releases are those without an answer, by request id.
-	claims   map[uint64]*claim
-	releases map[uint64]*release
+	mu       sync.Mutex // guards the following; nothing waits under it
+	requests requests
+	// claims are those among the requests, by id.
+	claims map[uint64]*claim
 	// strays are releases with epoch 0, by client.
 	strays map[string]uint64
-	// refused says that some releases have to be repeated.
-	refused bool
-	last    uint64  // request id
+	// refused are ids of releases that have to be repeated.
+	refused []uint64
 	stream  *stream // nil while not attached
-	ended   bool
-}
-
-type claim struct {
-	client  string
-	granted func(epoch uint64)
-	answer  chan error // has room for one
-	sent    bool
-	// abandoned: nobody waits any more. If it is granted, it is released.
-	abandoned bool
-}
-
-type release struct {
-	client  string
-	epoch   uint64
-	refused bool
+	// rested is closed when a keeper that is to end has nothing to wait for any more; nil otherwise.
+	rested chan struct{}
+	ended  bool
 }
 
 // New returns a Keeper that is not attached before Run.
@@ -106,15 +113,35 @@ func New(c Config, d Deps) *Keeper {
 	if c.Waiting == 0 {
 		c.Waiting = 65_536
 	}
-	return &Keeper{
-		config: c, deps: d, metrics: newMetrics(d.Metrics),
-		claims: map[uint64]*claim{}, releases: map[uint64]*release{}, strays: map[string]uint64{},
+	if c.Room == 0 {
+		c.Room = defaultRoom
 	}
+	if c.Linger == 0 {
+		c.Linger = 2 * time.Second
+	}
+	k := &Keeper{config: c, deps: d, claims: map[uint64]*claim{}, strays: map[string]uint64{}}
+	k.metrics = newMetrics(d.Metrics, k)
+	return k
 }
 
-// Run keeps the keeper attached until the context is done; then every waiting claim fails. Returns nil.
+// Run keeps the keeper attached until the context is done; then it waits a moment for the answers to what was
+// written and released, every claim that waits fails, and what is not answered never is. Returns nil.
 func (k *Keeper) Run(ctx context.Context) error {
 	defer k.end()
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		defer stop()
+		<-ctx.Done()
+		k.linger()
+	})
+	k.serve(serving)
+	return nil
+}
+
+func (k *Keeper) serve(ctx context.Context) {
 	wait := retryLeast
 	for ctx.Err() == nil {
 		active, conn, changed := k.deps.Sessions.Active()
@@ -145,140 +172,78 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 		again.Stop()
 	}
-	return nil
 }
 
 func (k *Keeper) end() {
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.ended = true
-	for id, c := range k.claims {
-		c.answer <- ErrUnavailable
-		delete(k.claims, id)
+	open := k.requests
+	k.requests, k.claims = requests{last: open.last}, map[uint64]*claim{}
+	k.mu.Unlock()
+	for _, what := range open.all() {
+		switch r := what.(type) {
+		case *claim:
+			if !r.abandoned {
+				r.answer <- ErrUnavailable
+			}
+		case *write:
+			k.backlog(-1, -r.size)
+			if r.whole.left--; r.whole.left == 0 {
+				r.whole.done(ErrUnavailable)
+			}
+		case *retain:
+			k.backlog(-1, -r.message.Size())
+			r.done(0, ErrUnavailable)
+		}
 	}
 }
 
 // Available says whether the keeper is attached to an active session instance. While it is not, claims wait.
-func (k *Keeper) Available() bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.stream != nil
+func (k *Keeper) Available() bool { return k.attached.Load() }
+
+// ask needs mu. It sends a request now or on the next stream, and returns its id.
+func (k *Keeper) ask(what frame) uint64 {
+	id := k.requests.add(what)
+	k.push(id, what)
+	return id
 }
 
-// Claim takes a client for this gateway. Either granted is called with the epoch of the lease, and then nil is
-// returned: the connections that other gateways had of the client are gone, or had a second to go. Or the error
-// says why not, granted is never called, and whatever becomes of the claim later, nothing is held through it. The
-// errors are those of this package, or the context's.
-//
-// granted is called before OnEvict can be called for what it grants. It must not block. The caller has ended its
-// own older connection of the client before, or waited until its Claim had returned.
-func (k *Keeper) Claim(ctx context.Context, clientID string, granted func(epoch uint64)) error {
-	start := time.Now()
-	err := k.claim(ctx, clientID, granted)
-	k.metrics.claimed(time.Since(start), err)
-	if err != nil {
-		return fmt.Errorf("claim client %q: %w", clientID, err)
+// push needs mu.
+func (k *Keeper) push(id uint64, what frame) {
+	if k.stream != nil {
+		k.stream.push(id, what)
 	}
-	return nil
 }
 
-func (k *Keeper) claim(ctx context.Context, clientID string, granted func(epoch uint64)) error {
-	id, c, err := k.startClaim(clientID, granted)
-	if err != nil {
-		return err
-	}
-	timeout := time.NewTimer(k.config.ClaimTimeout)
+// answered needs mu. It drops a request: it is not repeated any more.
+func (k *Keeper) answered(id uint64) {
+	k.requests.remove(id)
+	k.rest()
+}
+
+// linger waits, at the end, for what was written and released to be answered, as long as somebody is there who can.
+func (k *Keeper) linger() {
+	timeout := time.NewTimer(k.config.Linger)
 	defer timeout.Stop()
+	rested := make(chan struct{})
+	k.mu.Lock()
+	k.rested = rested
+	k.rest()
+	k.mu.Unlock()
 	select {
-	case err := <-c.answer:
-		return err
-	case <-ctx.Done():
-		err = context.Cause(ctx)
+	case <-rested:
 	case <-timeout.C:
-		err = ErrUnavailable
 	}
-	if k.abandon(id, c) {
-		return err
-	}
-	// It is being answered at this moment.
-	return <-c.answer
 }
 
-func (k *Keeper) startClaim(clientID string, granted func(epoch uint64)) (uint64, *claim, error) {
-	c := &claim{client: clientID, granted: granted, answer: make(chan error, 1)}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.ended || len(k.claims) >= k.config.Waiting {
-		return 0, nil, ErrUnavailable
-	}
-	// The stray record is overwritten now; released later, it would be this claim's.
-	if stray, ok := k.strays[clientID]; ok {
-		delete(k.releases, stray)
-		delete(k.strays, clientID)
-	}
-	k.last++
-	k.claims[k.last] = c
-	if k.stream != nil {
-		c.sent = true
-		k.stream.push(claimFrame(k.last, clientID))
-	}
-	return k.last, c, nil
-}
-
-// abandon sees to it that nothing is held through a claim for which nobody waits any more. False: it has been
-// answered.
-func (k *Keeper) abandon(id uint64, c *claim) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.claims[id] != c {
-		return false
-	}
-	c.abandoned = true
-	if c.sent && k.stream != nil {
-		// The answer will come, or the stream will break.
-		return true
-	}
-	delete(k.claims, id)
-	if c.sent {
-		k.releaseStray(c.client)
-	}
-	return true
-}
-
-// Release gives a client up if it is still held at this epoch. It does not wait; it is repeated until the session
-// service has answered.
-func (k *Keeper) Release(clientID string, epoch uint64) {
-	if epoch == 0 {
+// rest needs mu. It ends linger when there is nothing to wait for.
+func (k *Keeper) rest() {
+	if k.rested == nil {
 		return
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.release(clientID, epoch)
-}
-
-// release needs mu.
-func (k *Keeper) release(clientID string, epoch uint64) {
-	if len(k.releases) >= k.config.Waiting {
-		k.metrics.lost.Inc()
-		return
+	q := &k.requests
+	if k.stream == nil || len(q.byID) == len(k.claims)+len(q.told) {
+		close(k.rested)
+		k.rested = nil
 	}
-	k.last++
-	k.releases[k.last] = &release{client: clientID, epoch: epoch}
-	if epoch == 0 {
-		k.strays[clientID] = k.last
-	}
-	if k.stream != nil {
-		k.stream.push(releaseFrame(k.last, clientID, epoch))
-	}
-}
-
-// releaseStray needs mu. It releases whatever record a lost claim may have left, unless this gateway wants the
-// client again. That it holds the client by a later claim is not possible: the lost one was answered before that.
-func (k *Keeper) releaseStray(clientID string) {
-	for _, c := range k.claims {
-		if c.client == clientID && !c.abandoned {
-			return
-		}
-	}
-	k.release(clientID, 0)
 }

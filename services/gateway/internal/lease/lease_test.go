@@ -24,9 +24,9 @@ func TestAClaimIsGrantedAtAnEpoch(t *testing.T) {
 	if got := s.want(c); got != (outcome{epoch: 7}) {
 		t.Errorf("claimed %+v", got)
 	}
-	s.keeper.Release("x", 7)
+	s.keeper.Release("x", 7, Ending{})
 	p.released(p.wantRelease("x", 7))
-	s.keeper.Release("never held", 0)
+	s.keeper.Release("never held", 0, Ending{})
 	p.wantNothing(s.keeper)
 }
 
@@ -174,7 +174,7 @@ func TestAfterABreakHoldingsAreShownAndUnansweredRequestsRepeatedInOrder(t *test
 	}
 	first := s.claim(t.Context(), "first")
 	id := p.wantClaim("first")
-	s.keeper.Release("second", 5)
+	s.keeper.Release("second", 5, Ending{})
 	p.wantRelease("second", 5)
 	answered := s.claim(t.Context(), "answered")
 	p.grant(p.wantClaim("answered"), 6)
@@ -202,7 +202,7 @@ func TestARefusedReleaseIsRepeated(t *testing.T) {
 	s := newStage(t, nil)
 	s.become()
 	p := s.attach()
-	s.keeper.Release("x", 5)
+	s.keeper.Release("x", 5, Ending{})
 	id := p.wantRelease("x", 5)
 	p.refuse(id, sessionv1.Refusal_REFUSAL_UNAVAILABLE)
 	if got := p.wantRelease("x", 5); got != id {
@@ -301,11 +301,28 @@ func TestOnlySoManyRequestsMayWait(t *testing.T) {
 	if got := s.want(s.claim(t.Context(), "y")); !errors.Is(got.err, ErrUnavailable) {
 		t.Errorf("the fourth: %+v", got)
 	}
+	// Of what a gateway has held, every release is kept; of the rest, as many as there may be claims.
+	s.keeper.mu.Lock()
 	for n := range 5 {
-		s.keeper.Release("z", uint64(n+1))
+		s.keeper.releaseStray(fmt.Sprintf("stray-%d", n))
+	}
+	s.keeper.mu.Unlock()
+	for n := range 5 {
+		s.keeper.Release("z", uint64(n+1), Ending{})
 	}
 	if got := s.metric("beeline_gateway_lost_releases_total"); got != 2 {
 		t.Errorf("%v releases left out, want 2", got)
+	}
+	s.become()
+	p := s.attach()
+	for range 3 {
+		p.wantClaim("x")
+	}
+	for n := range 3 {
+		p.wantRelease(fmt.Sprintf("stray-%d", n), 0)
+	}
+	for n := range 5 {
+		p.wantRelease("z", uint64(n+1))
 	}
 }
 
@@ -341,7 +358,7 @@ func TestManyClaimsAtOnceGetTheirOwnEpochs(t *testing.T) {
 	for i := range n {
 		wg.Go(func() {
 			var epoch uint64
-			err := s.keeper.Claim(t.Context(), fmt.Sprintf("client-%d", i), func(e uint64) { epoch = e })
+			err := s.keeper.Claim(t.Context(), Request{ClientID: fmt.Sprintf("client-%d", i)}, func(g Grant) { epoch = g.Epoch })
 			if err != nil || epoch != uint64(i+1) {
 				t.Errorf("client %d: epoch %d, %v", i, epoch, err)
 			}
@@ -367,7 +384,7 @@ func BenchmarkClaim(b *testing.B) {
 	b.SetParallelism(64)
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if err := s.keeper.Claim(b.Context(), "x", func(uint64) {}); err != nil {
+			if err := s.keeper.Claim(b.Context(), Request{ClientID: "x"}, func(Grant) {}); err != nil {
 				b.Error(err)
 			}
 		}

@@ -14,9 +14,18 @@ type metrics struct {
 	evictions prometheus.Counter
 	lost      prometheus.Counter
 	attached  prometheus.Gauge
+	// durable and fenced are writes by their outcome, retained and quota retained messages.
+	durable, fenced, retained, quota prometheus.Counter
+	writing                          prometheus.Histogram
 }
 
-func newMetrics(r prometheus.Registerer) *metrics {
+func newMetrics(r prometheus.Registerer, k *Keeper) *metrics {
+	writes := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "beeline_gateway_journal_writes_total", Help: "Writes of durable sessions, by outcome.",
+	}, []string{"outcome"})
+	retains := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "beeline_gateway_retains_total", Help: "Retained messages given to the session service, by outcome.",
+	}, []string{"outcome"})
 	m := &metrics{
 		claims: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "beeline_gateway_claims_total", Help: "Claims of clients, by outcome.",
@@ -36,7 +45,19 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}),
 	}
 	m.granted = m.claims.WithLabelValues("granted")
-	r.MustRegister(m.claims, m.latency, m.evictions, m.lost, m.attached)
+	m.durable, m.fenced = writes.WithLabelValues("durable"), writes.WithLabelValues("fenced")
+	m.retained, m.quota = retains.WithLabelValues("stored"), retains.WithLabelValues("quota_exceeded")
+	m.writing = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "beeline_gateway_journal_write_duration_seconds", Help: "Time until a write of a durable session was durable.",
+		Buckets: prometheus.ExponentialBuckets(0.00025, 2, 14),
+	})
+	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "beeline_gateway_journal_waiting", Help: "Writes and retained messages that are not answered.",
+	}, func() float64 { return float64(k.waiting.Load()) })
+	bytes := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "beeline_gateway_journal_waiting_bytes", Help: "Bytes of writes and retained messages that are not answered.",
+	}, func() float64 { return float64(k.bytes.Load()) })
+	r.MustRegister(m.claims, m.latency, m.evictions, m.lost, m.attached, writes, retains, m.writing, waiting, bytes)
 	return m
 }
 

@@ -143,7 +143,7 @@ func (p *peer) wantRelease(client string, epoch uint64) uint64 {
 // wantNothing makes the keeper send something, and sees whether something else comes first.
 func (p *peer) wantNothing(k *Keeper) {
 	p.t.Helper()
-	k.Release("mark", 1)
+	k.Release("mark", 1, Ending{})
 	p.released(p.wantRelease("mark", 1))
 }
 
@@ -196,7 +196,7 @@ func newStage(t testing.TB, change func(*Config)) *stage {
 	sessions := cluster.NewSessions(s.deps, func(address string) (*grpc.ClientConn, error) {
 		return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	})
-	c := Config{Incarnation: "G", OnEvict: s.onEvict, Holdings: s.holdings}
+	c := Config{Incarnation: "G", OnEvict: s.onEvict, Holdings: s.holdings, Linger: time.Millisecond}
 	if change != nil {
 		change(&c)
 	}
@@ -279,11 +279,11 @@ func (s *stage) claim(ctx context.Context, client string) <-chan outcome {
 	result := make(chan outcome, 1)
 	go func() {
 		var o outcome
-		o.err = s.keeper.Claim(ctx, client, func(epoch uint64) {
+		o.err = s.keeper.Claim(ctx, Request{ClientID: client}, func(g Grant) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			o.epoch = epoch
-			s.held[client] = epoch
+			o.epoch = g.Epoch
+			s.held[client] = g.Epoch
 		})
 		result <- o
 	}()

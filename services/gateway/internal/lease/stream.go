@@ -1,13 +1,10 @@
 package lease
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +16,7 @@ const (
 	welcomeTimeout = 3 * time.Second
 	repeatInterval = time.Second
 	holdingsFrame  = 1000
+	keptOutbox     = 65_536
 )
 
 var (
@@ -27,32 +25,67 @@ var (
 	errStuck     = errors.New("the session instance does not read")
 )
 
+// outgoing is a frame that waits to be sent.
+type outgoing struct {
+	id   uint64
+	what frame
+}
+
 // stream is one attachment. Frames that wait to be sent are dropped with it: whatever they asked for is still in
 // the keeper and is asked for anew.
 type stream struct {
 	cancel context.CancelCauseFunc
 	filled chan struct{} // signal: the outbox is not empty
-	bound  int
+	bound  int           // of loose frames
 
-	mu     sync.Mutex
-	outbox []*sessionv1.AttachRequest // guarded by mu
+	mu     sync.Mutex // guards the following
+	outbox []outgoing
+	// loose is how many in the outbox are not requests: those are bounded where they are kept.
+	loose int
 }
 
-func (s *stream) push(r *sessionv1.AttachRequest) {
+// push sends a request.
+func (s *stream) push(id uint64, what frame) {
 	s.mu.Lock()
-	full := len(s.outbox) >= s.bound
+	s.outbox = append(s.outbox, outgoing{id: id, what: what})
+	s.mu.Unlock()
+	s.signal()
+}
+
+// tell sends a frame that is in no list of requests.
+func (s *stream) tell(what frame) {
+	s.mu.Lock()
+	full := s.loose >= s.bound
 	if !full {
-		s.outbox = append(s.outbox, r)
+		s.outbox = append(s.outbox, outgoing{what: what})
+		s.loose++
 	}
 	s.mu.Unlock()
 	if full {
 		s.cancel(errStuck)
 		return
 	}
+	s.signal()
+}
+
+func (s *stream) signal() {
 	select {
 	case s.filled <- struct{}{}:
 	default:
 	}
+}
+
+// take empties the outbox, which goes on with the room of sent.
+func (s *stream) take(sent []outgoing) []outgoing {
+	clear(sent)
+	if cap(sent) > keptOutbox {
+		sent = nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	frames := s.outbox
+	s.outbox, s.loose = sent[:0], 0
+	return frames
 }
 
 // attach opens a stream and serves it until it breaks.
@@ -61,7 +94,7 @@ func (k *Keeper) attach(ctx context.Context, active cluster.Member, c sessionv1.
 	defer cancel(nil)
 	early := time.AfterFunc(welcomeTimeout, func() { cancel(errNoWelcome) })
 	defer early.Stop()
-	rpc, err := c.Attach(ctx)
+	rpc, err := c.Attach(ctx, callOptions()...)
 	if err != nil {
 		return false, fmt.Errorf("attach: %w", err)
 	}
@@ -95,7 +128,7 @@ func (k *Keeper) attach(ctx context.Context, active cluster.Member, c sessionv1.
 		if err != nil {
 			return true, broken(ctx, fmt.Errorf("receive: %w", err))
 		}
-		k.receive(r)
+		k.receive(s, r)
 	}
 }
 
@@ -126,7 +159,7 @@ func (k *Keeper) watch(ctx context.Context, id string, cancel context.CancelCaus
 func (k *Keeper) write(ctx context.Context, s *stream, rpc sessionv1.SessionService_AttachClient) error {
 	repeat := time.NewTicker(repeatInterval)
 	defer repeat.Stop()
-	var frames []*sessionv1.AttachRequest
+	var frames []outgoing
 	for {
 		select {
 		case <-ctx.Done():
@@ -135,15 +168,12 @@ func (k *Keeper) write(ctx context.Context, s *stream, rpc sessionv1.SessionServ
 			k.repeat(s)
 		case <-s.filled:
 		}
-		s.mu.Lock()
-		frames, s.outbox = s.outbox, frames[:0]
-		s.mu.Unlock()
-		for i, f := range frames {
-			if err := rpc.Send(f); err != nil {
+		frames = s.take(frames)
+		for _, f := range frames {
+			if err := rpc.Send(f.what.wire(f.id, time.Now())); err != nil {
 				// The reader gets the reason.
 				return nil
 			}
-			frames[i] = nil
 		}
 	}
 }
@@ -155,29 +185,24 @@ func (k *Keeper) resume(s *stream) {
 	for id, epoch := range k.config.Holdings() {
 		h.Holdings = append(h.Holdings, &sessionv1.Holding{ClientId: id, Epoch: epoch})
 		if len(h.Holdings) == holdingsFrame {
-			s.push(holdingsOf(h))
+			s.tell(holdings{h})
 			h = &sessionv1.Holdings{}
 		}
 	}
 	h.Last = true
-	s.push(holdingsOf(h))
+	s.tell(holdings{h})
 
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	ids := slices.AppendSeq(slices.Collect(maps.Keys(k.claims)), maps.Keys(k.releases))
-	slices.SortFunc(ids, cmp.Compare[uint64])
-	for _, id := range ids {
-		if c := k.claims[id]; c != nil {
+	for id, what := range k.requests.all() {
+		if c, ok := what.(*claim); ok {
 			c.sent = true
-			s.push(claimFrame(id, c.client))
-		} else {
-			r := k.releases[id]
-			r.refused = false
-			s.push(releaseFrame(id, r.client, r.epoch))
 		}
+		s.push(id, what)
 	}
-	k.refused = false
+	k.refused = k.refused[:0]
 	k.stream = s
+	k.attached.Store(true)
 }
 
 // broke forgets the stream. What was claimed on it and is not wanted any more may have been recorded.
@@ -185,91 +210,49 @@ func (k *Keeper) broke() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.stream = nil
+	k.attached.Store(false)
 	for id, c := range k.claims {
 		if c.abandoned {
-			delete(k.claims, id)
-			k.releaseStray(c.client)
+			k.dropClaim(id)
+			k.releaseStray(c.ClientID)
 		}
 	}
+	k.rest()
 }
 
 // repeat sends releases again that were refused.
 func (k *Keeper) repeat(s *stream) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.refused {
-		return
-	}
-	k.refused = false
-	for id, r := range k.releases {
-		if r.refused {
-			r.refused = false
-			s.push(releaseFrame(id, r.client, r.epoch))
+	for _, id := range k.refused {
+		// One that has been withdrawn meanwhile is not there.
+		if r, ok := find[*release](&k.requests, id); ok {
+			s.push(id, r)
 		}
 	}
+	k.refused = k.refused[:0]
 }
 
-func (k *Keeper) receive(r *sessionv1.AttachResponse) {
+func (k *Keeper) receive(s *stream, r *sessionv1.AttachResponse) {
 	switch f := r.GetFrame().(type) {
+	case *sessionv1.AttachResponse_Written:
+		k.written(f.Written)
 	case *sessionv1.AttachResponse_Claimed:
-		k.granted(f.Claimed.GetRequestId(), f.Claimed.GetEpoch())
+		k.granted(f.Claimed)
 	case *sessionv1.AttachResponse_Refused:
 		k.refuse(f.Refused.GetRequestId(), f.Refused.GetReason())
 	case *sessionv1.AttachResponse_Released:
 		k.released(f.Released.GetRequestId())
 	case *sessionv1.AttachResponse_Evict:
 		k.evict(f.Evict.GetClientId(), f.Evict.GetEpoch())
-	}
-}
-
-func (k *Keeper) granted(id, epoch uint64) {
-	k.mu.Lock()
-	c := k.claims[id]
-	delete(k.claims, id)
-	if c != nil && c.abandoned {
-		k.release(c.client, epoch)
-	}
-	k.mu.Unlock()
-	if c == nil || c.abandoned {
-		return
-	}
-	c.granted(epoch)
-	c.answer <- nil
-}
-
-func (k *Keeper) refuse(id uint64, why sessionv1.Refusal) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if r := k.releases[id]; r != nil {
-		r.refused, k.refused = true, true
-		return
-	}
-	c := k.claims[id]
-	if c == nil {
-		return
-	}
-	delete(k.claims, id)
-	if c.abandoned {
-		return
-	}
-	switch why {
-	case sessionv1.Refusal_REFUSAL_SUPERSEDED:
-		c.answer <- ErrSuperseded
-	case sessionv1.Refusal_REFUSAL_INCARNATION_DEAD:
-		c.answer <- ErrIncarnationDead
-	default:
-		c.answer <- ErrUnavailable
-	}
-}
-
-func (k *Keeper) released(id uint64) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if r := k.releases[id]; r != nil {
-		delete(k.releases, id)
-		if k.strays[r.client] == id {
-			delete(k.strays, r.client)
+	case *sessionv1.AttachResponse_Forget:
+		if k.config.OnForget != nil {
+			k.config.OnForget(f.Forget.GetClientId(), f.Forget.GetEpoch())
 		}
+	case *sessionv1.AttachResponse_Retained:
+		k.retained(f.Retained)
+	case *sessionv1.AttachResponse_Publish:
+		k.publish(s, f.Publish)
 	}
 }
 
@@ -280,29 +263,24 @@ func (k *Keeper) evict(clientID string, epoch uint64) {
 		defer k.mu.Unlock()
 		// On another stream than it was asked on, it is as true.
 		if k.stream != nil {
-			k.stream.push(evictedFrame(clientID, epoch))
+			k.stream.tell(evicted{client: clientID, epoch: epoch})
 		}
 	})
 }
 
-func claimFrame(id uint64, clientID string) *sessionv1.AttachRequest {
-	return &sessionv1.AttachRequest{Frame: &sessionv1.AttachRequest_Claim{
-		Claim: &sessionv1.Claim{RequestId: id, ClientId: clientID},
-	}}
+type evicted struct {
+	client string
+	epoch  uint64
 }
 
-func releaseFrame(id uint64, clientID string, epoch uint64) *sessionv1.AttachRequest {
-	return &sessionv1.AttachRequest{Frame: &sessionv1.AttachRequest_Release{
-		Release: &sessionv1.Release{RequestId: id, ClientId: clientID, Epoch: epoch},
-	}}
-}
-
-func evictedFrame(clientID string, epoch uint64) *sessionv1.AttachRequest {
+func (e evicted) wire(uint64, time.Time) *sessionv1.AttachRequest {
 	return &sessionv1.AttachRequest{Frame: &sessionv1.AttachRequest_Evicted{
-		Evicted: &sessionv1.Evicted{ClientId: clientID, Epoch: epoch},
+		Evicted: &sessionv1.Evicted{ClientId: e.client, Epoch: e.epoch},
 	}}
 }
 
-func holdingsOf(h *sessionv1.Holdings) *sessionv1.AttachRequest {
-	return &sessionv1.AttachRequest{Frame: &sessionv1.AttachRequest_Holdings{Holdings: h}}
+type holdings struct{ *sessionv1.Holdings }
+
+func (h holdings) wire(uint64, time.Time) *sessionv1.AttachRequest {
+	return &sessionv1.AttachRequest{Frame: &sessionv1.AttachRequest_Holdings{Holdings: h.Holdings}}
 }
