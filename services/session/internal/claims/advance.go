@@ -7,6 +7,11 @@ import (
 
 // advance does what a client's state allows, and forgets the client when nothing is under way.
 func (q *Queue) advance(now time.Time, c *client) {
+	if c.leave != nil && !c.leaving && c.claimed() {
+		// Whoever claims takes what was left.
+		q.answer(now, c, c.leave, Left)
+		c.leave = nil
+	}
 	ready := c.waiting != nil && !now.Before(c.waiting.notBefore) && !q.adopting[c.id]
 	if ready && !c.busy() {
 		q.start(now, c)

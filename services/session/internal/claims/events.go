@@ -22,6 +22,13 @@ func (q *Queue) Claim(now time.Time, id string, r Request) {
 	}
 	c.waiting = next
 	q.advance(now, c)
+	if c.waiting != next || c.vacant != (Holder{}) {
+		return
+	}
+	if h, known := q.look(id); known && h.Gateway == r.Gateway {
+		// It has let the client go, whatever becomes of its claim.
+		c.vacant = h
+	}
 }
 
 // Recorded is the outcome of Record.

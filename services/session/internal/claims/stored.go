@@ -56,18 +56,11 @@ func (q *Queue) left(now time.Time, c *client, h Holder, leave *claim, e Ending)
 	if c.vacant == (Holder{}) {
 		c.vacant = h
 	}
-	switch {
-	case c.claimed():
-		// It has gone, as the next one wants it to.
+	if !c.leaving {
 		c.ending = &e
-		q.answer(now, c, leave, Left)
-	default:
-		if !c.leaving {
-			c.ending = &e
-		}
-		q.answer(now, c, c.leave, Superseded)
-		c.leave, c.awayAt = leave, time.Time{}
 	}
+	q.answer(now, c, c.leave, Superseded)
+	c.leave, c.awayAt = leave, time.Time{}
 	q.advance(now, c)
 }
 
