@@ -110,6 +110,7 @@ type contest struct {
 }
 
 func (c contest) If(cs ...clientv3.Cmp) clientv3.Txn { return contest{c.Txn.If(cs...), c.contested} }
+
 func (c contest) Then(ops ...clientv3.Op) clientv3.Txn {
 	return contest{c.Txn.Then(ops...), c.contested}
 }
