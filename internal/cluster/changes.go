@@ -27,7 +27,7 @@ func (r *Recorder) changes(batch []*op) []clientv3.Op {
 		case o.epoch == 0:
 			when = clientv3.Compare(clientv3.Value(key), "=", o.value)
 		default:
-			when = clientv3.Compare(clientv3.ModRevision(key), "=", int64(o.epoch))
+			when = clientv3.Compare(clientv3.ModRevision(key), "=", r.revision(o.epoch))
 		}
 		ops[i] = clientv3.OpTxn([]clientv3.Cmp{when}, []clientv3.Op{change}, nil)
 	}
@@ -47,12 +47,12 @@ func (r *Recorder) succeed(batch []*op, answer *clientv3.TxnResponse) {
 
 func (r *Recorder) outcome(o *op, revision int64, answer *etcdserverpb.TxnResponse) Claimed {
 	if o.release {
-		return Claimed{}
+		return Claimed{Epoch: r.config.Base + uint64(revision)}
 	}
 	if !answer.GetSucceeded() {
 		return Claimed{Err: ErrHolderDead}
 	}
-	return Claimed{Epoch: uint64(revision), Former: r.lease(answer.Responses[0].GetResponsePut().GetPrevKv())}
+	return Claimed{Epoch: r.config.Base + uint64(revision), Former: r.lease(answer.Responses[0].GetResponsePut().GetPrevKv())}
 }
 
 // lease reads a record; nil or one that nobody can read is held by nobody.
@@ -65,8 +65,11 @@ func (r *Recorder) lease(kv *mvccpb.KeyValue) Lease {
 		r.deps.Logger.Warn("client's record cannot be read", slog.Any("error", err))
 		return Lease{}
 	}
-	return Lease{Holder: rec.Holder, Epoch: uint64(kv.ModRevision)}
+	return Lease{Holder: rec.Holder, Epoch: rec.Base + uint64(kv.ModRevision)}
 }
+
+// revision is the mod revision of a record with an epoch: 0, as of a key that is not there, if no record can have it.
+func (r *Recorder) revision(epoch uint64) int64 { return int64(epoch - min(epoch, r.config.Base)) }
 
 // readBack finds out what has become of a request without an answer. It goes on until it knows or the recorder
 // ends: as long, nothing else happens to these clients.
@@ -152,6 +155,10 @@ func (r *Recorder) resolve(ctx context.Context, batch []*op, since int64) error 
 			kv = kvs[0]
 		}
 		done, outcome, err := r.found(ctx, o, kv, since)
+		if o.release {
+			// It was not in force any more when this was read.
+			outcome.Epoch = r.config.Base + uint64(now.Header.Revision)
+		}
 		switch {
 		case err != nil:
 			return err
@@ -176,15 +183,15 @@ func (r *Recorder) found(ctx context.Context, o *op, kv *mvccpb.KeyValue, since 
 	if o.release {
 		meant := lease.Holder == o.holder
 		if o.epoch != 0 {
-			meant = lease.Epoch == o.epoch
+			meant = kv != nil && kv.ModRevision == r.revision(o.epoch)
 		}
 		return !meant, Claimed{}, nil
 	}
-	if lease.Holder != o.holder || int64(lease.Epoch) <= since {
+	if lease.Holder != o.holder || kv.ModRevision <= since {
 		return false, Claimed{}, nil
 	}
 	c = Claimed{Epoch: lease.Epoch}
-	before, err := r.deps.Client.Get(ctx, r.deps.Keys.Client(o.client), clientv3.WithRev(int64(lease.Epoch)-1))
+	before, err := r.deps.Client.Get(ctx, r.deps.Keys.Client(o.client), clientv3.WithRev(kv.ModRevision-1))
 	if errors.Is(err, rpctypes.ErrCompacted) {
 		// Minutes have passed. A former holder that still serves the client learns of it from its peers' epochs.
 		r.deps.Logger.ErrorContext(ctx, "former holder of a client is not known: history is compacted")

@@ -169,14 +169,15 @@ type Lease struct {
 	Epoch uint64
 }
 
-// record is the value of a client's key. It is JSON to leave room for what durable sessions will need; unknown
-// fields are ignored. The epoch is the key's mod revision and is not repeated in it.
+// record is the value of a client's key. It is JSON to leave room for more; unknown fields are ignored. The epoch is
+// Base + the key's mod revision.
 type record struct {
 	Holder string `json:"holder"`
+	Base   uint64 `json:"base,omitempty"`
 }
 
-func encodeRecord(holder string) (string, error) {
-	b, err := json.Marshal(record{Holder: holder})
+func encodeRecord(holder string, base uint64) (string, error) {
+	b, err := json.Marshal(record{Holder: holder, Base: base})
 	if err != nil {
 		return "", fmt.Errorf("encode record of holder %q: %w", holder, err)
 	}

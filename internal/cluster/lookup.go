@@ -110,7 +110,7 @@ func (d *Directory) Records(ctx context.Context, clientIDs []string) (map[string
 		if err != nil {
 			return nil, fmt.Errorf("look up client %q: %w", clientIDs[i], err)
 		}
-		leases[clientIDs[i]] = Lease{Holder: rec.Holder, Epoch: uint64(r.revision)}
+		leases[clientIDs[i]] = Lease{Holder: rec.Holder, Epoch: rec.Base + uint64(r.revision)}
 	}
 	return leases, nil
 }

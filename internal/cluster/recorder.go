@@ -22,6 +22,8 @@ type RecorderConfig struct {
 	Timeout time.Duration
 	// Waiting is how many operations may wait (100,000); what comes then is answered ErrUnavailable.
 	Waiting int
+	// Base is added to etcd's revision to make an epoch (0): above all epochs from before etcd was restored.
+	Base uint64
 }
 
 func (c *RecorderConfig) complete() {
@@ -45,7 +47,8 @@ const requestBytes = 1 << 20
 // in force any more. ErrHolderDead, ErrUnavailable, ErrNotActive: nothing was changed. ErrUnknown: the recorder
 // ended before it could find out.
 type Claimed struct {
-	// Epoch of the new lease.
+	// Epoch of the new lease. For Release one at which the lease was not in force any more, and below those of all
+	// leases to come.
 	Epoch uint64
 	// Former is the record that was there before, whether its holder was alive or not.
 	Former Lease
@@ -97,7 +100,7 @@ func NewRecorder(i *Incarnation, t Term, c RecorderConfig) *Recorder {
 // Claim records the holder of a client: the newest claim wins. done is called once, on another goroutine unless
 // the claim is refused at once, and must not block.
 func (r *Recorder) Claim(clientID, holder string, done func(Claimed)) {
-	value, err := encodeRecord(holder)
+	value, err := encodeRecord(holder, r.config.Base)
 	if err != nil {
 		done(Claimed{Err: err})
 		return
@@ -108,7 +111,7 @@ func (r *Recorder) Claim(clientID, holder string, done func(Claimed)) {
 // Release deletes the record of a client if it is that of the epoch; with epoch 0, if it names the holder. done
 // is called as with Claim.
 func (r *Recorder) Release(clientID, holder string, epoch uint64, done func(Claimed)) {
-	value, err := encodeRecord(holder)
+	value, err := encodeRecord(holder, r.config.Base)
 	if err != nil {
 		done(Claimed{Err: err})
 		return
