@@ -99,6 +99,13 @@ func (x *Index[K]) Unsubscribe(filter string, k K) (last, found bool) {
 	return true, true
 }
 
+// Has reports whether anybody has subscribed to filter.
+func (x *Index[K]) Has(filter string) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.filters.Get(filter) != nil
+}
+
 // Len returns the number of subscriptions.
 func (x *Index[K]) Len() int {
 	x.mu.RLock()

@@ -168,6 +168,18 @@ func TestMatchAppendsAndMergesOnlyItsOwnResults(t *testing.T) {
 	}
 }
 
+func TestHasKnowsTheFiltersThatSomebodyHas(t *testing.T) {
+	x := subscriptions.New[string]()
+	x.Subscribe("a/+", "k", subscriptions.Options{})
+	if !x.Has("a/+") || x.Has("a/b") || x.Has("a") {
+		t.Error("want a/+ and no other")
+	}
+	x.Unsubscribe("a/+", "k")
+	if x.Has("a/+") {
+		t.Error("a/+ is left")
+	}
+}
+
 func TestManySubscribersOfOneFilterComeAndGo(t *testing.T) {
 	const many = 1000
 	x := subscriptions.New[int]()
