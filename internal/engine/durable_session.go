@@ -39,7 +39,7 @@ func (s *Session[T]) Changes(now, before time.Time, dst []journal.Change) []jour
 	if s.durable == nil {
 		return dst
 	}
-	return s.durable.changes(now, before, dst)
+	return s.durable.changes(before, dst)
 }
 
 // Unsafe returns when the oldest delivery was offered that is neither acknowledged nor stored nor on its way there,
@@ -56,6 +56,15 @@ func (s *Session[T]) Unsafe() (oldest time.Time, ok bool) {
 func (s *Session[T]) Written(n int) {
 	if s.durable != nil {
 		s.durable.written(n, s.in)
+	}
+}
+
+// LeftOut says that the entry at p, whose Append has been given out and not confirmed, was not appended, because the
+// inbox has the same message at QoS 2, or had it lately. It is then not sent, and its ticket settles as Queued. Call it
+// before the Written that confirms the Append.
+func (s *Session[T]) LeftOut(p journal.Position) {
+	if s.durable != nil {
+		s.durable.leftOut(p)
 	}
 }
 
@@ -103,8 +112,8 @@ func (s *Session[T]) TakenID(id uint16) (message.ID, bool) {
 	if s.durable == nil {
 		return message.ID{}, false
 	}
-	k, ok := s.durable.taken[id]
-	return k.id, ok
+	k, ok := s.durable.ids[id]
+	return k.message, ok
 }
 
 // Ready appends to dst the packet identifiers of the client's QoS 2 messages that may be sent on now, because their
@@ -137,7 +146,7 @@ func (s *Session[T]) Suspend(now time.Time, dst []journal.Change) []journal.Chan
 	if s.in != nil {
 		s.in.end()
 	}
-	return s.durable.suspend(now, dst)
+	return s.durable.suspend(dst)
 }
 
 // Abandon ends a durable session for this holder, because it has a newer one and writes are refused, before or after
@@ -154,10 +163,16 @@ func (s *Session[T]) Abandon() {
 	s.durable.away = true
 }
 
-// ForgetSeen stops the bookkeeping of message ids by which a durable session drops what it is given twice: once
-// its former holder is forgotten, nobody sends anything twice any more.
+// ForgetSeen stops the bookkeeping of message ids by which a durable session drops what it is given twice: once its
+// former holder is forgotten, nobody sends anything twice any more. A spilled session stops when it has read its
+// inbox, which may hold a message twice. Only the newest 4,096 ids are known, and those of deliveries that are neither
+// UntilSafe nor read from the inbox are not.
 func (s *Session[T]) ForgetSeen() {
-	if s.durable != nil {
+	switch {
+	case s.durable == nil:
+	case s.durable.spilled:
+		s.durable.seen.forget = true
+	default:
 		s.durable.seen = seen{off: true}
 	}
 }

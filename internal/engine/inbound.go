@@ -31,6 +31,7 @@ const (
 	forwarded stage = iota // its acknowledgement has not left
 	answered               // QoS 2: PUBREC has left, PUBREL has not come
 	repeated               // QoS 2: as answered, and a second PUBREC is due because the client sent the message again
+	released               // QoS 2 in a durable session: PUBREL has come, which is being written
 )
 
 // slot is a place in the order of acknowledgements.
@@ -77,7 +78,8 @@ func (in *inbound) forwarded(id uint16, qos byte, code packet.Code) {
 	}
 }
 
-func (in *inbound) released(id uint16) packet.Code {
+// release takes a PUBREL. With keep, the identifier stays in use.
+func (in *inbound) release(id uint16, keep bool) packet.Code {
 	p, known := in.ids[id]
 	if !known || p.qos != message.ExactlyOnce || p.stage == forwarded {
 		return packet.PacketIdentifierNotFound
@@ -85,6 +87,11 @@ func (in *inbound) released(id uint16) packet.Code {
 	if p.stage == repeated {
 		// The client may use the identifier for another message now, and must not take this PUBREC for its.
 		in.at(p.slot).void = true
+	}
+	if keep {
+		p.stage = released
+		in.ids[id] = p
+		return packet.Success
 	}
 	delete(in.ids, id)
 	return packet.Success

@@ -12,8 +12,9 @@ type entry[T comparable] struct {
 	message *message.Message
 	ids     []uint32
 	ticket  T      // zero when nobody waits, or no longer
-	number  uint64 // counts what is queued, for the order between the two rings
+	number  uint32 // counts what is queued at QoS 1 and 2; wraps. At QoS 0, that of the one before
 	size    uint32 // message.Size(), so that a message is measured once
+	mark    uint32 // its record in a durable session
 	qos     byte
 	retain  bool
 	until   Until
@@ -29,7 +30,7 @@ type outbound[T comparable] struct {
 	unordered ring[entry[T]] // QoS 0
 	ordered   ring[entry[T]] // QoS 1 and 2
 	bytes     int            // of what is queued within the bound
-	numbered  uint64
+	numbered  uint32
 
 	waits  ring[time.Time] // when the entries beyond the bound were offered
 	beyond int             // their bytes
@@ -46,16 +47,18 @@ func (o *outbound[T]) offer(d Delivery[T], now time.Time) Outcome {
 	if !o.fits(size) {
 		o.dropExpired(now)
 	}
-	o.numbered++
-	e := entry[T]{
-		message: d.Message, ids: d.IDs, ticket: d.Ticket,
-		number: o.numbered, size: uint32(size),
-		qos: d.QoS, retain: d.Retain, until: d.Until,
-	}
+	e := newEntry(d, size)
 	if e.qos == message.AtMostOnce {
 		return o.offerUnordered(e, now)
 	}
 	return o.offerOrdered(e, now)
+}
+
+func newEntry[T comparable](d Delivery[T], size int) entry[T] {
+	return entry[T]{
+		message: d.Message, ids: d.IDs, ticket: d.Ticket, size: uint32(size),
+		qos: d.QoS, retain: d.Retain, until: d.Until,
+	}
 }
 
 func (o *outbound[T]) offerUnordered(e entry[T], now time.Time) Outcome {
@@ -67,16 +70,16 @@ func (o *outbound[T]) offerUnordered(e entry[T], now time.Time) Outcome {
 		return Dropped
 	}
 	e.ticket = *new(T)
+	e.number = o.numbered
 	o.unordered.push(e)
 	o.bytes += int(e.size)
 	return Queued
 }
 
 func (o *outbound[T]) offerOrdered(e entry[T], now time.Time) Outcome {
-	for o.unordered.n > 0 && !o.fits(int(e.size)) {
-		o.take(&o.unordered)
-		o.counters.Shed++
-	}
+	o.shed(int(e.size))
+	o.numbered++
+	e.number = o.numbered
 	if !o.fits(int(e.size)) {
 		o.ordered.push(e)
 		o.beyond += int(e.size)
@@ -84,13 +87,21 @@ func (o *outbound[T]) offerOrdered(e entry[T], now time.Time) Outcome {
 		return Waiting
 	}
 	outcome := Waiting
-	if e.until == UntilQueued || e.ticket == *new(T) {
+	if e.until != UntilAcked || e.ticket == *new(T) {
 		e.ticket = *new(T)
 		outcome = Queued
 	}
 	o.ordered.push(e)
 	o.bytes += int(e.size)
 	return outcome
+}
+
+// shed drops QoS 0 messages, oldest first, until one of the given size fits or there are none.
+func (o *outbound[T]) shed(size int) {
+	for o.unordered.n > 0 && !o.fits(size) {
+		o.take(&o.unordered)
+		o.counters.Shed++
+	}
 }
 
 // fits reports whether a message of the given size may be queued now, within the bound and behind nobody who
@@ -119,7 +130,7 @@ func (o *outbound[T]) take(r *ring[entry[T]]) entry[T] {
 		o.waits.pop()
 		o.beyond -= int(first.size)
 		o.bytes += int(first.size)
-		if first.until == UntilQueued {
+		if first.until != UntilAcked {
 			o.settle(first, Queued)
 		}
 	}
@@ -143,7 +154,7 @@ func (o *outbound[T]) next(now time.Time) (Outgoing, bool) {
 	ordered := o.ordered.n > 0 && o.windowOpen()
 	var e entry[T]
 	switch {
-	case o.unordered.n > 0 && (!ordered || o.unordered.at(0).number < o.ordered.at(0).number):
+	case o.unordered.n > 0 && (!ordered || earlier(o.unordered.at(0).number, o.ordered.at(0).number)):
 		e = o.take(&o.unordered)
 	case ordered:
 		e = o.take(&o.ordered)
@@ -157,6 +168,9 @@ func (o *outbound[T]) next(now time.Time) (Outgoing, bool) {
 	}
 	return out, true
 }
+
+// earlier reports whether number a was given before b.
+func earlier(a, b uint32) bool { return int32(a-b) < 0 }
 
 // windowOpen reports whether the first entry of ordered may be sent.
 func (o *outbound[T]) windowOpen() bool {

@@ -50,7 +50,10 @@ type Session[T comparable] struct {
 	ended   bool
 }
 
-// New returns an empty session.
+// over reports whether the session has no connection any more.
+func (s *Session[T]) over() bool { return s.ended || s.durable != nil && s.durable.away }
+
+// New returns an empty session that ends with its connection.
 func New[T comparable](l Limits) *Session[T] {
 	return &Session[T]{limits: l.withDefaults()}
 }
@@ -76,9 +79,21 @@ func (s *Session[T]) outbound() *outbound[T] {
 //     so whoever passes none must bound them in another way.
 //   - Dropped: the queue is full and the delivery has QoS 0.
 //   - Ended: the session is over.
+//
+// On a durable session it differs in this:
+//   - A delivery at QoS 1 or 2 that finds the queue full, or the session spilled, goes to the inbox only: Waiting,
+//     and its ticket settles as Stored. What bounds the changes that are not confirmed is again that somebody waits
+//     for each delivery.
+//   - With UntilSafe it is Waiting in any case; Queued when the session has been given the same message before.
+//   - With UntilAcked, for a shared subscription, a full or spilled session does not take it, nor one that has
+//     been suspended: Ended, it is for another member.
+//   - Moved: the session has been suspended or abandoned. At QoS 0 the answer is Dropped.
 func (s *Session[T]) Offer(d Delivery[T], now time.Time) Outcome {
 	if s.ended {
 		return Ended
+	}
+	if s.durable != nil {
+		return s.durable.offer(d, now)
 	}
 	return s.outbound().offer(d, now)
 }
@@ -90,6 +105,9 @@ func (s *Session[T]) Offer(d Delivery[T], now time.Time) Outcome {
 // (MQTT-3.3.2-5). At most SendMaximum deliveries are in flight (MQTT-3.3.4-9); a QoS 2 delivery is in flight
 // until its PUBCOMP, or until a PUBREC that refuses it (4.9).
 func (s *Session[T]) Next(now time.Time) (Outgoing, bool) {
+	if s.durable != nil {
+		return s.durable.nextPacket(now)
+	}
 	if s.out == nil {
 		return Outgoing{}, false
 	}
@@ -105,8 +123,11 @@ func (s *Session[T]) Next(now time.Time) (Outgoing, bool) {
 // message must not be offered to anybody else in its stead (MQTT-4.8.2-6). An acknowledgement of the wrong
 // kind for its delivery is an *packet.Error with Protocol Error, and changes nothing.
 func (s *Session[T]) Acked(a packet.Ack) (reply packet.Ack, send bool, err error) {
-	if s.ended {
+	if s.over() {
 		return packet.Ack{}, false, nil
+	}
+	if s.durable != nil {
+		return s.durable.acked(a)
 	}
 	return s.outbound().acked(a)
 }
@@ -123,7 +144,7 @@ func (s *Session[T]) Settled(dst []Settlement[T]) []Settlement[T] {
 // Published takes the packet identifier and QoS of a PUBLISH from the client and says what to do with it. A
 // message at QoS 0 is always forwarded (unless the session is over) and leaves no trace.
 func (s *Session[T]) Published(id uint16, qos byte) Verdict {
-	if s.ended {
+	if s.over() {
 		return Duplicate
 	}
 	if qos == 0 {
@@ -132,6 +153,9 @@ func (s *Session[T]) Published(id uint16, qos byte) Verdict {
 	if s.in == nil {
 		s.in = newInbound(s.limits.ReceiveMaximum)
 	}
+	if s.durable != nil {
+		return s.durable.published(id, qos, s.in)
+	}
 	return s.in.published(id, qos)
 }
 
@@ -139,25 +163,33 @@ func (s *Session[T]) Published(id uint16, qos byte) Verdict {
 // acknowledge it. Call it once for each such message: once its acknowledgement is out the client may use the
 // identifier for another. It is ignored for an identifier that is not waiting for it, and after End.
 func (s *Session[T]) Forwarded(id uint16, qos byte, code packet.Code) {
-	if s.in != nil {
+	switch {
+	case s.in == nil:
+	case s.durable != nil:
+		s.durable.forwarded(id, qos, code, s.in)
+	default:
 		s.in.forwarded(id, qos, code)
 	}
 }
 
-// Released takes a PUBREL from the client and returns the code for the PUBCOMP, which the caller writes:
-// Success, or Packet Identifier not found. The latter is also the answer while the PUBREC is not out, in which
+// Released takes a PUBREL from the client of a transient session and returns the code for the PUBCOMP, which the
+// caller writes: Success, or Packet Identifier not found. Release serves all sessions. The latter is also the answer while the PUBREC is not out, in which
 // case the identifier stays in use.
 func (s *Session[T]) Released(id uint16) packet.Code {
 	if s.in == nil {
 		return packet.PacketIdentifierNotFound
 	}
-	return s.in.released(id)
+	return s.in.release(id, false)
 }
 
-// NextAck returns the PUBACK or PUBREC that is now due, and false when there is none. They come out in the order
+// NextAck returns the PUBACK or PUBREC that is now due, on a durable session the PUBCOMP as well, and false when
+// there is none. Apart from PUBCOMP they come out in the order
 // in which the client sent its messages, whatever the order in which these were settled (MQTT-4.6.0-2,
 // MQTT-4.6.0-3).
 func (s *Session[T]) NextAck() (packet.Ack, bool) {
+	if s.durable != nil && s.durable.completions.n > 0 {
+		return packet.Ack{Type: packet.PUBCOMP, PacketID: s.durable.completions.pop()}, true
+	}
 	if s.in == nil {
 		return packet.Ack{}, false
 	}
@@ -165,7 +197,8 @@ func (s *Session[T]) NextAck() (packet.Ack, bool) {
 }
 
 // Unacknowledged returns how many messages of the client count against ReceiveMaximum: at QoS 1 until the
-// PUBACK has come out of NextAck, at QoS 2 until PUBREL, or until the PUBREC that refuses the message.
+// PUBACK has come out of NextAck, at QoS 2 until PUBREL, or until the PUBREC that refuses the message; on a durable
+// session, until the PUBREL is durable.
 func (s *Session[T]) Unacknowledged() int {
 	if s.in == nil {
 		return 0
@@ -192,9 +225,9 @@ func (s *Session[T]) QueueLen() (messages, bytes int) {
 // FullSince returns since when the queue has been full, or the zero time if it is not: the time at which the
 // longest-waiting delivery beyond the bound was offered, or at which the first QoS 0 message was dropped since
 // a message last left the queue, whichever is earlier. A client that keeps up with its publishers, if only because they are
-// made to wait, therefore never looks full for long.
+// made to wait, therefore never looks full for long. A durable session is never full: it spills.
 func (s *Session[T]) FullSince() time.Time {
-	if s.out == nil {
+	if s.out == nil || s.durable != nil {
 		return time.Time{}
 	}
 	return s.out.fullSince()
@@ -220,7 +253,10 @@ func (s *Session[T]) End() {
 		return
 	}
 	s.ended = true
-	if s.out != nil {
+	switch {
+	case s.durable != nil:
+		s.durable.finish(Ended)
+	case s.out != nil:
 		s.out.end()
 	}
 	if s.in != nil {

@@ -1,9 +1,6 @@
 package engine
 
-import (
-	"cmp"
-	"slices"
-)
+import "slices"
 
 // maxInFlight keeps half of the packet identifiers free.
 const maxInFlight = 1 << 15
@@ -55,13 +52,30 @@ func (w *window[T]) add(e entry[T]) uint16 {
 		if w.last == 0 {
 			continue
 		}
-		if f := w.slot(w.last); f.id == 0 {
-			*f = flight[T]{entry: e, id: w.last}
-			w.n++
-			w.bytes += int(e.size)
+		if w.slot(w.last).id == 0 {
+			w.place(e, w.last)
 			return w.last
 		}
 	}
+}
+
+// put puts e in flight under a packet identifier that is not in flight. Those that were in flight together once
+// fit into as many slots as then.
+func (w *window[T]) put(e entry[T], id uint16) *flight[T] {
+	for 2*(w.n+1) > len(w.slots) || w.slot(id).id != 0 {
+		w.grow()
+	}
+	w.last = id
+	return w.place(e, id)
+}
+
+// place fills the free slot of id.
+func (w *window[T]) place(e entry[T], id uint16) *flight[T] {
+	f := w.slot(id)
+	*f = flight[T]{entry: e, id: id}
+	w.n++
+	w.bytes += int(e.size)
+	return f
 }
 
 func (w *window[T]) grow() {
@@ -77,7 +91,7 @@ func (w *window[T]) grow() {
 // release lets go of the message of f, of which only the packet identifier counts from now on.
 func (w *window[T]) release(f *flight[T]) {
 	w.bytes -= int(f.size)
-	f.entry = entry[T]{number: f.number, qos: f.qos}
+	f.entry = entry[T]{number: f.number, mark: f.mark, qos: f.qos}
 	f.released = true
 }
 
@@ -99,6 +113,6 @@ func (w *window[T]) oldestFirst() []*flight[T] {
 			flights = append(flights, f)
 		}
 	}
-	slices.SortFunc(flights, func(a, b *flight[T]) int { return cmp.Compare(a.number, b.number) })
+	slices.SortFunc(flights, func(a, b *flight[T]) int { return int(int32(a.number - b.number)) })
 	return flights
 }

@@ -17,7 +17,7 @@ func TestWindowFindsWhatIsInFlightAndNothingElse(t *testing.T) {
 		added, bytes := 0, 0
 		add := func(t *rapid.T) {
 			added++
-			id := w.add(entry[int]{ticket: added, number: uint64(added), size: uint32(added)})
+			id := w.add(entry[int]{ticket: added, number: uint32(added), size: uint32(added)})
 			if _, taken := flying[id]; taken || id == 0 {
 				t.Fatalf("identifier %d is zero or in flight", id)
 			}
@@ -48,7 +48,7 @@ func TestWindowFindsWhatIsInFlightAndNothingElse(t *testing.T) {
 				if id := rapid.Uint16().Draw(t, "some id"); flying[id] == 0 && w.find(id) != nil {
 					t.Fatalf("find(%d) found something", id)
 				}
-				last := uint64(0)
+				last := uint32(0)
 				for _, f := range w.oldestFirst() {
 					if f.number <= last {
 						t.Fatalf("%d after %d", f.number, last)

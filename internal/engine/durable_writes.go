@@ -1,0 +1,274 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/journal"
+	"github.com/beeline-mqtt/beeline/internal/message"
+)
+
+// change is a journal.Change before it is given out, and until it is confirmed.
+type change struct {
+	kind     journal.Kind
+	packetID uint16
+	mark     uint32 // the record that it is about; 0: it is about a message of the client
+}
+
+// writes are the changes of a session that are not durable yet.
+type writes struct {
+	todo         ring[change] // not given out
+	given        ring[change]
+	nextPosition journal.Position // of the entry that is appended next
+	// stored is the position of the newest entry whose Append is confirmed.
+	stored journal.Position
+}
+
+// write has c given out, behind all that was before.
+func (d *durable[T]) write(c change) {
+	if c.mark != 0 {
+		d.records.at(c.mark).references++
+	}
+	d.todo.push(c)
+}
+
+func (d *durable[T]) unsafe() (oldest time.Time, ok bool) {
+	mark := d.records.lists[unstored].first
+	if mark == 0 {
+		return time.Time{}, false
+	}
+	return d.records.at(mark).offered, true
+}
+
+func (d *durable[T]) changes(before time.Time, dst []journal.Change) []journal.Change {
+	for mark := d.records.lists[unstored].first; mark != 0; mark = d.records.lists[unstored].first {
+		if d.records.at(mark).offered.After(before) {
+			break
+		}
+		d.store(mark)
+	}
+	return d.giveOut(dst)
+}
+
+// store has the oldest unstored delivery appended. A delivery for a shared subscription that is older and has no packet
+// identifier is given back, so that it cannot get one later: older entries get theirs first.
+func (d *durable[T]) store(mark uint32) {
+	d.giveBack(d.records.at(mark).number)
+	d.append(mark)
+}
+
+// storeAll has everything appended, and gives back what is lent.
+func (d *durable[T]) storeAll() {
+	for mark := d.records.lists[unstored].first; mark != 0; mark = d.records.lists[unstored].first {
+		d.store(mark)
+	}
+	d.giveBack(d.numbered + 1)
+}
+
+// giveBack ends lent deliveries with numbers before number: other members get them.
+func (d *durable[T]) giveBack(number uint32) {
+	for mark := d.records.lists[lent].first; mark != 0; mark = d.records.lists[lent].first {
+		if !earlier(d.records.at(mark).number, number) {
+			return
+		}
+		d.counters.Ended++
+		d.finished(mark, Ended)
+	}
+}
+
+// append has the delivery appended, with its packet identifier if it has one.
+func (d *durable[T]) append(mark uint32) {
+	d.records.unlink(mark)
+	r := d.records.at(mark)
+	r.appended = true
+	if r.packetID != 0 {
+		d.nameAll()
+		r.named = true
+	}
+	d.write(change{kind: journal.Append, mark: mark, packetID: r.packetID})
+}
+
+// nameAll has the packet identifiers of stored deliveries written.
+func (d *durable[T]) nameAll() {
+	for mark := d.records.lists[unnamed].first; mark != 0; mark = d.records.lists[unnamed].first {
+		d.records.unlink(mark)
+		d.name(mark)
+	}
+}
+
+// name has the packet identifier of a stored delivery written.
+func (d *durable[T]) name(mark uint32) {
+	r := d.records.at(mark)
+	r.named = true
+	d.write(change{kind: journal.Sent, mark: mark, packetID: r.packetID})
+}
+
+// giveOut appends to dst what is to be given out. What became needless meanwhile is left out.
+func (d *durable[T]) giveOut(dst []journal.Change) []journal.Change {
+	for d.todo.n > 0 {
+		c := d.todo.pop()
+		x, needed := d.journal(c)
+		if !needed {
+			// A spilled delivery that turned out to be a repetition, or one that was completed.
+			d.settleRecord(d.records.at(c.mark), Queued)
+			d.records.drop(c.mark)
+			continue
+		}
+		d.given.push(c)
+		dst = append(dst, x)
+	}
+	return dst
+}
+
+// journal returns the change as it is given out.
+func (d *durable[T]) journal(c change) (x journal.Change, needed bool) {
+	switch c.kind {
+	case journal.Taken:
+		return journal.Change{Kind: c.kind, PacketID: c.packetID, Message: d.ids[c.packetID].message}, true
+	case journal.Completed:
+		return journal.Change{Kind: c.kind, PacketID: c.packetID}, true
+	}
+	r := d.records.at(c.mark)
+	if c.kind != journal.Append {
+		return journal.Change{Kind: c.kind, Position: r.position, PacketID: c.packetID}, r.position != 0
+	}
+	if r.over {
+		return journal.Change{}, false
+	}
+	r.position = d.nextPosition
+	d.nextPosition++
+	if r.spilled && !d.located {
+		d.cursor, d.located = r.position-1, true
+	}
+	x = journal.Change{Kind: c.kind, Entry: journal.Entry{
+		Position: r.position, Message: r.message, QoS: r.qos, Retain: r.retain, IDs: r.ids, PacketID: c.packetID,
+	}}
+	r.message, r.ids = nil, nil
+	return x, true
+}
+
+func (d *durable[T]) written(n int, in *inbound) {
+	for range min(n, d.given.n) {
+		c := d.given.pop()
+		switch c.kind {
+		case journal.Taken:
+			d.tookDurably(c.packetID, in)
+			continue
+		case journal.Completed:
+			d.completedDurably(c.packetID, in)
+			continue
+		}
+		d.confirmed(c)
+		d.records.drop(c.mark)
+	}
+}
+
+func (d *durable[T]) leftOut(p journal.Position) {
+	for i := range d.given.n {
+		c := d.given.at(i)
+		if c.kind != journal.Append {
+			continue
+		}
+		r := d.records.at(c.mark)
+		if r.position < p {
+			continue
+		}
+		if r.position == p && !r.over && !r.sent {
+			d.counters.Repeated++
+			d.settleRecord(r, Queued)
+			d.records.unlink(c.mark)
+			r.over = true
+		}
+		return
+	}
+}
+
+// confirmed takes note that a change about a delivery is durable.
+func (d *durable[T]) confirmed(c change) {
+	r := d.records.at(c.mark)
+	switch c.kind {
+	case journal.Append:
+		d.counters.Stored++
+		d.stored = r.position
+		d.settleRecord(r, Stored)
+		if c.packetID != 0 {
+			r.blocked = false
+		}
+	case journal.Sent:
+		r.blocked = false
+	case journal.Released:
+		if r.release == releasing && !r.over && !d.away {
+			r.release = releaseDue
+			d.releases.push(c.packetID)
+		}
+	}
+}
+
+// stage gives what is at the front of the queue its place in the window, if it cannot be sent right from the queue:
+// because it has QoS 2 and its packet identifier has to be written before, because it was sent on another
+// connection under one that it keeps, or because it is behind such.
+func (d *durable[T]) stage(now time.Time) {
+	for {
+		d.tidy(now)
+		if d.ordered.n == 0 || !d.windowOpen() {
+			return
+		}
+		e := *d.ordered.at(0)
+		r := d.records.at(e.mark)
+		switch {
+		case r.again:
+			d.stageAgain(d.dequeue())
+		case e.qos == message.ExactlyOnce:
+			d.dequeue()
+			r.packetID = d.window.add(e)
+			d.block(e.mark)
+			d.staged.push(r.packetID)
+		case d.staged.n > 0:
+			d.staged.push(d.launch(d.dequeue()))
+		default:
+			return
+		}
+	}
+}
+
+// stageAgain gives what was sent on another connection its place under its own packet identifier.
+func (d *durable[T]) stageAgain(e entry[T]) {
+	r := d.records.at(e.mark)
+	if d.window.find(r.packetID) != nil {
+		// No session writes one identifier twice. Should it happen, a new one loses nothing.
+		r.packetID = d.window.add(e)
+		d.block(e.mark)
+	} else {
+		d.window.put(e, r.packetID)
+	}
+	d.window.find(r.packetID).released = r.release != unreleased
+	d.staged.push(r.packetID)
+}
+
+// launch gives e its place in the window and a packet identifier, which it returns.
+func (d *durable[T]) launch(e entry[T]) uint16 {
+	r := d.records.at(e.mark)
+	r.packetID = d.window.add(e)
+	if r.appended {
+		d.records.link(unnamed, e.mark)
+	}
+	return r.packetID
+}
+
+// block has the packet identifier of a delivery written, and keeps it from being sent before.
+func (d *durable[T]) block(mark uint32) {
+	r := d.records.at(mark)
+	r.blocked = true
+	if r.appended {
+		d.nameAll()
+		d.name(mark)
+		return
+	}
+	for first := d.records.lists[unstored].first; first != 0 && first != mark; first = d.records.lists[unstored].first {
+		if !earlier(d.records.at(first).number, r.number) {
+			break
+		}
+		d.store(first)
+	}
+	d.records.unlink(mark)
+	d.append(mark)
+}
