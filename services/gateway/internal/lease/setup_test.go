@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -17,9 +18,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	messagev1 "github.com/beeline-mqtt/beeline/api/gen/beeline/message/v1"
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
+	"github.com/beeline-mqtt/beeline/internal/journal"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,6 +38,17 @@ type service struct {
 	// mute: no stream is welcomed; ignored counts those that were not.
 	mute    atomic.Bool
 	ignored atomic.Int64
+	// What is asked outside of streams; nil: unimplemented.
+	inbox    func(*sessionv1.ReadInboxRequest) (*sessionv1.ReadInboxResponse, error)
+	retained func(*sessionv1.ReadRetainedRequest) (*sessionv1.ReadRetainedResponse, error)
+}
+
+func (s *service) ReadInbox(_ context.Context, r *sessionv1.ReadInboxRequest) (*sessionv1.ReadInboxResponse, error) {
+	return s.inbox(r)
+}
+
+func (s *service) ReadRetained(_ context.Context, r *sessionv1.ReadRetainedRequest) (*sessionv1.ReadRetainedResponse, error) {
+	return s.retained(r)
 }
 
 // peer is the session instance's end of one stream.
@@ -171,6 +185,52 @@ func (p *peer) evict(client string, epoch uint64) {
 	}})
 }
 
+// wantWrite takes the next frame for a write of the client's.
+func (p *peer) wantWrite(client string) *sessionv1.Write {
+	p.t.Helper()
+	r := p.next()
+	if r.GetWrite().GetClientId() != client {
+		p.t.Fatalf("got %v, want a write of %s", r, client)
+	}
+	return r.GetWrite()
+}
+
+func (p *peer) wantRetain(topic string) uint64 {
+	p.t.Helper()
+	r := p.next()
+	if r.GetRetain().GetMessage().GetTopic() != topic {
+		p.t.Fatalf("got %v, want a retained message of %s", r, topic)
+	}
+	return r.GetRetain().GetRequestId()
+}
+
+func (p *peer) wantSettled(client string, epoch uint64) {
+	p.t.Helper()
+	if r := p.next(); r.GetSettled().GetClientId() != client || r.GetSettled().GetEpoch() != epoch {
+		p.t.Fatalf("got %v, want %s settled at %d", r, client, epoch)
+	}
+}
+
+func (p *peer) written(ids ...uint64) {
+	p.send(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Written{Written: &sessionv1.Written{RequestIds: ids}}})
+}
+
+func (p *peer) fenced(ids ...uint64) {
+	p.send(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Written{Written: &sessionv1.Written{Fenced: ids}}})
+}
+
+func (p *peer) retained(id, version uint64, quota bool) {
+	p.send(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Retained{
+		Retained: &sessionv1.Retained{RequestId: id, Version: version, QuotaExceeded: quota},
+	}})
+}
+
+func (p *peer) publish(id uint64, m *messagev1.Message) {
+	p.send(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Publish{
+		Publish: &sessionv1.Publish{RequestId: id, Message: m},
+	}})
+}
+
 // stage is a keeper and the session service that it finds in etcd.
 type stage struct {
 	t       testing.TB
@@ -202,10 +262,16 @@ func newStage(t testing.TB, change func(*Config)) *stage {
 	}
 	s.keeper = New(c, Deps{Sessions: sessions, Logger: s.deps.Logger, Metrics: s.metrics})
 	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() { _ = sessions.Run(ctx) })
+	outer, cancelOuter := context.WithCancel(context.Background())
+	var wg, outerWg sync.WaitGroup
+	outerWg.Go(func() { _ = sessions.Run(outer) })
 	wg.Go(func() { _ = s.keeper.Run(ctx) })
-	s.stop = func() { cancel(); wg.Wait() }
+	s.stop = func() {
+		cancel()
+		wg.Wait()
+		cancelOuter()
+		outerWg.Wait()
+	}
 	t.Cleanup(s.stop)
 	return s
 }
@@ -298,6 +364,50 @@ func (s *stage) want(c <-chan outcome) outcome {
 	case <-time.After(patience):
 		s.t.Fatal("the claim does not end")
 		return outcome{}
+	}
+}
+
+// cutOff ends the stream and waits until the keeper has seen it.
+func (s *stage) cutOff(p *peer) {
+	s.t.Helper()
+	p.cut()
+	clustertest.Wait(s.t, "the stream is gone", func() bool { return !s.keeper.Available() })
+}
+
+// answers are what done was called with. It has room for more than one, so that it can be seen if there is.
+type answers chan error
+
+// write has a session of the client's write that one entry is done with.
+func (s *stage) write(client string, at journal.Position) answers {
+	return s.writeAll(client, journal.Change{Kind: journal.Done, Position: at})
+}
+
+func (s *stage) writeAll(client string, changes ...journal.Change) answers {
+	a := make(answers, 2)
+	s.keeper.Write(journal.Write{Client: client, Session: 1, Epoch: 5, Changes: changes}, func(err error) { a <- err })
+	return a
+}
+
+// wantAnswer wants that to be the only answer.
+func (s *stage) wantAnswer(a answers, want error) {
+	s.t.Helper()
+	select {
+	case got := <-a:
+		if !errors.Is(got, want) {
+			s.t.Errorf("answered %v, want %v", got, want)
+		}
+	case <-time.After(patience):
+		s.t.Fatal("no answer")
+	}
+	s.wantNone(a)
+}
+
+func (s *stage) wantNone(a answers) {
+	s.t.Helper()
+	select {
+	case got := <-a:
+		s.t.Errorf("answered %v", got)
+	default:
 	}
 }
 

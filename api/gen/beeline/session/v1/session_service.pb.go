@@ -1509,7 +1509,8 @@ func (x *Write) GetChanges() []*Change {
 	return nil
 }
 
-// Written answers Writes, several at once and in any order.
+// Written answers Writes, several at once; those of one session in the order in which they were sent, or a gateway
+// whose stream breaks in between would repeat an older one behind a newer one.
 type Written struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Those that are durable.
@@ -1731,7 +1732,7 @@ func (x *Retain) GetMessage() *v1.Message {
 	return nil
 }
 
-// Retained answers Retain when the message is durable.
+// Retained answers Retain when the message is durable. Answers come in the order of the requests, as with Written.
 type Retained struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As in the request.
