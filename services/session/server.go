@@ -12,6 +12,7 @@ import (
 
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/rpc"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
 )
@@ -59,7 +60,7 @@ func (s *Session) Attach(g grpc.BidiStreamingServer[sessionv1.AttachRequest, ses
 		term: t, gateway: gateway, number: s.numbers.Add(1), aliveAt: aliveAt, grpc: g,
 		holdings: make(chan *sessionv1.Holdings, holdingsWaiting),
 		filled:   make(chan struct{}, 1),
-		cancel:   cancel,
+		cancel:   cancel, publishing: map[uint64]func(bool){},
 	}
 	st.push(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Welcome{
 		Welcome: &sessionv1.Welcome{Incarnation: t.instance},
@@ -147,7 +148,7 @@ func (t *term) checkAlive(ctx context.Context, gateway string) (revision int64, 
 	return r.Header.Revision, nil
 }
 
-// attach makes st the gateway's stream, in place of an older one.
+// attach makes st the gateway's stream, in place of an older one. Without an error, detach has to follow.
 func (t *term) attach(st *stream) error {
 	t.mu.Lock()
 	switch {
@@ -158,8 +159,12 @@ func (t *term) attach(st *stream) error {
 		t.mu.Unlock()
 		return errDead
 	}
+	t.users.Add(1)
 	older := t.streams[st.gateway]
 	t.streams[st.gateway] = st
+	if t.kept != nil {
+		st.stored = t.kept.Held(st.gateway)
+	}
 	t.mu.Unlock()
 	if older != nil {
 		older.end(errReplaced)
@@ -172,12 +177,14 @@ func (t *term) attach(st *stream) error {
 }
 
 func (t *term) detach(st *stream) {
+	defer t.users.Done()
 	t.mu.Lock()
 	mine := t.streams[st.gateway] == st
 	if mine {
 		delete(t.streams, st.gateway)
 	}
 	t.mu.Unlock()
+	t.unpublished(st)
 	if mine {
 		t.step(func(q *claims.Queue, now time.Time) { q.Detached(now, st.gateway) })
 	}
@@ -187,9 +194,15 @@ func (t *term) detach(st *stream) {
 func response(e claims.Effect) *sessionv1.AttachResponse {
 	switch e.Kind {
 	case claims.Claimed:
-		return &sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Claimed{Claimed: &sessionv1.Claimed{
-			RequestId: e.Request.ID, Epoch: e.Epoch, FormerHolder: e.Former,
-		}}}
+		c := &sessionv1.Claimed{RequestId: e.Request.ID, Epoch: e.Epoch, FormerHolder: e.Former}
+		if e.Session != nil {
+			c.Session = journal.StateToWire(e.Session)
+		}
+		return &sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Claimed{Claimed: c}}
+	case claims.Left:
+		return &sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Released{
+			Released: &sessionv1.Released{RequestId: e.Request.ID},
+		}}
 	case claims.Evict:
 		return &sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Evict{Evict: &sessionv1.Evict{
 			ClientId: e.Client, Epoch: e.Epoch,

@@ -46,6 +46,8 @@ type Session struct {
 	probe    *cluster.Probe
 	// outbox is how many frames may wait for one gateway.
 	outbox int
+	// keep is nil when nothing is stored.
+	keep keep
 	// streams are counted so that Run waits for their goroutines.
 	streams sync.WaitGroup
 	// numbers tell the answers to one stream of a gateway from those to the next.
@@ -155,14 +157,22 @@ func (s *Session) live(ctx context.Context, former *cluster.Incarnation) (*clust
 	defer s.joined.Store(false)
 	s.deps.Logger.InfoContext(ctx, "joined the cluster", slog.String("incarnation", i.ID()))
 
-	// The incarnation is given back only after the term has ended.
+	// The incarnation is given back only after the term has ended, and ends with it: what the term held while clients
+	// were away is adopted by whoever follows, and the adopted have to be gone.
+	var over error // of the one goroutine that leads, until it has ended
 	lead, stopLeading := context.WithCancel(ctx)
 	defer stopLeading()
 	live, stopLiving := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLiving()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_ = cluster.Lead(lead, i, func(ctx context.Context, t cluster.Term) { s.lead(ctx, i, t) })
+		_ = cluster.Lead(lead, i, func(ctx context.Context, t cluster.Term) {
+			over = fmt.Errorf("incarnation %s: %w", i.ID(), errTermOver)
+			if err := s.lead(ctx, i, t); err != nil {
+				over = fmt.Errorf("incarnation %s: %w", i.ID(), err)
+			}
+			stopLeading()
+		})
 		stopLiving()
 	})
 	err = i.Run(live, func(ctx context.Context) bool {
@@ -173,16 +183,22 @@ func (s *Session) live(ctx context.Context, former *cluster.Incarnation) (*clust
 	if err != nil {
 		return i, fmt.Errorf("incarnation %s: %w", i.ID(), err)
 	}
-	return nil, nil //nolint:nilnil // nothing was lost, nothing is left to leave
+	if ctx.Err() != nil {
+		return nil, nil //nolint:nilnil // nothing was lost, nothing is left to leave
+	}
+	return nil, over
 }
 
+var errTermOver = errors.New("it is not the active instance any more")
+
 // lead is one term.
-func (s *Session) lead(ctx context.Context, i *cluster.Incarnation, t cluster.Term) {
+func (s *Session) lead(ctx context.Context, i *cluster.Incarnation, t cluster.Term) error {
 	s.deps.Logger.InfoContext(ctx, "active session instance", slog.String("incarnation", i.ID()), slog.Int64("revision", t.Revision))
 	s.metrics.active.Set(1)
 	defer s.metrics.active.Set(0)
-	newTerm(s, i, t).run(ctx, s.setTerm)
+	err := newTerm(s, i).serve(ctx, i, t)
 	s.deps.Logger.InfoContext(ctx, "no longer the active session instance", slog.String("incarnation", i.ID()))
+	return err
 }
 
 func (s *Session) setTerm(t *term) {

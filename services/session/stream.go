@@ -13,6 +13,7 @@ import (
 
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
 )
 
@@ -33,11 +34,19 @@ type stream struct {
 	aliveAt  int64 // revision of etcd at which the gateway was seen alive
 	grpc     grpc.BidiStreamingServer[sessionv1.AttachRequest, sessionv1.AttachResponse]
 	holdings chan *sessionv1.Holdings
-	cancel   context.CancelCauseFunc
-	filled   chan struct{} // signal: the outbox is not empty
+	// stored is what the store named the gateway for when the stream began, less what it has shown. It belongs to
+	// whoever compares.
+	stored map[string]uint64
+	cancel context.CancelCauseFunc
+	filled chan struct{} // signal: the outbox is not empty
+
+	// publishing are the messages that the gateway was given and has not answered for. The term's mu guards it.
+	publishing map[uint64]func(failed bool)
 
 	mu     sync.Mutex
 	outbox []*sessionv1.AttachResponse // guarded by mu
+	// durable and fenced are writes that have not been answered yet; guarded by mu.
+	durable, fenced []uint64
 }
 
 // end makes Attach return the error. It does not wait.
@@ -60,9 +69,17 @@ func (st *stream) push(r *sessionv1.AttachResponse) {
 
 // serve runs the stream until it breaks or is ended, and returns what the gateway is told.
 func (st *stream) serve(ctx context.Context, streams *sync.WaitGroup) error {
-	streams.Go(func() { st.cancel(st.read(ctx)) })
-	streams.Go(func() { st.cancel(st.write(ctx)) })
-	streams.Go(func() { st.compare(ctx) })
+	for _, f := range []func(){
+		func() { st.cancel(st.read(ctx)) },
+		func() { st.cancel(st.write(ctx)) },
+		func() { st.compare(ctx) },
+	} {
+		st.term.users.Add(1)
+		streams.Go(func() {
+			defer st.term.users.Done()
+			f()
+		})
+	}
 	<-ctx.Done()
 	return context.Cause(ctx)
 }
@@ -76,7 +93,7 @@ func (st *stream) write(ctx context.Context) error {
 		case <-st.filled:
 		}
 		st.mu.Lock()
-		frames, st.outbox = st.outbox, frames[:0]
+		frames, st.outbox = append(st.outbox, st.answers()...), frames[:0]
 		st.mu.Unlock()
 		for i, f := range frames {
 			if err := st.grpc.Send(f); err != nil {
@@ -97,12 +114,9 @@ func (st *stream) read(ctx context.Context) error {
 		switch f := r.GetFrame().(type) {
 		case *sessionv1.AttachRequest_Claim:
 			m.claims.Inc()
-			if f.Claim.GetClientId() == "" {
-				return status.Error(codes.InvalidArgument, "claim without a client id")
+			if err := st.claim(f.Claim); err != nil {
+				return err
 			}
-			st.term.step(func(q *claims.Queue, now time.Time) {
-				q.Claim(now, f.Claim.GetClientId(), claims.Request{Gateway: st.gateway, Stream: st.number, ID: f.Claim.GetRequestId()})
-			})
 		case *sessionv1.AttachRequest_Release:
 			m.releases.Inc()
 			st.release(f.Release)
@@ -116,22 +130,42 @@ func (st *stream) read(ctx context.Context) error {
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
+		case *sessionv1.AttachRequest_Write, *sessionv1.AttachRequest_Settled,
+			*sessionv1.AttachRequest_Retain, *sessionv1.AttachRequest_Published:
+			if err := st.receive(r); err != nil {
+				return err
+			}
 		default:
 			return status.Error(codes.InvalidArgument, "frame of unknown kind")
 		}
 	}
 }
 
-func (st *stream) release(r *sessionv1.Release) {
-	st.term.recorder.Release(r.GetClientId(), st.gateway, r.GetEpoch(), func(c cluster.Claimed) {
-		if c.Err != nil {
-			st.term.session.metrics.refusals.WithLabelValues("unavailable").Inc()
-			st.push(refused(r.GetRequestId(), sessionv1.Refusal_REFUSAL_UNAVAILABLE))
-			return
+func (st *stream) claim(c *sessionv1.Claim) error {
+	if c.GetClientId() == "" {
+		return status.Error(codes.InvalidArgument, "claim without a client id")
+	}
+	r := claims.Request{Gateway: st.gateway, Stream: st.number, ID: c.GetRequestId()}
+	if st.term.kept != nil {
+		r.CleanStart, r.Expiry = c.GetCleanStart(), c.GetSessionExpirySeconds()
+		if c.GetWill() != nil {
+			var err error
+			if r.Will, err = journal.WillFromWire(c.GetWill()); err != nil {
+				return status.Errorf(codes.InvalidArgument, "will: %v", err)
+			}
 		}
-		st.push(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Released{
-			Released: &sessionv1.Released{RequestId: r.GetRequestId()},
-		}})
+	}
+	st.term.step(func(q *claims.Queue, now time.Time) { q.Claim(now, c.GetClientId(), r) })
+	return nil
+}
+
+func (st *stream) release(r *sessionv1.Release) {
+	e := claims.Ending{
+		WithoutWill: r.GetEnding() == sessionv1.Ending_ENDING_WITHOUT_WILL,
+		Expiry:      r.GetSessionExpirySeconds(), HasExpiry: r.SessionExpirySeconds != nil,
+	}
+	st.term.step(func(q *claims.Queue, now time.Time) {
+		q.Leave(now, r.GetClientId(), claims.Request{Gateway: st.gateway, Stream: st.number, ID: r.GetRequestId()}, r.GetEpoch(), e)
 	})
 }
 
@@ -143,18 +177,41 @@ func (st *stream) compare(ctx context.Context) {
 			return
 		case h := <-st.holdings:
 			for !st.compareFrame(ctx, h) {
-				wait := time.NewTimer(compareRetry)
-				select {
-				case <-ctx.Done():
-					wait.Stop()
+				if !pause(ctx, compareRetry) {
 					return
-				case <-wait.C:
 				}
 			}
-			if h.GetLast() {
-				st.term.step(func(q *claims.Queue, now time.Time) { q.Compared(now, st.gateway) })
+			if !h.GetLast() {
+				continue
 			}
+			st.term.step(func(q *claims.Queue, now time.Time) { q.Compared(now, st.gateway) })
+			st.missing(ctx)
 		}
+	}
+}
+
+// missing puts away what the store names the gateway for and it has not shown: neither of them knows then that nobody
+// holds it. It waits until the gateway has had the time to repeat what was not answered, because that says more.
+func (st *stream) missing(ctx context.Context) {
+	if len(st.stored) == 0 || !pause(ctx, st.term.session.config.EvictTimeout) {
+		return
+	}
+	st.term.step(func(q *claims.Queue, now time.Time) {
+		for client, epoch := range st.stored {
+			q.Leave(now, client, claims.Request{Gateway: st.gateway}, epoch, claims.Ending{})
+		}
+	})
+	st.stored = nil
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	wait := time.NewTimer(d)
+	defer wait.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-wait.C:
+		return true
 	}
 }
 
@@ -169,6 +226,11 @@ func (st *stream) compareFrame(ctx context.Context, h *sessionv1.Holdings) bool 
 			st.term.session.deps.Logger.WarnContext(ctx, "holdings not compared yet", slog.String("peer", st.gateway), slog.Any("error", err))
 		}
 		return false
+	}
+	for _, one := range h.GetHoldings() {
+		if stored, named := st.stored[one.GetClientId()]; named && one.GetEpoch() >= stored {
+			delete(st.stored, one.GetClientId())
+		}
 	}
 	st.term.step(func(q *claims.Queue, now time.Time) {
 		for _, one := range h.GetHoldings() {

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -20,6 +21,14 @@ type term struct {
 	instance  string
 	recorder  *cluster.Recorder
 	directory *cluster.Directory
+	// kept is nil when nothing is stored.
+	kept kept
+	// base and a revision of etcd make an epoch.
+	base uint64
+	// fail ends the term.
+	fail context.CancelCauseFunc
+	// users are the goroutines of streams.
+	users sync.WaitGroup
 	// sweep and wake are signals: they hold one.
 	sweep chan struct{}
 	wake  chan struct{}
@@ -30,19 +39,43 @@ type term struct {
 	streams map[string]*stream
 	view    cluster.View
 	armed   time.Time // when run wakes up by itself; zero: not
-	ended   bool
+	// publishes numbers what gateways are given to publish.
+	publishes uint64
+	ended     bool
 }
 
-func newTerm(s *Session, i *cluster.Incarnation, t cluster.Term) *term {
+func newTerm(s *Session, i *cluster.Incarnation) *term {
 	return &term{
 		session:   s,
 		instance:  i.ID(),
-		recorder:  cluster.NewRecorder(i, t, cluster.RecorderConfig{}),
 		directory: cluster.NewDirectory(s.cluster, nil),
 		sweep:     make(chan struct{}, 1),
 		wake:      make(chan struct{}, 1),
 		streams:   map[string]*stream{},
 	}
+}
+
+// serve opens what is kept, and runs the term until the context is done or the term fails, which is the error.
+func (t *term) serve(ctx context.Context, i *cluster.Incarnation, c cluster.Term) error {
+	ctx, t.fail = context.WithCancelCause(ctx)
+	defer t.fail(nil)
+	if keep := t.session.keep; keep != nil {
+		var err error
+		if t.kept, t.base, err = keep(ctx, t, c.Revision); err != nil {
+			return fmt.Errorf("open what is stored: %w", err)
+		}
+	}
+	t.recorder = cluster.NewRecorder(i, c, cluster.RecorderConfig{Base: t.base})
+	t.run(ctx, t.session.setTerm)
+	err := context.Cause(ctx)
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	if t.kept != nil {
+		t.users.Wait()
+		err = errors.Join(err, t.kept.Close())
+	}
+	return err
 }
 
 // run serves until the context is done. publish is called with the term when gateways may attach, and with nil
@@ -74,10 +107,11 @@ func (t *term) setView(v cluster.View, publish func(*term)) {
 	for i, m := range v.Members {
 		ids[i] = m.ID
 	}
+	epoch := t.base + uint64(v.Revision)
 	t.mu.Lock()
 	first := t.queue == nil
 	if first {
-		t.queue = claims.New(time.Now(), t.session.config.claims(), ids, v.Revision)
+		t.queue = claims.New(time.Now(), t.claims(), ids, int64(epoch))
 	}
 	died := first
 	for _, m := range t.view.Members {
@@ -92,14 +126,26 @@ func (t *term) setView(v cluster.View, publish func(*term)) {
 			st.end(errDead)
 		}
 	}
+	if t.kept != nil {
+		// Before the queue goes on to what a death allows, so that what is to be opened waits for the adoption.
+		t.kept.View(ids, epoch)
+	}
 	t.mu.Unlock()
-	t.step(func(q *claims.Queue, now time.Time) { q.View(now, ids, v.Revision) })
+	t.step(func(q *claims.Queue, now time.Time) { q.View(now, ids, int64(epoch)) })
 	if first {
 		publish(t)
 	}
 	if died {
 		signal(t.sweep)
 	}
+}
+
+func (t *term) claims() claims.Config {
+	c := t.session.config.claims()
+	if t.kept != nil {
+		c.Look = t.kept.Look
+	}
+	return c
 }
 
 // outlived reports whether the gateway of st has died. A view is behind at times: it knows only about gateways that
@@ -112,7 +158,7 @@ func (t *term) outlived(st *stream) bool {
 // step tells the queue something and does what it wants done.
 func (t *term) step(tell func(*claims.Queue, time.Time)) {
 	t.mu.Lock()
-	if t.queue == nil {
+	if t.queue == nil || t.ended {
 		t.mu.Unlock()
 		return
 	}
@@ -129,26 +175,12 @@ func (t *term) step(tell func(*claims.Queue, time.Time)) {
 	}
 	t.mu.Unlock()
 
-	// The recorder may answer on the spot. Of one client there is only one record under way: their order is free.
 	for _, e := range effects {
-		if e.Kind == claims.Record {
-			t.recorder.Claim(e.Client, e.Gateway, func(c cluster.Claimed) { t.recorded(e.Client, c) })
-		}
+		t.begin(e)
 	}
 }
 
-func (t *term) recorded(client string, c cluster.Claimed) {
-	o := claims.Outcome{Epoch: c.Epoch, Former: c.Former.Holder, FormerEpoch: c.Former.Epoch}
-	switch {
-	case errors.Is(c.Err, cluster.ErrHolderDead):
-		o.Err = claims.HolderDead
-	case c.Err != nil:
-		o.Err = claims.Unavailable
-	}
-	t.step(func(q *claims.Queue, now time.Time) { q.Recorded(now, client, o) })
-}
-
-// send needs mu.
+// send tells gateways. It needs mu.
 func (t *term) send(e claims.Effect) {
 	m := t.session.metrics
 	switch e.Kind {
@@ -160,7 +192,8 @@ func (t *term) send(e claims.Effect) {
 		m.refusals.WithLabelValues("incarnation_dead").Inc()
 	case claims.Unavailable:
 		m.refusals.WithLabelValues("unavailable").Inc()
-	case claims.Record:
+	case claims.Evict, claims.Left:
+	case claims.Record, claims.Open, claims.Away, claims.Release:
 		return
 	}
 	st := t.streams[e.Gateway]
