@@ -14,7 +14,7 @@ type barrier struct {
 // before it goes on elsewhere, so that nothing overtakes.
 func (l *Link) Barrier(f func()) {
 	l.mu.Lock()
-	if (l.ended || l.out.taken == l.out.last) && !l.telling {
+	if (l.estate.state != open || l.out.taken == l.out.last) && !l.telling {
 		l.mu.Unlock()
 		if !l.m.later(f) {
 			f()
@@ -35,7 +35,7 @@ func (l *Link) prompt() {
 // passed removes and returns the barriers that the peer has passed. mu is held.
 func (l *Link) passed() []barrier {
 	n := 0
-	for n < len(l.barriers) && (l.ended || l.barriers[n].seq <= l.out.taken) {
+	for n < len(l.barriers) && (l.estate.state != open || l.barriers[n].seq <= l.out.taken) {
 		n++
 	}
 	over := l.barriers[:n:n]

@@ -52,6 +52,20 @@ type Delivery struct {
 	Message *message.Message
 }
 
+// outlives reports whether d is still of use when the peer has died that it was sent to.
+func (d *Delivery) outlives() bool {
+	return d.Message.QoS > message.AtMostOnce && (d.Target.Kind == TargetMatch || d.Target.Kind == TargetOrphans)
+}
+
+// orphanOf makes of a delivery that was sent to a dead incarnation one to its adopter. Orphans of another one, which
+// the dead had adopted, stay what they are.
+func (d Delivery) orphanOf(dead string) Delivery {
+	if d.Target.Kind != TargetOrphans {
+		d.Target = Target{Kind: TargetOrphans, Incarnation: dead}
+	}
+	return d
+}
+
 // Outcome is what became of a delivery. The values are those of the protocol; Gone alone is local.
 type Outcome byte
 
@@ -67,7 +81,8 @@ const (
 	Overloaded Outcome = 8
 	Refused    Outcome = 9
 	// Gone: the peer's incarnation died, or this process is closing, before the delivery was settled. Whether
-	// the peer acted on it is not known.
+	// the peer acted on it is not known. What is for durable sessions of a dead peer does not settle so, unless
+	// this process is closing: it waits for the session service.
 	Gone Outcome = 10
 
 	outcomes = 11

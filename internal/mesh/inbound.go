@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -31,6 +32,15 @@ type inbound struct {
 	ended  bool
 	ack    uint64 // route version to acknowledge; 0 is none
 	wanted bool   // a snapshot is to be asked for
+
+	adoptedAcks []*meshv1.AdoptedAck // to be sent; one for an incarnation
+	expected    []expected
+}
+
+// expected is a call to make when everything up to seq has been taken.
+type expected struct {
+	seq  uint64
+	call func()
 }
 
 func newInbound(l *Link) *inbound {
@@ -56,6 +66,7 @@ func (in *inbound) attach(st *inStream, h *meshv1.Hello) (*meshv1.Welcome, error
 	old := in.stream
 	in.stream = st
 	in.ack, in.wanted = 0, false
+	in.adoptedAcks = nil // the peer asks again
 	through := in.books.through
 	in.mu.Unlock()
 
@@ -74,7 +85,7 @@ func (in *inbound) attach(st *inStream, h *meshv1.Hello) (*meshv1.Welcome, error
 	}, nil
 }
 
-// end closes the receiver's side for good and drops the peer's routes.
+// end closes the receiver's side for good. The peer's routes change no more.
 func (in *inbound) end() {
 	<-in.turn
 	defer func() { in.turn <- struct{}{} }()
@@ -83,6 +94,7 @@ func (in *inbound) end() {
 	st := in.stream
 	in.stream = nil
 	in.books = receiver{}
+	in.adoptedAcks, in.expected = nil, nil
 	in.mu.Unlock()
 	if st != nil {
 		st.stop(in.reason())
@@ -90,7 +102,6 @@ func (in *inbound) end() {
 	if in.app != nil {
 		in.app.Close()
 	}
-	in.l.m.deps.Routes.Drop(in.l)
 }
 
 func (in *inbound) reason() error {
@@ -128,16 +139,21 @@ func (in *inbound) next(st *inStream) (*frame, error) {
 		in.mu.Unlock()
 		return &frame{buf: mem.SliceBuffer(b)}, nil
 	}
-	ack, wanted := in.ack, in.wanted
-	if ack > 0 {
+	ack, wanted, adopted := in.ack, in.wanted, in.adoptedAcks
+	switch {
+	case ack > 0:
 		in.ack = 0
-	} else {
+	case len(adopted) > 0:
+		in.adoptedAcks = adopted[1:]
+	default:
 		in.wanted = false
 	}
 	in.mu.Unlock()
 	switch {
 	case ack > 0:
 		return encodeCold(routesAckFrame(ack))
+	case len(adopted) > 0:
+		return encodeCold(adoptedAckFrame(adopted[0]))
 	case wanted:
 		return encodeCold(routesWantedFrame())
 	}
@@ -206,13 +222,63 @@ func (in *inbound) takeBatch(st *inStream, body []byte) error {
 		in.books.again()
 	}
 	due := in.books.took(last, len(body), in.answers, urgent)
+	come := in.come()
 	in.mu.Unlock()
 	clear(in.answers)
 	in.answers = in.answers[:0]
 	if due {
 		st.nudge()
 	}
+	for _, e := range come {
+		e.call()
+	}
 	return err
+}
+
+// come removes and returns what was expected and has been taken. mu is held.
+func (in *inbound) come() (come []expected) {
+	if len(in.expected) == 0 {
+		return nil
+	}
+	in.expected = slices.DeleteFunc(in.expected, func(e expected) bool {
+		if e.seq > in.books.through {
+			return false
+		}
+		come = append(come, e)
+		return true
+	})
+	return come
+}
+
+// expect calls f once everything up to seq has been handed over, which may be so already. Without that, it never does
+// when the peer dies.
+func (in *inbound) expect(seq uint64, f func()) {
+	in.mu.Lock()
+	if in.ended || in.books.through < seq {
+		if !in.ended {
+			in.expected = append(in.expected, expected{seq: seq, call: f})
+		}
+		in.mu.Unlock()
+		return
+	}
+	in.mu.Unlock()
+	f()
+}
+
+// acknowledgeAdopted has the peer told that what was held for a dead incarnation is on its way, up to through.
+func (in *inbound) acknowledgeAdopted(incarnation string, through uint64) {
+	ack := &meshv1.AdoptedAck{Incarnation: incarnation, ThroughSequence: through}
+	in.mu.Lock()
+	st := in.stream
+	if i := slices.IndexFunc(in.adoptedAcks, func(a *meshv1.AdoptedAck) bool { return a.GetIncarnation() == incarnation }); i >= 0 {
+		in.adoptedAcks[i] = ack
+	} else if st != nil {
+		in.adoptedAcks = append(in.adoptedAcks, ack)
+	}
+	in.mu.Unlock()
+	if st != nil {
+		st.nudge()
+	}
 }
 
 // deliver hands the deliveries of r that come after through to the application, and leaves the answers that are
@@ -281,6 +347,13 @@ func (in *inbound) takeCold(st *inStream, b []byte) error {
 		in.books.flush()
 		in.mu.Unlock()
 		st.nudge()
+		return nil
+	case *meshv1.ConnectRequest_Adopted:
+		id := f.Adopted.GetIncarnation()
+		if id == "" || id == in.l.peer.ID {
+			return fmt.Errorf("%w: %q adopts %q", errProtocol, in.l.peer.ID, id)
+		}
+		in.l.m.adopted(id, in.l)
 		return nil
 	case *meshv1.ConnectRequest_Goodbye:
 		return errGoodbye

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc/mem"
 
+	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 )
 
@@ -30,10 +31,11 @@ type Link struct {
 
 	announced atomic.Bool // a version of this process's routes is in force at the peer
 	snapshot  atomic.Bool // the peer wants one
+	adoptions atomic.Bool // the peer may have to be told of adoptions
 
 	mu     sync.Mutex
 	out    sender
-	ended  bool
+	estate estate
 	stream *outStream // nil while there is none that has been welcomed
 
 	// busy is held by the one goroutine that may call SendMsg; it guards batch, too. waiting says that the
@@ -79,11 +81,15 @@ func (l *Link) Peer() Peer { return l.peer }
 // across breaks of the stream. False: the bound of unacknowledged bytes is reached, or the mesh has ended, and
 // the delivery was not taken. w may be nil when nobody waits. A delivery to a dead peer settles as Gone, one of
 // more than MaxMessageBytes as Refused.
+//
+// If the dead peer had durable routes, a TargetMatch at QoS 1 or 2 is taken, within the same bound, and kept for
+// whoever adopts its sessions, and one at QoS 0 is not taken. Settled is then called for the link and with the
+// delivery by which it has reached the adopter.
 func (l *Link) Send(d Delivery, w Waiter) bool {
 	l.mu.Lock()
 	if !l.push(d, w) {
 		l.mu.Unlock()
-		return l.settleAside(d, w)
+		return l.settleAside(nil, d, w)
 	}
 	l.flush()
 	return true
@@ -95,7 +101,7 @@ func (l *Link) SendInTurn(t *turn.Turn, d Delivery, w Waiter) bool {
 	l.mu.Lock()
 	if !l.push(d, w) {
 		l.mu.Unlock()
-		return l.settleAside(d, w)
+		return l.settleAside(t, d, w)
 	}
 	add := !l.gathered
 	l.gathered = true
@@ -117,17 +123,26 @@ func (l *Link) Flush(*turn.Turn) {
 
 // push takes a delivery into the window. mu is held.
 func (l *Link) push(d Delivery, w Waiter) bool {
-	return !l.ended && d.Message.Size() <= MaxMessageBytes && l.out.push(d, w)
+	return l.estate.takes(&d) && d.Message.Size() <= MaxMessageBytes && l.out.push(d, w)
 }
 
-// settleAside decides about a delivery that push has not taken.
-func (l *Link) settleAside(d Delivery, w Waiter) bool {
+// settleAside decides about a delivery that push has not taken, in the turn t if there is one.
+func (l *Link) settleAside(t *turn.Turn, d Delivery, w Waiter) bool {
 	l.mu.Lock()
-	ended := l.ended
+	e := l.estate
 	l.mu.Unlock()
 	receipt := Receipt{Outcome: Refused}
 	switch {
-	case ended:
+	case e.state == adopted && d.outlives():
+		// The sender looked for routes just before those of the peer were dropped.
+		d = d.orphanOf(l.peer.ID)
+		if t != nil {
+			return e.heir.SendInTurn(t, d, w)
+		}
+		return e.heir.Send(d, w)
+	case (e.state == orphaned || e.state == adopted) && d.Target.Kind == TargetMatch && d.Message.QoS == message.AtMostOnce:
+		return false
+	case !e.takes(&d):
 		receipt.Outcome = Gone
 	case d.Message.Size() <= MaxMessageBytes:
 		return false
@@ -249,21 +264,6 @@ func (l *Link) unacknowledged() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.out.bytes
-}
-
-// end settles everything as Gone and closes the inbound half. Nothing is sent or received any more.
-func (l *Link) end() {
-	var counts [outcomes]uint64
-	l.acquire()
-	l.ended = true
-	settled := l.out.fail(nil, &counts)
-	l.busy = false
-	l.m.counters.settled(&counts)
-	l.tell(settled)
-	if l.dead.Load() {
-		l.m.dropped(l)
-	}
-	l.in.end()
 }
 
 // tell calls the waiters of what has settled, and then the barriers that this has passed. mu is held at the call

@@ -1,8 +1,9 @@
 // Package mesh owns the links between processes: bidirectional gRPC streams (beeline.mesh.v1) that carry
 // deliveries and routes one way, receipts and acknowledgements the other. Every process dials every peer.
 //
-// It owns sequences, resending after a break, deduplication, receipts, credit and the spreading of this
-// process's own routes. It does not know who is alive (SetPeers says so), what a topic matches (routes), or
+// It owns sequences, resending after a break, deduplication, receipts, credit, the spreading of this process's own
+// routes, and, when a peer has died, what was on its way to durable sessions there, until somebody has adopted them:
+// a link is open, then orphaned, then adopted; or over, if there is nothing to inherit. It does not know who is alive (SetPeers says so), what a topic matches (routes), or
 // what becomes of a message here (Inbound).
 //
 // Concurrency: all exported methods may be called from any goroutine and none of them waits for a peer, but for
@@ -39,9 +40,12 @@ type Mesh struct {
 	closed  bool
 	known   bool // SetPeers has been called
 	links   map[string]*Link
-	gone    map[string]struct{} // incarnations that were removed, for good
-	changed chan struct{}       // closed and replaced at every change of links and of what Synced looks at
+	gone    map[string]*Link // incarnations that were removed, for good; with what there still is to know of them
+	changed chan struct{}    // closed and replaced at every change of links and of what Synced looks at
+	adopts  []*adoption      // that peers have not answered
 	wg      sync.WaitGroup
+
+	inheriting sync.Mutex // one inheritance after another: it needs the locks of two links
 
 	routesMu     sync.Mutex
 	routes       *announcer[*Link]
@@ -63,7 +67,7 @@ func New(cfg Config, deps Deps) (*Mesh, error) {
 		cfg:      cfg,
 		deps:     deps,
 		links:    make(map[string]*Link),
-		gone:     make(map[string]struct{}),
+		gone:     make(map[string]*Link),
 		changed:  make(chan struct{}),
 		routes:   newAnnouncer[*Link](),
 		lateWake: make(chan struct{}, 1),
@@ -113,6 +117,8 @@ func (m *Mesh) Run(ctx context.Context) error {
 	m.broadcast()
 	m.mu.Unlock()
 	m.wg.Wait()
+	m.endAdoptions()
+	m.endOrphans()
 
 	m.routesMu.Lock()
 	m.routesClosed = true
@@ -191,9 +197,10 @@ func (m *Mesh) runLate() {
 	}
 }
 
-// SetPeers gives the registry's present view of the other processes. A peer that is missing is dead: what was
-// sent to it settles as Gone, its routes are dropped, and its incarnation is refused for good. This process
-// itself is left out of peers.
+// SetPeers gives the registry's present view of the other processes. A peer that is missing is dead: its incarnation
+// is refused for good, what was sent to it settles as Gone, and its routes are dropped, but for its durable ordinary
+// ones: these stay, and messages at QoS 1 and 2 that match them, until another process adopts its sessions (Adopt).
+// This process itself is left out of peers.
 func (m *Mesh) SetPeers(peers []Peer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -213,14 +220,33 @@ func (m *Mesh) SetPeers(peers []Peer) {
 			m.start(l)
 		}
 	}
-	for id, l := range m.links {
+	for id := range m.links {
 		if _, ok := alive[id]; !ok {
-			delete(m.links, id)
-			m.gone[id] = struct{}{}
-			m.stop(l)
+			m.bury(id)
 		}
 	}
 	m.broadcast()
+}
+
+// bury takes an incarnation for dead, for good, and returns what was the link to it, nil when there is nothing to
+// know of it. mu is held.
+func (m *Mesh) bury(id string) *Link {
+	l, alive := m.links[id]
+	if alive {
+		delete(m.links, id)
+		m.stop(l)
+	} else {
+		l = m.gone[id]
+	}
+	m.gone[id] = l
+	return l
+}
+
+// closing reports whether Run is about to end, or has.
+func (m *Mesh) closing() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.closed || m.ctx != nil && m.ctx.Err() != nil
 }
 
 // start runs a link. mu is held.

@@ -166,6 +166,7 @@ func (l *Link) attach(s *outStream, w *meshv1.Welcome) error {
 	l.routesMark = mark{}
 	l.stream = s
 	l.digestWanted.Store(len(l.barriers) > 0)
+	l.adoptions.Store(true) // those that the last stream has left unanswered
 	s.feed.sent = w.GetRoutesVersion()
 	return nil
 }
@@ -344,6 +345,13 @@ func (l *Link) answer(b []byte) error {
 		l.snapshot.Store(true)
 		l.nudge()
 		return nil
+	case *meshv1.ConnectResponse_AdoptedAck:
+		id := f.AdoptedAck.GetIncarnation()
+		if id == "" {
+			return fmt.Errorf("%w: AdoptedAck without an incarnation", errProtocol)
+		}
+		l.m.adoptedAcked(l, id, f.AdoptedAck.GetThroughSequence())
+		return nil
 	case *meshv1.ConnectResponse_Goodbye:
 		return errGoodbye
 	default:
@@ -351,19 +359,29 @@ func (l *Link) answer(b []byte) error {
 	}
 }
 
-// routeFeed is what one stream still has to be told about routes. The link's goroutine owns it.
+// routeFeed is what one stream still has to be told about routes, and about adoptions, which come behind the routes
+// that were there before them. The link's goroutine owns it.
 type routeFeed struct {
 	sent    uint64 // version that the peer has or will have by what was sent
 	pending update
 	parts   bool // pending has parts that were not sent
 	digest  bool // one is due
+	adopts  []adopt
 }
 
-// next returns the next frame about routes and, for the last part of an update, its version; nil when there is
+// next returns the next frame about routes or adoptions and, for the last part of an update, its version; nil when there is
 // none.
 func (r *routeFeed) next(l *Link) (*frame, uint64, error) {
 	a := l.m.routes
 	if !r.parts {
+		if l.adoptions.Swap(false) {
+			r.adopts = l.m.unanswered(l)
+		}
+		if len(r.adopts) > 0 && r.adopts[0].routes <= r.sent {
+			f, err := encodeCold(adoptedFrame(r.adopts[0].incarnation))
+			r.adopts = r.adopts[1:]
+			return f, 0, err
+		}
 		wanted := l.snapshot.Swap(false)
 		l.m.routesMu.Lock()
 		switch {

@@ -265,7 +265,7 @@ func TestASenderEndsAStreamThatMakesNoSenseAndComesBack(t *testing.T) {
 		{"a Receipts frame is missing", receiptsOfRaw(0, 2)},
 		{"an outcome that means nothing", receiptsOfRaw(0, 1, &meshv1.Receipt{Sequence: 1})},
 		{"a second Welcome", welcomeFrame(&meshv1.Welcome{})},
-		{"AdoptedAck", &meshv1.ConnectResponse{Frame: &meshv1.ConnectResponse_AdoptedAck{AdoptedAck: &meshv1.AdoptedAck{}}}},
+		{"an answer about nobody", &meshv1.ConnectResponse{Frame: &meshv1.ConnectResponse_AdoptedAck{AdoptedAck: &meshv1.AdoptedAck{}}}},
 		{"nothing in a frame", &meshv1.ConnectResponse{}},
 	}
 	for _, c := range cases {

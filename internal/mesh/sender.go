@@ -28,7 +28,8 @@ type sender struct {
 	sent    uint64 // on the present stream
 	reached uint64 // on any stream
 	last    uint64
-	bytes   int
+	bytes   int // in the window
+	exempt  int // of those, what the limit does not count
 
 	accepted        map[uint64]held
 	receiptsThrough uint64
@@ -38,7 +39,9 @@ type entry struct {
 	held
 	size int
 	// note is the index, from 1, of the receipt that names the delivery, while a Receipts frame is taken.
-	note int
+	note int32
+	// exempt: the limit does not count it, because it was taken once before, here or at another link.
+	exempt bool
 }
 
 type held struct {
@@ -59,13 +62,20 @@ func (s *sender) push(d Delivery, w Waiter) bool {
 	if d.Message.QoS == message.AtMostOnce {
 		limit /= 2
 	}
-	if s.bytes > 0 && s.bytes+size > limit {
+	if used := s.bytes - s.exempt; used > 0 && used+size > limit {
 		return false
 	}
-	s.last++
-	s.bytes += size
-	s.window.push(entry{held: held{delivery: d, waiter: w}, size: size})
+	s.append(entry{held: held{delivery: d, waiter: w}, size: size})
 	return true
+}
+
+func (s *sender) append(e entry) {
+	s.last++
+	s.bytes += e.size
+	if e.exempt {
+		s.exempt += e.size
+	}
+	s.window.push(e)
 }
 
 // unsent counts the deliveries that have not been sent on the present stream.
@@ -103,7 +113,7 @@ func (s *sender) take(f *receiptsFrame, dst []settlement, counts *[outcomes]uint
 	}
 	for i, r := range f.receipts {
 		if r.seq > s.taken {
-			s.window.at(int(r.seq - s.taken - 1)).note = i + 1
+			s.window.at(int(r.seq - s.taken - 1)).note = int32(i + 1)
 			continue
 		}
 		h, ok := s.accepted[r.seq]
@@ -117,6 +127,9 @@ func (s *sender) take(f *receiptsFrame, dst []settlement, counts *[outcomes]uint
 		e := s.window.pop()
 		s.taken++
 		s.bytes -= e.size
+		if e.exempt {
+			s.exempt -= e.size
+		}
 		receipt := Receipt{Outcome: Queued}
 		if e.note > 0 {
 			receipt = f.receipts[e.note-1].receipt
@@ -166,8 +179,45 @@ func (s *sender) fail(dst []settlement, counts *[outcomes]uint64) []settlement {
 		e := s.window.pop()
 		dst = e.settle(gone, dst, counts)
 	}
-	s.taken, s.sent, s.bytes = s.last, s.last, 0
+	s.taken, s.sent, s.bytes, s.exempt = s.last, s.last, 0, 0
 	return dst
+}
+
+// orphan ends the dealings with a peer that is dead. What keep wants stays, in the order in which it was pushed and
+// as if it had never been sent; everything else settles as Gone. What the peer had accepted the limit does not count:
+// it never did, and its publishers are still charged.
+func (s *sender) orphan(keep func(*Delivery) bool, dst []settlement, counts *[outcomes]uint64) []settlement {
+	old := *s
+	*s = sender{limit: old.limit}
+	gone := Receipt{Outcome: Gone}
+	for _, seq := range slices.Sorted(maps.Keys(old.accepted)) {
+		h := old.accepted[seq]
+		if keep(&h.delivery) {
+			s.append(entry{held: h, size: h.delivery.Message.Size(), exempt: true})
+		} else {
+			dst = h.settle(gone, dst, counts)
+		}
+	}
+	for old.window.len() > 0 {
+		if e := old.window.pop(); keep(&e.delivery) {
+			s.append(e)
+		} else {
+			dst = e.settle(gone, dst, counts)
+		}
+	}
+	return dst
+}
+
+// bequeath moves everything that an orphaned sender holds, in order, to the end of the heir's window and beyond its
+// limit. What was for those who match at the dead incarnation is for that one's orphans.
+func (s *sender) bequeath(dead string, heir *sender) {
+	for s.window.len() > 0 {
+		e := s.window.pop()
+		e.delivery = e.delivery.orphanOf(dead)
+		e.exempt = true
+		heir.append(e)
+	}
+	*s = sender{}
 }
 
 func (h held) settle(r Receipt, dst []settlement, counts *[outcomes]uint64) []settlement {

@@ -26,6 +26,9 @@ type Stats struct {
 	UnacknowledgedBytes int
 	// Peers is the number of living peers.
 	Peers int
+	// Orphaned is the number of dead peers whose durable sessions nobody has adopted yet, OrphanedBytes what is
+	// kept for these now.
+	Orphaned, OrphanedBytes int
 }
 
 // counters are written once for every frame, not for every delivery.
@@ -65,6 +68,7 @@ func (m *Mesh) Stats() Stats {
 		s.Peers++
 		s.UnacknowledgedBytes += l.unacknowledged()
 	}
+	s.Orphaned, s.OrphanedBytes = m.orphaned()
 	return s
 }
 
@@ -82,6 +86,8 @@ type collector struct {
 	receipts    *prometheus.Desc
 	unconfirmed *prometheus.Desc
 	peers       *prometheus.Desc
+	orphaned    *prometheus.Desc
+	orphanBytes *prometheus.Desc
 }
 
 var _ prometheus.Collector = (*collector)(nil)
@@ -103,6 +109,8 @@ func newCollector(m *Mesh) *collector {
 		receipts:    desc("receipts_total", "Messages sent to peers, by what became of them.", "outcome"),
 		unconfirmed: desc("unacknowledged_bytes", "Bytes of messages that peers have not taken yet."),
 		peers:       desc("peers", "Living peers."),
+		orphaned:    desc("orphaned_links", "Dead peers whose durable sessions nobody has adopted yet."),
+		orphanBytes: desc("orphaned_bytes", "Bytes of messages that wait for the adoption of a dead peer's sessions."),
 	}
 }
 
@@ -110,6 +118,7 @@ func newCollector(m *Mesh) *collector {
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.frames, c.batches, c.deliveries, c.payload, c.resent, c.duplicates, c.reconnects, c.broken, c.receipts, c.unconfirmed, c.peers,
+		c.orphaned, c.orphanBytes,
 	} {
 		out <- d
 	}
@@ -138,6 +147,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			count(c.receipts, s.Receipts[o], o.String())
 		}
 	}
-	out <- prometheus.MustNewConstMetric(c.unconfirmed, prometheus.GaugeValue, float64(s.UnacknowledgedBytes))
-	out <- prometheus.MustNewConstMetric(c.peers, prometheus.GaugeValue, float64(s.Peers))
+	gauge := func(d *prometheus.Desc, v int) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))
+	}
+	gauge(c.unconfirmed, s.UnacknowledgedBytes)
+	gauge(c.peers, s.Peers)
+	gauge(c.orphaned, s.Orphaned)
+	gauge(c.orphanBytes, s.OrphanedBytes)
 }

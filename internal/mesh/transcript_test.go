@@ -99,7 +99,7 @@ type nobody struct{}
 func (nobody) Settled(*Link, Delivery, Receipt, *turn.Turn) {}
 
 func newSenderScript() func([]string) []string {
-	s := &sender{limit: 1000}
+	s, heir := &sender{limit: 1000}, &sender{limit: 1000}
 	play := func(f *receiptsFrame) []string {
 		var counts [outcomes]uint64
 		settled, err := s.take(f, nil, &counts)
@@ -137,6 +137,21 @@ func newSenderScript() func([]string) []string {
 		case "fail":
 			var counts [outcomes]uint64
 			return settlements(s.fail(nil, &counts))
+		case "orphan": // orphan: what begins with "k" is kept
+			var counts [outcomes]uint64
+			return settlements(s.orphan(func(d *Delivery) bool { return d.Message.Topic[0] == 'k' }, nil, &counts))
+		case "bequeath": // bequeath INCARNATION, to a sender that has been given two before
+			heir.push(publish("old", 1), nobody{})
+			heir.push(publish("older", 1), nobody{})
+			s.bequeath(c[1], heir)
+			for i := range heir.window.len() {
+				d := heir.window.at(i).delivery
+				out = append(out, strings.TrimSpace(fmt.Sprintf("%d %s %s", i+1, d.Message.Topic, d.Target.Incarnation)))
+			}
+			return out
+		case "heir": // heir: goes on with that one
+			s = heir
+			return nil
 		case "books":
 			return []string{fmt.Sprintf("taken %d, sent %d, last %d, %d bytes, %d accepted, receipts %d",
 				s.taken, s.sent, s.last, s.bytes, len(s.accepted), s.receiptsThrough)}

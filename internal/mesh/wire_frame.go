@@ -80,6 +80,10 @@ func digestFrame(d *meshv1.RouteDigest) *meshv1.ConnectRequest {
 	return &meshv1.ConnectRequest{Frame: &meshv1.ConnectRequest_RouteDigest{RouteDigest: d}}
 }
 
+func adoptedFrame(incarnation string) *meshv1.ConnectRequest {
+	return &meshv1.ConnectRequest{Frame: &meshv1.ConnectRequest_Adopted{Adopted: &meshv1.Adopted{Incarnation: incarnation}}}
+}
+
 func senderGoodbye() *meshv1.ConnectRequest {
 	return &meshv1.ConnectRequest{Frame: &meshv1.ConnectRequest_Goodbye{Goodbye: &meshv1.Goodbye{}}}
 }
@@ -94,6 +98,10 @@ func routesAckFrame(version uint64) *meshv1.ConnectResponse {
 
 func routesWantedFrame() *meshv1.ConnectResponse {
 	return &meshv1.ConnectResponse{Frame: &meshv1.ConnectResponse_RoutesWanted{RoutesWanted: &meshv1.RoutesWanted{}}}
+}
+
+func adoptedAckFrame(a *meshv1.AdoptedAck) *meshv1.ConnectResponse {
+	return &meshv1.ConnectResponse{Frame: &meshv1.ConnectResponse_AdoptedAck{AdoptedAck: a}}
 }
 
 func receiverGoodbye() *meshv1.ConnectResponse {

@@ -438,7 +438,8 @@ func FuzzReceiptsBothWays(f *testing.F) { f.Fuzz(rapid.MakeFuzz(checkReceiptsBot
 // FuzzDecodeReceipts: what the decoder takes, the generated code takes too and sees the same in it.
 func FuzzDecodeReceipts(f *testing.F) {
 	f.Add(appendReceipts(nil, &receiptsFrame{through: 3, number: 1, receipts: []numberedReceipt{
-		{seq: 2, receipt: Receipt{Outcome: NotHolder, ClientID: "c", Epoch: 9}}, {seq: 3, receipt: Receipt{Outcome: Accepted}},
+		{seq: 2, receipt: Receipt{Outcome: NotHolder, ClientID: "c", Epoch: 9}},
+		{seq: 3, receipt: Receipt{Outcome: Accepted}},
 		{seq: 3, receipt: Receipt{Outcome: Moved, Moved: []MovedClient{{ClientID: "d", Epoch: 1 << 40}, {}}}},
 	}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
