@@ -1,0 +1,408 @@
+// Package away is the active session instance as the holder of durable sessions whose clients are away. It knows the
+// store's record of every client, takes what the mesh brings for absent clients into their inboxes, takes over the
+// sessions of holders that have died, ends sessions when their time has passed, and publishes wills.
+//
+// What a client is owed is in the store. In memory are the records, and of absent clients the subscriptions and the
+// position that the next entry of the inbox gets. Whose turn a client is, claims decides; this package carries out what
+// that decides, one operation of a client at a time.
+//
+// For a session that has gone on to a gateway, the former subscriptions stay in the index, as a ghost, until Settled:
+// what matches them is answered with Moved. A session that comes here holds back what arrives until its routes are in
+// force everywhere, so that it gets back into order what came by way of its former holder.
+//
+// Concurrency: all methods may be called from any goroutine, none of them waits for the store or for a peer except
+// Write, Retain and those that read. done functions are called once, on another goroutine, and must not block; they are
+// not called any more when Run has returned. Nothing calls out while mu is held, but for settling receipts. What the
+// store is told goes through one queue, so that it has the order of the decisions that are made under mu.
+package away
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/arrivals"
+	"github.com/beeline-mqtt/beeline/internal/journal"
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/routes"
+	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
+	"github.com/beeline-mqtt/beeline/services/session/internal/store"
+)
+
+// Mesh is what a Keeper needs of the links to the gateways; see package mesh.
+type Mesh interface {
+	Announce(changes []routes.Route, done func(error))
+	Adopt(incarnation string, answered func(peer string), done func(error))
+}
+
+// Config of a Keeper. Zero fields mean the value in brackets.
+type Config struct {
+	// Incarnation names this instance.
+	Incarnation string
+	// Backlog bounds the bytes of the messages that are not stored yet (64 MiB). What comes then is Overloaded.
+	Backlog int
+	// HoldBytes bounds what is held back, for the sake of order, for one session, and sixteen times that from one peer
+	// (256 KiB). Beyond, order is given up.
+	HoldBytes int
+	// Settle is how long a session that has come here holds back after its routes are in force (100 ms), AdoptTimeout
+	// how long adopted ones wait for the peers (2 s), and Late how long orphans are taken after that (10 s).
+	Settle       time.Duration
+	AdoptTimeout time.Duration
+	// GiveUp is how long a session holds back at most (6 s).
+	GiveUp time.Duration
+	Late   time.Duration
+	// PublishRetry is the pause after a will could not be published (1 s).
+	PublishRetry time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	set := func(v *time.Duration, d time.Duration) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	set(&c.Settle, 100*time.Millisecond)
+	set(&c.AdoptTimeout, 2*time.Second)
+	set(&c.GiveUp, 6*time.Second)
+	set(&c.Late, 10*time.Second)
+	set(&c.PublishRetry, time.Second)
+	if c.Backlog == 0 {
+		c.Backlog = 64 << 20
+	}
+	if c.HoldBytes == 0 {
+		c.HoldBytes = 256 << 10
+	}
+	return c
+}
+
+// Deps are what a Keeper works with; all are required. The functions must not block.
+type Deps struct {
+	Store store.Store
+	Mesh  Mesh
+	// Publish has a gateway publish a message, and calls done when every receiver's holder has it, or it failed.
+	Publish func(m *message.Message, done func(failed bool))
+	// Forget says that nobody sends a client's former holders, under epochs older than this, its messages any more.
+	Forget func(client string, epoch uint64)
+	// Failed says that the store can do nothing more: the term has to end. It may be called more than once.
+	Failed  func(error)
+	Metrics *Metrics
+	Logger  *slog.Logger
+}
+
+// Opening is a claim that etcd has recorded.
+type Opening struct {
+	Client  string
+	Gateway string
+	Epoch   uint64
+	claims.Terms
+	// Ending is what was told about the end of the connection before; nil: nothing.
+	Ending *claims.Ending
+}
+
+// Leaving says that a client has no holder any more.
+type Leaving struct {
+	Client  string
+	Gateway string
+	Epoch   uint64
+	// Ending is as in Opening.
+	Ending *claims.Ending
+}
+
+// workers carry out what reads the store.
+const workers = 4
+
+// dueKey separates a client id, which has no U+0000 in it, from the epoch of a will that is to be published, in the
+// name of the record that the store has of it.
+const dueKey = "\x00"
+
+// Keeper is one term's.
+type Keeper struct {
+	cfg     Config
+	deps    Deps
+	metrics *Metrics
+	// pump calls the store in order; work does whatever may take a while.
+	pump, work *queue
+	// wake is for the goroutine that looks at the clock, begun for Run: both hold one signal.
+	wake, begun chan struct{}
+	// unsaved are the bytes of the messages that wait to be stored.
+	unsaved atomic.Int64
+	wills   *wills
+
+	// announcing makes "first subscriber here, so announce" one step. It comes before mu.
+	announcing sync.Mutex
+	index      *subscriptions.Index[*session]
+
+	mu      sync.Mutex
+	clients map[string]*session
+	timers  timers
+	// holders counts the records that name a gateway.
+	holders map[string]int
+	view    view
+	// boot is what is to be adopted with the first view.
+	boot *adoption
+	// starting wait for Run; adopting hold peers back; orphans are those whose orphans are taken, by incarnation.
+	starting []*adoption
+	adopting []*adoption
+	orphans  map[string][]*adoption
+	gates    map[string]*gate
+	matches  []subscriptions.Match[*session] // room for those of one message
+}
+
+// view is the last list of living gateways, complete up to an epoch.
+type view struct {
+	known bool
+	alive map[string]bool
+	epoch uint64
+}
+
+// session is what is known of one client; of most of them it is what the store knows.
+type session struct {
+	client string
+	// rec is the store's record; stored says that there is one.
+	rec    store.Record
+	stored bool
+	// busy: an operation is under way, and waiting ones follow it.
+	busy    bool
+	waiting []func(*session)
+
+	// here: the session is held here and takes messages; next is the position of the next.
+	here bool
+	next journal.Position
+	// subs are in the index: of a session that is here, or of a ghost, which was here at epoch ghost.
+	subs  []journal.Subscription
+	ghost uint64
+	// settling is what a session that has come here a short while ago remembers.
+	settling *settling
+	// adopted is the adoption that it is part of, from whom with which; nil long after.
+	adopted *adoption
+	from    []string
+}
+
+// settling is the memory of a session that has just come.
+type settling struct {
+	// hold is nil when nothing is held back any more.
+	hold *arrivals.Set[*entry]
+	// had are ids of messages that it was given since, so that one that comes by two ways is taken once.
+	had map[message.ID]struct{}
+}
+
+// maxHad bounds the ids that one session remembers.
+const maxHad = 1024
+
+// New loads the records. Nothing else happens before Run.
+func New(c Config, d Deps) (*Keeper, error) {
+	k := &Keeper{
+		cfg: c.withDefaults(), deps: d, metrics: d.Metrics,
+		pump: newQueue(1), work: newQueue(workers), wake: make(chan struct{}, 1), begun: make(chan struct{}, 1),
+		index: subscriptions.New[*session](), clients: map[string]*session{}, holders: map[string]int{},
+		orphans: map[string][]*adoption{}, gates: map[string]*gate{},
+	}
+	k.metrics.reset()
+	k.wills = &wills{k: k}
+	if err := k.load(); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+func (k *Keeper) load() error {
+	var absent []*session
+	err := k.deps.Store.Load(func(r store.Record, _ store.Stats) error {
+		if client, _, due := strings.Cut(r.Client, dueKey); due {
+			k.wills.due(client, r)
+			return nil
+		}
+		s := &session{client: r.Client}
+		k.clients[r.Client] = s
+		k.set(s, r, true)
+		switch {
+		case r.Holder != "":
+		case r.Session != 0:
+			absent = append(absent, s)
+		default:
+			k.schedule(s)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("load sessions: %w", err)
+	}
+	k.boot = formers(absent, k.deps.Store.Unadopted())
+	return nil
+}
+
+// Run does the work until the context is done. Whoever calls the Keeper has to stop before, or bear that nothing
+// happens any more.
+func (k *Keeper) Run(ctx context.Context) error {
+	added := make(chan error, 1)
+	k.deps.Store.AddUnadopted(ownPrefix+k.cfg.Incarnation, func(err error) { added <- err })
+	select {
+	case err := <-added:
+		if err != nil {
+			return fmt.Errorf("record this incarnation: %w", err)
+		}
+	case <-ctx.Done():
+		return nil
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { k.pump.run(ctx) })
+	for range workers {
+		wg.Go(func() { k.work.run(ctx) })
+	}
+	wg.Go(func() { k.tick(ctx) })
+	k.wills.begin()
+	for {
+		k.mu.Lock()
+		starting := k.starting
+		k.starting = nil
+		k.mu.Unlock()
+		for _, a := range starting {
+			wg.Go(func() { k.adopt(ctx, a) })
+		}
+		select {
+		case <-ctx.Done():
+			wg.Wait()
+			return nil
+		case <-k.begun:
+		}
+	}
+}
+
+// with gives f the client alone, as soon as nothing else is under way for it; f has it released.
+func (k *Keeper) with(client string, f func(*session)) {
+	k.mu.Lock()
+	s := k.clients[client]
+	if s == nil {
+		s = &session{client: client}
+		k.clients[client] = s
+	}
+	if s.busy {
+		s.waiting = append(s.waiting, f)
+		k.mu.Unlock()
+		return
+	}
+	s.busy = true
+	k.mu.Unlock()
+	f(s)
+}
+
+// release gives the client to whoever waits for it.
+func (k *Keeper) release(s *session) {
+	k.mu.Lock()
+	if len(s.waiting) == 0 {
+		s.busy, s.waiting = false, nil
+		if !s.stored && len(s.subs) == 0 && k.clients[s.client] == s {
+			delete(k.clients, s.client)
+		}
+		k.mu.Unlock()
+		return
+	}
+	next := s.waiting[0]
+	s.waiting = s.waiting[1:]
+	k.mu.Unlock()
+	k.work.push(func() { next(s) })
+}
+
+// put stores r in place of the record that s has, and then does what follows, as work.
+func (k *Keeper) put(s *session, r store.Record, then func(error)) {
+	k.mu.Lock()
+	former := uint64(0)
+	if s.stored {
+		former = s.rec.Epoch
+	}
+	k.mu.Unlock()
+	k.pump.push(func() {
+		k.deps.Store.Put(former, r, func(err error) {
+			k.work.push(func() {
+				if err == nil {
+					k.set(s, r, true)
+				}
+				then(k.check("put session", err))
+			})
+		})
+	})
+}
+
+// drop deletes the record that s has, and then does what follows, as work.
+func (k *Keeper) drop(s *session, then func(error)) {
+	k.mu.Lock()
+	former, stored := s.rec.Epoch, s.stored
+	k.mu.Unlock()
+	if !stored {
+		k.work.push(func() { then(nil) })
+		return
+	}
+	k.pump.push(func() {
+		k.deps.Store.Delete(s.client, former, func(err error) {
+			k.work.push(func() {
+				if err == nil {
+					k.set(s, store.Record{}, false)
+				}
+				then(k.check("delete session", err))
+			})
+		})
+	})
+}
+
+// set makes r the record of s. A session that was here and is held elsewhere is a ghost.
+func (k *Keeper) set(s *session, r store.Record, stored bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s.here && (r.Holder != "" || !stored) {
+		s.here, s.ghost = false, leaseOf(s.rec)
+	}
+	k.metrics.change(s.rec, s.stored, -1)
+	k.metrics.change(r, stored, 1)
+	if s.rec.Holder != "" {
+		if k.holders[s.rec.Holder]--; k.holders[s.rec.Holder] == 0 {
+			delete(k.holders, s.rec.Holder)
+		}
+	}
+	if r.Holder != "" {
+		k.holders[r.Holder]++
+	}
+	s.rec, s.stored = r, stored
+}
+
+// check reports an error of the store to whoever has to end the term because of it.
+func (k *Keeper) check(what string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, store.ErrFull):
+	default:
+		k.deps.Failed(fmt.Errorf("%s: %w", what, err))
+	}
+	return err
+}
+
+// Look is what claims asks: see claims.Config.
+func (k *Keeper) Look(client string) (claims.Holder, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := k.clients[client]
+	if s == nil || !s.stored {
+		return claims.Holder{}, false
+	}
+	return claims.Holder{Gateway: s.rec.Holder, Epoch: s.rec.Epoch}, true
+}
+
+// sessionID is random, and never 0.
+func sessionID() journal.SessionID { return journal.SessionID(rand.Uint64()) | 1<<63 }
+
+// now is the time by the wall clock: what is stored and compared has to outlive this process.
+func now() time.Time { return time.Now().Round(0) }
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,108 @@
+package away
+
+import (
+	"errors"
+
+	"github.com/beeline-mqtt/beeline/internal/journal"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/routes"
+	"github.com/beeline-mqtt/beeline/internal/topic"
+)
+
+// ordinary says whether the index takes a subscription: absent members of shared ones get nothing.
+func ordinary(s journal.Subscription) bool {
+	_, shared, _ := topic.ParseShared(s.Filter)
+	return !shared
+}
+
+// enter puts s into the index with these subscriptions, in place of those that it has there, and announces them until
+// they are in force everywhere. With none it is taken out of the index.
+func (k *Keeper) enter(s *session, subs []journal.Subscription, inForce func()) {
+	k.announcing.Lock()
+	changes := k.subscribe(nil, s, subs)
+	k.announce(changes, inForce)
+	k.announcing.Unlock()
+}
+
+// subscribe changes the index and returns what that means for the routes. With announcing held.
+func (k *Keeper) subscribe(changes []routes.Route, s *session, subs []journal.Subscription) []routes.Route {
+	k.mu.Lock()
+	old := s.subs
+	s.subs = subs
+	k.mu.Unlock()
+	keep := make(map[string]struct{}, len(subs))
+	for _, n := range subs {
+		if ordinary(n) {
+			k.index.Subscribe(n.Filter, s, n.Options)
+			changes = append(changes, routes.Route{Filter: n.Filter, Members: 1, Durable: true})
+			keep[n.Filter] = struct{}{}
+		}
+	}
+	for _, o := range old {
+		if _, kept := keep[o.Filter]; kept || !ordinary(o) {
+			continue
+		}
+		if last, _ := k.index.Unsubscribe(o.Filter, s); last {
+			changes = append(changes, routes.Route{Filter: o.Filter})
+		}
+	}
+	return changes
+}
+
+// announce tells the peers of routes, again and again until all have them in force. With announcing held.
+func (k *Keeper) announce(changes []routes.Route, inForce func()) {
+	if len(changes) == 0 {
+		k.work.push(inForce)
+		return
+	}
+	k.deps.Mesh.Announce(changes, func(err error) {
+		switch {
+		case err == nil:
+			k.work.push(inForce)
+		case errors.Is(err, mesh.ErrClosed):
+			// So is everything.
+		default:
+			// Somebody may have given a filter up in the meantime. Then it is withdrawn behind this, or was before.
+			k.work.push(func() {
+				k.announcing.Lock()
+				defer k.announcing.Unlock()
+				k.announce(k.current(changes), inForce)
+			})
+		}
+	})
+}
+
+// current returns those of changes that are still as the index is. With announcing held.
+func (k *Keeper) current(changes []routes.Route) []routes.Route {
+	var still []routes.Route
+	for _, c := range changes {
+		if c.Members > 0 && k.index.Has(c.Filter) {
+			still = append(still, c)
+		}
+	}
+	return still
+}
+
+// forgetGhost takes a session out of the index that is not here.
+func (k *Keeper) forgetGhost(s *session) {
+	k.mu.Lock()
+	subs, here := len(s.subs), s.here
+	k.mu.Unlock()
+	if subs > 0 && !here {
+		k.enter(s, nil, func() {})
+	}
+}
+
+// inForce: nobody sends to the former holder of s any more. What it held back is let go a little later.
+func (k *Keeper) inForce(s *session, of *settling) {
+	k.mu.Lock()
+	still := s.here && s.settling == of
+	epoch := leaseOf(s.rec) + 1
+	if still {
+		k.after(k.cfg.Settle, s, of)
+	}
+	k.mu.Unlock()
+	if still {
+		k.deps.Forget(s.client, epoch)
+	}
+}
