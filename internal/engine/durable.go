@@ -39,7 +39,7 @@ func newDurable[T comparable](l Limits, st journal.State) *durable[T] {
 		d.spilled, d.resuming = true, true
 		d.cursor, d.located = max(st.First, 1)-1, true
 	}
-	d.taken.resume(st.Taken)
+	d.know(st.Taken)
 	return d
 }
 
@@ -58,6 +58,7 @@ func (d *durable[T]) offer(x Delivery[T], now time.Time) Outcome {
 		d.counters.Repeated++
 		return Queued
 	}
+	d.unspill()
 	full := d.spilled
 	if !full && !d.fits(size) {
 		d.tidy(now)

@@ -1,14 +1,17 @@
 package engine
 
 import (
+	"time"
+
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
 )
 
-func (d *durable[T]) suspend(dst []journal.Change) []journal.Change {
+func (d *durable[T]) suspend(now time.Time, dst []journal.Change) []journal.Change {
 	if d.away {
 		return dst
 	}
+	d.tidy(now)
 	d.away = true
 	d.nameAll()
 	d.storeAll()

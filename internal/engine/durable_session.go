@@ -39,7 +39,7 @@ func (s *Session[T]) Changes(now, before time.Time, dst []journal.Change) []jour
 	if s.durable == nil {
 		return dst
 	}
-	return s.durable.changes(before, dst)
+	return s.durable.changes(now, before, dst)
 }
 
 // Unsafe returns when the oldest delivery was offered that is neither acknowledged nor stored nor on its way there,
@@ -146,7 +146,7 @@ func (s *Session[T]) Suspend(now time.Time, dst []journal.Change) []journal.Chan
 	if s.in != nil {
 		s.in.end()
 	}
-	return s.durable.suspend(dst)
+	return s.durable.suspend(now, dst)
 }
 
 // Abandon ends a durable session for this holder, because it has a newer one and writes are refused, before or after

@@ -46,10 +46,8 @@ func (d *durable[T]) dropTail() {
 }
 
 func (d *durable[T]) wanted() (after journal.Position, want bool) {
-	if !d.spilled || d.paging || !d.located || d.away || !d.halfEmpty() {
-		return 0, false
-	}
-	if d.unspill(); !d.spilled || d.cursor >= d.stored {
+	d.unspill()
+	if !d.spilled || d.paging || !d.located || d.cursor >= d.stored || !d.halfEmpty() {
 		return 0, false
 	}
 	d.paging, d.asked = true, d.stored
@@ -79,6 +77,7 @@ func (d *durable[T]) page(entries []journal.Entry) {
 	case entries[n-1].Position > last:
 		d.cursor = last
 	}
+	d.unspill()
 }
 
 // beforeTail returns the position behind which everything is in the tail.
@@ -130,8 +129,11 @@ func (d *durable[T]) repeated(mark uint32) {
 	d.records.drop(mark)
 }
 
-// unspill makes the session live again when everything before the tail has been read.
+// unspill makes the session live again when everything before the tail has been read and there is room for that.
 func (d *durable[T]) unspill() {
+	if !d.spilled || d.paging || !d.located || !d.halfEmpty() {
+		return
+	}
 	if d.cursor < d.beforeTail() || d.tail.n > 0 && d.records.at(d.tail.at(0).mark).position == 0 {
 		return
 	}
@@ -140,8 +142,8 @@ func (d *durable[T]) unspill() {
 		r := d.records.at(e.mark)
 		r.spilled = false
 		switch {
-		case r.over, r.position != 0 && r.position <= d.cursor:
-			d.records.drop(e.mark) // it was left out, or read
+		case r.over: // it was left out
+			d.records.drop(e.mark)
 		case r.until == UntilSafe && d.seen.read(e.message.ID):
 			d.repeated(e.mark)
 		default:

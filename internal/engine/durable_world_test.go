@@ -135,19 +135,59 @@ type reader struct {
 	last    map[string]int     // newest first delivery of each topic and QoS
 	// flying are the deliveries of this connection that have not been completed, answers what the client has to
 	// send for them.
-	flying  map[uint16]bool
+	flying  map[uint16]flying
 	answers []packet.Ack
 	maximum int
+	// resend is what has to come again on this connection, before anything new.
+	resend map[uint16]flying
+}
+
+type flying struct {
+	m        *letter
+	released bool // PUBREC has been sent, or PUBREL has come
 }
 
 func (c *reader) connect(maximum int) {
-	c.flying, c.answers, c.maximum = map[uint16]bool{}, nil, maximum
+	c.flying, c.answers, c.maximum = map[uint16]flying{}, nil, maximum
+}
+
+// lost is called when the connection has ended and everything is written.
+func (c *reader) lost() {
+	for id, f := range c.flying {
+		if f.m == nil || f.m.until != UntilAcked || f.m.qos == 2 {
+			c.resend[id] = f
+		}
+	}
+}
+
+// again checks what comes again.
+func (c *reader) again(t *rapid.T, o Outgoing, m *letter) {
+	want, ok := c.resend[o.PacketID]
+	delete(c.resend, o.PacketID)
+	if ok {
+		if want.released != (o.Type == packet.PUBREL) || m != nil && (want.m != m || !o.Dup) {
+			t.Fatalf("%v, want %+v again", o, want)
+		}
+		return
+	}
+	if m == nil {
+		return
+	}
+	if !o.Dup && len(c.resend) > 0 {
+		t.Fatalf("message %d comes before %v, which has to come again", m.number, c.resend)
+	}
+	for _, other := range c.resend {
+		if other.m == m {
+			t.Fatalf("message %d comes again under another identifier", m.number)
+		}
+	}
 }
 
 func (c *reader) receive(t *rapid.T, o Outgoing, now time.Time) {
 	if o.Type == packet.PUBREL {
+		c.again(t, o, nil)
+		c.flying[o.PacketID] = flying{c.held[o.PacketID], true}
 		delete(c.held, o.PacketID)
-		c.flying[o.PacketID] = true
 		c.answers = append(c.answers, packet.Ack{Type: packet.PUBCOMP, PacketID: o.PacketID})
 		return
 	}
@@ -159,10 +199,11 @@ func (c *reader) receive(t *rapid.T, o Outgoing, now time.Time) {
 		t.Fatalf("message %d had expired", m.number)
 	}
 	if o.QoS > 0 {
-		if c.flying[o.PacketID] || o.PacketID == 0 {
+		c.again(t, o, m)
+		if _, taken := c.flying[o.PacketID]; taken || o.PacketID == 0 {
 			t.Fatalf("packet identifier %d is in flight or zero", o.PacketID)
 		}
-		c.flying[o.PacketID] = true
+		c.flying[o.PacketID] = flying{m: m}
 		if len(c.flying) > c.maximum {
 			t.Fatalf("%d in flight, the client's maximum is %d", len(c.flying), c.maximum)
 		}
@@ -180,11 +221,11 @@ func (c *reader) receive(t *rapid.T, o Outgoing, now time.Time) {
 		}
 		c.held[o.PacketID] = m
 	}
-	c.witness(t, m)
+	c.witness(t, m, o.Message.Expired(now))
 }
 
 // witness takes note of a delivery.
-func (c *reader) witness(t *rapid.T, m *letter) {
+func (c *reader) witness(t *rapid.T, m *letter, expired bool) {
 	m.delivered++
 	if m.delivered > 1 && m.qos != 1 {
 		t.Fatalf("message %d was delivered %d times at QoS %d", m.number, m.delivered, m.qos)
@@ -192,8 +233,10 @@ func (c *reader) witness(t *rapid.T, m *letter) {
 	if m.ended && m.qos == 2 && !m.excused {
 		t.Fatalf("message %d was delivered though it was given back", m.number)
 	}
-	if m.delivered > 1 || m.refused || m.until == UntilAcked {
-		return // the order is that of first deliveries; a shared subscription has none
+	if m.delivered > 1 || m.refused || expired || m.until == UntilAcked {
+		// The order is that of first deliveries; a shared subscription has none. What has expired comes only because
+		// it may have come before.
+		return
 	}
 	key := fmt.Sprintf("%s at %d", m.message.Topic, m.qos)
 	if m.number < c.last[key] {
@@ -213,6 +256,7 @@ func (c *reader) answer(i int, refuse bool) packet.Ack {
 	switch {
 	case a.Type == packet.PUBREC && !a.Code.Failure():
 		m.received = true
+		c.flying[a.PacketID] = flying{m, true}
 		return a // its place in the window is taken until PUBCOMP
 	case a.Type == packet.PUBREC:
 		// It is as if it had not come.

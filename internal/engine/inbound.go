@@ -78,6 +78,11 @@ func (in *inbound) forwarded(id uint16, qos byte, code packet.Code) {
 	}
 }
 
+func (in *inbound) has(id uint16) bool {
+	_, ok := in.ids[id]
+	return ok
+}
+
 // release takes a PUBREL. With keep, the identifier stays in use.
 func (in *inbound) release(id uint16, keep bool) packet.Code {
 	p, known := in.ids[id]

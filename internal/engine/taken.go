@@ -22,7 +22,7 @@ type taking struct {
 	completing, refused bool
 }
 
-func (k *taken) resume(ids map[uint16]message.ID) {
+func (k *taken) know(ids map[uint16]message.ID) {
 	if len(ids) == 0 {
 		return
 	}
@@ -35,7 +35,7 @@ func (k *taken) resume(ids map[uint16]message.ID) {
 // published is inbound.published, for a session in which messages may be known from a connection before.
 func (k *taken) published(id uint16, qos byte, in *inbound) Verdict {
 	x, known := k.ids[id]
-	if _, here := in.ids[id]; here || !known {
+	if in.has(id) || !known {
 		return in.published(id, qos)
 	}
 	if qos != message.ExactlyOnce {
@@ -133,16 +133,14 @@ func (d *durable[T]) completedDurably(id uint16, in *inbound) {
 func (d *durable[T]) release(id uint16, in *inbound) (reply packet.Ack, send bool) {
 	x, known := d.ids[id]
 	if x.completing && !x.refused {
-		return packet.Ack{}, false
+		return packet.Ack{}, false // its PUBCOMP comes
 	}
 	code := packet.Success
-	here := false
-	if in != nil {
-		if _, here = in.ids[id]; here || !known {
+	if here := in != nil && in.has(id); here || !known {
+		code = packet.PacketIdentifierNotFound
+		if here {
 			code = in.release(id, known)
 		}
-	} else if !known {
-		code = packet.PacketIdentifierNotFound
 	}
 	if known && code == packet.Success {
 		d.complete(id, false)

@@ -116,30 +116,35 @@ func (p *player) do(words []string) error {
 	case "end":
 		p.session.End()
 	default:
-		return fmt.Errorf("unknown verb %q", verb)
+		return p.durable(verb, args)
 	}
 	return nil
 }
 
 // begin starts a new session: "session queue=2 bytes=1000 send=3 receive=4".
 func (p *player) begin(args []string) error {
+	l, err := limitsOf(args)
+	p.session, p.now = New[string](l), p.start
+	return err
+}
+
+func limitsOf(args []string) (Limits, error) {
 	l := Limits{QueueMessages: 100, QueueBytes: 1 << 20}
 	for _, arg := range args {
 		key, value, _ := strings.Cut(arg, "=")
 		n, err := strconv.Atoi(value)
 		if err != nil {
-			return fmt.Errorf("%s: %w", arg, err)
+			return l, fmt.Errorf("%s: %w", arg, err)
 		}
 		field, ok := map[string]*int{
 			"queue": &l.QueueMessages, "bytes": &l.QueueBytes, "send": &l.SendMaximum, "receive": &l.ReceiveMaximum,
 		}[key]
 		if !ok {
-			return fmt.Errorf("unknown limit %q", key)
+			return l, fmt.Errorf("unknown limit %q", key)
 		}
 		*field = n
 	}
-	p.session, p.now = New[string](l), p.start
-	return nil
+	return l, nil
 }
 
 // offer offers a message: "offer hello qos1 ticket=t until=acked size=500 expires=5s retain ids=1,2".
@@ -156,7 +161,9 @@ func (p *player) offer(args []string) error {
 		case "ticket":
 			d.Ticket = value
 		case "until":
-			d.Until = map[string]Until{"queued": UntilQueued, "acked": UntilAcked}[value]
+			d.Until = map[string]Until{"queued": UntilQueued, "acked": UntilAcked, "safe": UntilSafe}[value]
+		case "msg":
+			m.ID = message.ID{Origin: value, Seq: 1}
 		case "size":
 			n, err := strconv.Atoi(value)
 			if err != nil {
@@ -199,9 +206,16 @@ func (p *player) send(args []string) error {
 		if !ok {
 			break
 		}
+		if o.Type == packet.PUBREL {
+			p.say("-> %s", describe(packet.Ack{Type: packet.PUBREL, PacketID: o.PacketID}))
+			continue
+		}
 		line := fmt.Sprintf("-> PUBLISH %s qos%d", o.Message.Topic, o.QoS)
 		if o.QoS > 0 {
 			line += fmt.Sprintf(" id=%d", o.PacketID)
+		}
+		if o.Dup {
+			line += " dup"
 		}
 		if o.Retain {
 			line += " retain"
@@ -268,8 +282,13 @@ func (p *player) inbound(verb string, args []string) error {
 	switch verb {
 	case "PUBLISH":
 		p.say("%v", p.session.Published(id, qos))
+		if m, ok := p.session.TakenID(id); ok {
+			p.say("taken as %s", m.Origin)
+		}
 	case "PUBREL":
-		p.say("-> %s", describe(packet.Ack{Type: packet.PUBCOMP, PacketID: id, Code: p.session.Released(id)}))
+		if reply, send := p.session.Release(id); send {
+			p.say("-> %s", describe(reply))
+		}
 	case "forwarded":
 		p.session.Forwarded(id, qos, code)
 	}
@@ -293,6 +312,9 @@ func (p *player) state() {
 	messages, size := p.session.QueueLen()
 	p.say("queued: %d messages, %d bytes", messages, size)
 	p.say("in flight: %d, unacknowledged: %d", p.session.InFlight(), p.session.Unacknowledged())
+	if p.session.Spilled() {
+		p.say("spilled")
+	}
 	if since := p.session.FullSince(); !since.IsZero() {
 		p.say("full for %v", p.now.Sub(since))
 	}
@@ -314,6 +336,9 @@ func (p *player) counters() {
 		{"unmatched", c.Unmatched},
 		{"received", c.Received},
 		{"duplicates", c.Duplicates},
+		{"spilled", c.Spilled},
+		{"stored", c.Stored},
+		{"repeated", c.Repeated},
 	} {
 		if n.value > 0 {
 			p.say("%s: %d", n.name, n.value)
