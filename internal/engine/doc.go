@@ -15,6 +15,10 @@
 // After a call its caller fetches what can have become due. Packets must be written in the order in which they are
 // fetched: that is the order of delivery (MQTT-4.6.0-5) and of acknowledgements (MQTT-4.6.0-2, MQTT-4.6.0-3).
 //
+// A durable session, which comes from Resume, goes on over the next connection. What must survive is written down
+// elsewhere, in the words of internal/journal: the engine says what and when, and its caller writes it. A client
+// that acknowledges promptly costs no write: see Resume.
+//
 // A Session is not safe for concurrent use: its caller holds one lock per session around every call. There is
 // no goroutine, no clock, no input or output and no logging in here.
 package engine

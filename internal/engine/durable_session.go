@@ -34,7 +34,8 @@ func (s *Session[T]) Durable() bool { return s.durable != nil }
 // that until they are durable or refused for good. They share memory with the session that neither side changes.
 //
 // Call it after every step, behind Next, with a before that lies back as far as acknowledgements may take; it costs
-// nothing when there is nothing to write. A transient session has no changes.
+// nothing when there is nothing to write. Changes of subscriptions are the caller's own. A transient session has no
+// changes.
 func (s *Session[T]) Changes(now, before time.Time, dst []journal.Change) []journal.Change {
 	if s.durable == nil {
 		return dst
@@ -51,7 +52,7 @@ func (s *Session[T]) Unsafe() (oldest time.Time, ok bool) {
 	return s.durable.unsafe()
 }
 
-// Written says that the first n changes which were given out and not confirmed yet are durable. Tickets settle as
+// Written says that the first n changes which were given out, by Changes or Suspend, and not confirmed yet are durable. Tickets settle as
 // Stored by it, also after Suspend; packets, acknowledgements and Ready may become due.
 func (s *Session[T]) Written(n int) {
 	if s.durable != nil {

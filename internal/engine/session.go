@@ -206,7 +206,8 @@ func (s *Session[T]) Unacknowledged() int {
 	return len(s.in.ids)
 }
 
-// InFlight returns how many deliveries are in flight, against SendMaximum.
+// InFlight returns how many deliveries are in flight, against SendMaximum; on a durable session, with those that have
+// been given a packet identifier and not been sent.
 func (s *Session[T]) InFlight() int {
 	if s.out == nil {
 		return 0
@@ -214,12 +215,18 @@ func (s *Session[T]) InFlight() int {
 	return s.out.window.n
 }
 
-// QueueLen returns what is queued and has not been sent, including what waits beyond the bound.
+// QueueLen returns what is queued and has not been sent, including what waits beyond the bound; on a durable session,
+// among the messages, PUBRELs that are due, and what is in flight already but has not been sent. As long as it is
+// not 0, Next may have something.
 func (s *Session[T]) QueueLen() (messages, bytes int) {
 	if s.out == nil {
 		return 0, 0
 	}
-	return s.out.unordered.n + s.out.ordered.n, s.out.bytes + s.out.beyond
+	messages, bytes = s.out.unordered.n+s.out.ordered.n, s.out.bytes+s.out.beyond
+	if s.durable != nil {
+		messages += s.durable.staged.n + s.durable.releases.n
+	}
+	return messages, bytes
 }
 
 // FullSince returns since when the queue has been full, or the zero time if it is not: the time at which the

@@ -158,6 +158,7 @@ func TestNothingIsKeptOfADeliveryThatIsOver(t *testing.T) {
 func TestOutcomesAndVerdictsHaveNames(t *testing.T) {
 	for outcome, want := range map[Outcome]string{
 		Queued: "queued", Waiting: "waiting", Dropped: "dropped", Acked: "acked", Expired: "expired", Ended: "ended", Interrupted: "interrupted",
+		Stored: "stored", Moved: "moved",
 	} {
 		if got := outcome.String(); got != want {
 			t.Errorf("outcome %d is called %q, want %q", outcome, got, want)
@@ -165,7 +166,7 @@ func TestOutcomesAndVerdictsHaveNames(t *testing.T) {
 	}
 	for verdict, want := range map[Verdict]string{
 		Forward: "forward", Duplicate: "duplicate",
-		OverReceiveMaximum: "over receive maximum", IdentifierInUse: "identifier in use",
+		OverReceiveMaximum: "over receive maximum", IdentifierInUse: "identifier in use", Again: "again",
 	} {
 		if got := verdict.String(); got != want {
 			t.Errorf("verdict %d is called %q, want %q", verdict, got, want)
