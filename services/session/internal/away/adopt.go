@@ -104,17 +104,14 @@ func (k *Keeper) View(gateways []string, epoch uint64) {
 		k.view.alive[g] = true
 	}
 	dead := map[string][]*session{}
-	for h := range k.holders {
-		if !k.view.alive[h] && len(k.orphans[h]) == 0 {
-			dead[h] = nil
+	for h, held := range k.holders {
+		if k.view.alive[h] || len(k.orphans[h]) > 0 {
+			continue
 		}
-	}
-	if len(dead) > 0 {
-		for _, s := range k.clients {
-			h := s.rec.Holder
-			if of, died := dead[h]; died && k.dead(h, s.rec.Epoch) {
+		for s := range held {
+			if k.dead(h, s.rec.Epoch) {
 				s.from = []string{h}
-				dead[h] = append(of, s)
+				dead[h] = append(dead[h], s)
 			}
 		}
 	}
@@ -122,7 +119,6 @@ func (k *Keeper) View(gateways []string, epoch uint64) {
 	k.boot = nil
 	for h, sessions := range dead {
 		switch {
-		case len(sessions) == 0:
 		case !first:
 			k.begin(newAdoption([]string{h}, sessions))
 		default:

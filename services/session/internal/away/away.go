@@ -96,31 +96,16 @@ type Deps struct {
 	Logger  *slog.Logger
 }
 
-// Opening is a claim that etcd has recorded.
-type Opening struct {
-	Client  string
-	Gateway string
-	Epoch   uint64
-	claims.Terms
-	// Ending is what was told about the end of the connection before; nil: nothing.
-	Ending *claims.Ending
-}
-
-// Leaving says that a client has no holder any more.
-type Leaving struct {
-	Client  string
-	Gateway string
-	Epoch   uint64
-	// Ending is as in Opening.
-	Ending *claims.Ending
-}
-
 // workers carry out what reads the store.
 const workers = 4
 
-// dueKey separates a client id, which has no U+0000 in it, from the epoch of a will that is to be published, in the
-// name of the record that the store has of it.
-const dueKey = "\x00"
+const (
+	// dueKey separates a client id, which has no U+0000 in it, from the epoch of a will that is to be published, in
+	// the name of the record that the store has of it.
+	dueKey = "\x00"
+	// baseKey is the name of the record whose epoch is the base.
+	baseKey = "\x00base"
+)
 
 // Keeper is one term's.
 type Keeper struct {
@@ -134,6 +119,8 @@ type Keeper struct {
 	// unsaved are the bytes of the messages that wait to be stored.
 	unsaved atomic.Int64
 	wills   *wills
+	// base is what was added to etcd's revisions so far.
+	base uint64
 
 	// announcing makes "first subscriber here, so announce" one step. It comes before mu.
 	announcing sync.Mutex
@@ -142,8 +129,8 @@ type Keeper struct {
 	mu      sync.Mutex
 	clients map[string]*session
 	timers  timers
-	// holders counts the records that name a gateway.
-	holders map[string]int
+	// holders are the clients that a gateway holds.
+	holders map[string]map[*session]struct{}
 	view    view
 	// boot is what is to be adopted with the first view.
 	boot *adoption
@@ -201,7 +188,7 @@ func New(c Config, d Deps) (*Keeper, error) {
 	k := &Keeper{
 		cfg: c.withDefaults(), deps: d, metrics: d.Metrics,
 		pump: newQueue(1), work: newQueue(workers), wake: make(chan struct{}, 1), begun: make(chan struct{}, 1),
-		index: subscriptions.New[*session](), clients: map[string]*session{}, holders: map[string]int{},
+		index: subscriptions.New[*session](), clients: map[string]*session{}, holders: map[string]map[*session]struct{}{},
 		orphans: map[string][]*adoption{}, gates: map[string]*gate{},
 	}
 	k.metrics.reset()
@@ -215,6 +202,10 @@ func New(c Config, d Deps) (*Keeper, error) {
 func (k *Keeper) load() error {
 	var absent []*session
 	err := k.deps.Store.Load(func(r store.Record, _ store.Stats) error {
+		if r.Client == baseKey {
+			k.base = r.Epoch
+			return nil
+		}
 		if client, _, due := strings.Cut(r.Client, dueKey); due {
 			k.wills.due(client, r)
 			return nil
@@ -236,6 +227,27 @@ func (k *Keeper) load() error {
 	}
 	k.boot = formers(absent, k.deps.Store.Unadopted())
 	return nil
+}
+
+// Base returns what is to be added to etcd's revisions from a revision on to make epochs that are above all that the
+// store knows. It changes only when etcd has lost revisions, and is stored then. It is called once, before Run.
+func (k *Keeper) Base(ctx context.Context, revision int64) (uint64, error) {
+	highest, former := k.deps.Store.HighestEpoch(), k.base
+	if former+uint64(revision) > highest {
+		return former, nil
+	}
+	k.base = highest - uint64(revision) + 1
+	stored := make(chan error, 1)
+	k.deps.Store.Put(former, store.Record{Client: baseKey, Epoch: k.base}, func(err error) { stored <- err })
+	select {
+	case err := <-stored:
+		if err != nil {
+			return 0, fmt.Errorf("store the base of epochs: %w", err)
+		}
+		return k.base, nil
+	case <-ctx.Done():
+		return 0, fmt.Errorf("store the base of epochs: %w", context.Cause(ctx))
+	}
 }
 
 // Run does the work until the context is done. Whoever calls the Keeper has to stop before, or bear that nothing
@@ -360,13 +372,16 @@ func (k *Keeper) set(s *session, r store.Record, stored bool) {
 	}
 	k.metrics.change(s.rec, s.stored, -1)
 	k.metrics.change(r, stored, 1)
-	if s.rec.Holder != "" {
-		if k.holders[s.rec.Holder]--; k.holders[s.rec.Holder] == 0 {
-			delete(k.holders, s.rec.Holder)
+	if h := s.rec.Holder; h != r.Holder {
+		if delete(k.holders[h], s); len(k.holders[h]) == 0 {
+			delete(k.holders, h)
 		}
-	}
-	if r.Holder != "" {
-		k.holders[r.Holder]++
+		if r.Holder != "" {
+			if k.holders[r.Holder] == nil {
+				k.holders[r.Holder] = map[*session]struct{}{}
+			}
+			k.holders[r.Holder][s] = struct{}{}
+		}
 	}
 	s.rec, s.stored = r, stored
 }
@@ -392,6 +407,17 @@ func (k *Keeper) Look(client string) (claims.Holder, bool) {
 		return claims.Holder{}, false
 	}
 	return claims.Holder{Gateway: s.rec.Holder, Epoch: s.rec.Epoch}, true
+}
+
+// Held has the clients that the store names a gateway for, with their epochs. The map is the caller's.
+func (k *Keeper) Held(gateway string) map[string]uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	held := make(map[string]uint64, len(k.holders[gateway]))
+	for s := range k.holders[gateway] {
+		held[s.client] = s.rec.Epoch
+	}
+	return held
 }
 
 // sessionID is random, and never 0.

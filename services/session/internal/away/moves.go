@@ -4,12 +4,14 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/arrivals"
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 )
 
-// Open gives a client's session to the gateway that etcd names as its holder, or begins a new one; done gets what the
-// gateway holds from now on, nil if nothing is stored. While the client's former holder is being adopted it waits.
-func (k *Keeper) Open(o Opening, done func(*journal.State, error)) {
+// Open carries out claims.Open: it gives a client's session to the gateway that etcd names as its holder, or begins a
+// new one; done gets what the gateway holds from now on, nil if nothing is stored. While the client's former holder is
+// being adopted it waits.
+func (k *Keeper) Open(o claims.Effect, done func(*journal.State, error)) {
 	k.with(o.Client, func(s *session) {
 		k.mu.Lock()
 		// What it has taken goes into the inbox before it goes on.
@@ -30,7 +32,7 @@ func (k *Keeper) Open(o Opening, done func(*journal.State, error)) {
 			k.record(s, p, answer)
 		}
 		if p.fire {
-			k.fire(r, after)
+			k.fire(s.client, leaseOf(r), r.Will, after)
 			return
 		}
 		after(nil)
@@ -70,7 +72,7 @@ func (k *Keeper) record(s *session, p opened, answer func(*journal.State, error)
 }
 
 // opened looks whether the gateway that has opened s has died meanwhile: then it is adopted at once.
-func (k *Keeper) opened(s *session, o Opening) {
+func (k *Keeper) opened(s *session, o claims.Effect) {
 	k.mu.Lock()
 	stray := s.stored && s.rec.Holder == o.Gateway && k.dead(o.Gateway, o.Epoch)
 	k.mu.Unlock()
@@ -82,11 +84,11 @@ func (k *Keeper) opened(s *session, o Opening) {
 	}
 }
 
-// Leave takes a client's session back from the gateway that held it last, or ends it; done is called when the store
-// knows. A session that is here already, or has a newer holder, stays as it is, except for its will and its expiry,
-// if the end of the connection was told only now.
-func (k *Keeper) Leave(l Leaving, done func(error)) {
-	k.with(l.Client, func(s *session) {
+// Away carries out the rest of claims.Away: it takes a client's session back from the gateway that held it last, or ends
+// it; done is called when the store knows. The epoch is above that of the gateway, and below all to come. A session that
+// is here already stays as it is, but for its will and its expiry, if the end of the connection was told only now.
+func (k *Keeper) Away(e claims.Effect, epoch uint64, done func(error)) {
+	k.with(e.Client, func(s *session) {
 		finish := func(err error) {
 			k.schedule(s)
 			k.release(s)
@@ -95,24 +97,28 @@ func (k *Keeper) Leave(l Leaving, done func(error)) {
 		k.mu.Lock()
 		r, stored := s.rec, s.stored
 		k.mu.Unlock()
-		if !stored || r.Epoch > l.Epoch && (r.Former == "" || r.Former != l.Gateway) {
+		if !stored || r.Epoch > epoch {
 			k.work.push(func() { finish(nil) })
 			return
 		}
-		left, over := end(r, l.Ending, now())
+		left, over := end(r, e.Ending, now())
 		if r.Holder == "" {
 			left.Away = r.Away
 		}
 		f := fateOf(left, now())
 		f.over = f.over || over
-		k.settleFate(s, left, f, finish)
+		if r.Holder != "" {
+			// Nothing more is written by the one that held it. The will is that of its connection, and keeps its id.
+			left.Epoch = epoch
+		}
+		k.settleFate(s, left, leaseOf(r), f, finish)
 	})
 }
 
-// settleFate does what is due for an absent client's record, of which r is the new state; s is locked. An entry into the
-// index follows when the session has just come here.
-func (k *Keeper) settleFate(s *session, r store.Record, f fate, then func(error)) {
-	will := r
+// settleFate does what is due for an absent client's record, of which r is the new state; s is locked. A will is
+// published as that of the connection at epoch. An entry into the index follows when the session has just come here.
+func (k *Keeper) settleFate(s *session, r store.Record, epoch uint64, f fate, then func(error)) {
+	will := r.Will
 	after := func(err error) {
 		switch {
 		case err != nil:
@@ -139,7 +145,7 @@ func (k *Keeper) settleFate(s *session, r store.Record, f fate, then func(error)
 		return
 	}
 	r.Will = nil
-	k.fire(will, after)
+	k.fire(s.client, epoch, will, after)
 }
 
 // arrive takes a session into the index that is held here from now on.

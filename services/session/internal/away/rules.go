@@ -83,7 +83,7 @@ type opened struct {
 
 // open is what a claim makes of a client's record, which may be the zero Record when nothing is stored. id is for a
 // new session.
-func open(r store.Record, o Opening, id journal.SessionID, now time.Time) opened {
+func open(r store.Record, o claims.Effect, id journal.SessionID, now time.Time) opened {
 	var f fate
 	switch {
 	case r.Holder != "":
@@ -96,19 +96,20 @@ func open(r store.Record, o Opening, id journal.SessionID, now time.Time) opened
 	case r.Client != "":
 		f = fateOf(r, now)
 	}
-	if r.Session == 0 || o.CleanStart {
+	terms := o.Request.Terms
+	if r.Session == 0 || terms.CleanStart {
 		f.over = true
 	}
 	f.fire = f.fire || f.over && r.Will != nil
 	p := opened{
 		fire:    f.fire,
 		present: !f.over,
-		next:    store.Record{Client: o.Client, Epoch: o.Epoch, Holder: o.Gateway, Expiry: o.Expiry, Will: o.Will},
+		next:    store.Record{Client: o.Client, Epoch: o.Epoch, Holder: o.Gateway, Expiry: terms.Expiry, Will: terms.Will},
 	}
 	switch {
 	case p.present:
 		p.next.Session = r.Session
-	case o.Expiry > 0:
+	case terms.Expiry > 0:
 		p.next.Session = id
 	}
 	p.stored = p.next.Session != 0 || p.next.Will != nil

@@ -76,7 +76,7 @@ func (k *Keeper) takeOne(a *adoption, s *session, done func(*taken)) {
 	case orphaned && r.Session == 0:
 		// Only a will is left.
 		left, _ := end(r, nil, now())
-		k.settleFate(s, left, fateOf(left, now()), func(error) { pass() })
+		k.settleFate(s, left, r.Epoch, fateOf(left, now()), func(error) { pass() })
 	case orphaned:
 		left, _ := end(r, nil, now())
 		left.Former, left.Epoch = r.Holder, r.Epoch+1

@@ -66,7 +66,7 @@ func (k *Keeper) lapse(s *session) {
 		k.release(s)
 		return
 	}
-	k.settleFate(s, r, f, func(err error) {
+	k.settleFate(s, r, leaseOf(r), f, func(err error) {
 		if err == nil && f.over {
 			k.metrics.expired.Inc()
 		}

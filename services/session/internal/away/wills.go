@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 )
@@ -31,11 +32,9 @@ type dueWill struct {
 	r      store.Record
 }
 
-// fire makes the will of r due, and then does what follows, as work.
-func (k *Keeper) fire(r store.Record, then func(error)) {
-	due := store.Record{
-		Client: r.Client + dueKey + strconv.FormatUint(leaseOf(r), 10), Epoch: leaseOf(r), Will: r.Will, WillDue: true,
-	}
+// fire makes the will of a client's connection at an epoch due, and then does what follows, as work.
+func (k *Keeper) fire(client string, epoch uint64, will *journal.Will, then func(error)) {
+	due := store.Record{Client: client + dueKey + strconv.FormatUint(epoch, 10), Epoch: epoch, Will: will, WillDue: true}
 	k.pump.push(func() {
 		k.deps.Store.Put(0, due, func(err error) {
 			if errors.Is(err, store.ErrConflict) {
@@ -44,7 +43,7 @@ func (k *Keeper) fire(r store.Record, then func(error)) {
 			}
 			k.work.push(func() {
 				if err = k.check("store will", err); err == nil {
-					k.wills.due(r.Client, due)
+					k.wills.due(client, due)
 					k.wills.begin()
 				}
 				then(err)
