@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -121,9 +123,9 @@ func PeerIdentity(ctx context.Context) (pki.Identity, error) {
 	return pki.Identity{}, fmt.Errorf("connection without a certificate: %w", pki.ErrNoIdentity)
 }
 
-// RequireRole returns an error of the code PermissionDenied unless the caller's certificate is of that role. Without
-// TLS there is nothing to check: whoever reaches the port is trusted.
-func RequireRole(ctx context.Context, role string) error {
+// RequireRole returns an error of the code PermissionDenied unless the caller's certificate is of one of the roles.
+// Without TLS there is nothing to check: whoever reaches the port is trusted.
+func RequireRole(ctx context.Context, roles ...string) error {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return status.Error(codes.PermissionDenied, "the caller is not known")
@@ -132,8 +134,8 @@ func RequireRole(ctx context.Context, role string) error {
 		return nil
 	}
 	id, err := PeerIdentity(ctx)
-	if err != nil || id.Role != role {
-		return status.Errorf(codes.PermissionDenied, "only a %s may call this", role)
+	if err != nil || !slices.Contains(roles, id.Role) {
+		return status.Errorf(codes.PermissionDenied, "only a %s may call this", strings.Join(roles, " or a "))
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ import (
 
 	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/listener"
@@ -50,7 +51,7 @@ type Gateway struct {
 	deps      Deps
 	listeners []*listener.Listener
 	metrics   metrics
-	door      meshDoor
+	door      mesh.Door
 	life      atomic.Pointer[life]
 	missing   atomic.Pointer[string] // why there is no life
 	lost      *cluster.Incarnation   // the last one, when it was lost; of the goroutine that lives

@@ -14,6 +14,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/routes"
+	"github.com/beeline-mqtt/beeline/internal/telemetry"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/broker"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
@@ -61,8 +62,8 @@ func (l *life) close() {
 // the parts below and stops in reverse.
 func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	g.notReady("joining the cluster")
-	registered := &scope{Registerer: g.deps.Metrics}
-	defer registered.end()
+	registered := telemetry.NewScope(g.deps.Metrics)
+	defer registered.End()
 	cd := cluster.Deps{Client: g.deps.Etcd, Keys: cluster.Keys(g.cfg.Cluster), Logger: g.deps.Logger, Metrics: registered}
 	inc, err := cluster.Join(ctx, cd, cluster.IncarnationConfig{
 		Kind:   cluster.Gateway,
@@ -116,7 +117,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 			return nil
 		}),
 		lifecycle.Simple("mesh", func(ctx context.Context) error {
-			defer g.door.open(m.Service())()
+			defer g.door.Open(m.Service())()
 			return m.Run(ctx)
 		}),
 		lifecycle.Simple("members", func(ctx context.Context) error {

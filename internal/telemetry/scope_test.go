@@ -1,17 +1,11 @@
-package gateway
+package telemetry
 
 import (
-	"context"
 	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
-
-	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
 )
 
 func counterOf(name string) prometheus.Counter {
@@ -35,7 +29,7 @@ func TestAScopeTakesItsMetricsBack(t *testing.T) {
 	r := prometheus.NewRegistry()
 	r.MustRegister(counterOf("of_the_process"))
 	for range 3 { // incarnations
-		s := &scope{Registerer: r}
+		s := NewScope(r)
 		if err := s.Register(counterOf("of_the_incarnation")); err != nil {
 			t.Fatal(err)
 		}
@@ -43,8 +37,8 @@ func TestAScopeTakesItsMetricsBack(t *testing.T) {
 		if diff := cmp.Diff([]string{"another", "of_the_incarnation", "of_the_process"}, names(t, r)); diff != "" {
 			t.Errorf("during the incarnation (-want +got):\n%s", diff)
 		}
-		s.end()
-		s.end()
+		s.End()
+		s.End()
 		if diff := cmp.Diff([]string{"of_the_process"}, names(t, r)); diff != "" {
 			t.Errorf("after it (-want +got):\n%s", diff)
 		}
@@ -54,7 +48,7 @@ func TestAScopeTakesItsMetricsBack(t *testing.T) {
 func TestAScopeDoesNotTakeBackWhatIsNotItsOwn(t *testing.T) {
 	r := prometheus.NewRegistry()
 	r.MustRegister(counterOf("of_the_process"))
-	s := &scope{Registerer: r}
+	s := NewScope(r)
 	var taken prometheus.AlreadyRegisteredError
 	if err := s.Register(counterOf("of_the_process")); !errors.As(err, &taken) {
 		t.Errorf("Register = %v, want %T", err, taken)
@@ -67,60 +61,8 @@ func TestAScopeDoesNotTakeBackWhatIsNotItsOwn(t *testing.T) {
 		}()
 		s.MustRegister(counterOf("of_the_process"))
 	}()
-	s.end()
+	s.End()
 	if diff := cmp.Diff([]string{"of_the_process"}, names(t, r)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-}
-
-// service is a mesh of which a test wants to know whether it is called.
-type service struct {
-	meshv1.UnimplementedMeshServiceServer
-
-	err error
-}
-
-func (s service) Connect(meshv1.MeshService_ConnectServer) error { return s.err }
-
-// stream is the stream of somebody who dials.
-type stream struct {
-	meshv1.MeshService_ConnectServer
-
-	ctx context.Context
-}
-
-func (s stream) Context() context.Context { return s.ctx }
-
-func TestTheDoorIsForPeersOnly(t *testing.T) {
-	var d meshDoor
-	d.open(service{})
-	if err := d.Connect(stream{ctx: t.Context()}); status.Code(err) != codes.PermissionDenied {
-		t.Errorf("%v, want PermissionDenied", err)
-	}
-}
-
-func TestTheDoorLeadsToTheMeshInForce(t *testing.T) {
-	var d meshDoor
-	in := stream{ctx: peer.NewContext(t.Context(), new(peer.Peer))}
-	closed := func(when string) {
-		t.Helper()
-		if err := d.Connect(in); status.Code(err) != codes.Unavailable {
-			t.Errorf("%s: %v, want Unavailable: the peer is to try again", when, err)
-		}
-	}
-	closed("before the first incarnation")
-	first, second := service{err: context.Canceled}, service{err: context.DeadlineExceeded}
-	shutFirst := d.open(first)
-	if err := d.Connect(in); !errors.Is(err, first.err) {
-		t.Errorf("%v", err)
-	}
-	shutFirst()
-	closed("between two incarnations")
-	shutSecond := d.open(second)
-	shutFirst() // late
-	if err := d.Connect(in); !errors.Is(err, second.err) {
-		t.Errorf("%v: a former incarnation has shut the door of a later one", err)
-	}
-	shutSecond()
-	closed("at the end")
 }

@@ -1,4 +1,4 @@
-package gateway
+package mesh
 
 import (
 	"sync/atomic"
@@ -10,22 +10,23 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/rpc"
 )
 
-// meshDoor is the MeshService of the process: it passes streams on to the mesh of the incarnation in force.
-type meshDoor struct {
+// Door is the MeshService of a process that lives several incarnations, each with a mesh: it passes streams on to that
+// which is in force. It lets in gateways and session instances. The zero value is ready.
+type Door struct {
 	meshv1.UnimplementedMeshServiceServer
 
 	current atomic.Pointer[meshv1.MeshServiceServer]
 }
 
-// open leads new streams to s, until shut is called. An incarnation that ends late shuts its own door only.
-func (d *meshDoor) open(s meshv1.MeshServiceServer) (shut func()) {
+// Open leads new streams to s, until shut is called. An incarnation that ends late shuts its own door only.
+func (d *Door) Open(s meshv1.MeshServiceServer) (shut func()) {
 	d.current.Store(&s)
 	return func() { d.current.CompareAndSwap(&s, nil) }
 }
 
 // Connect implements meshv1.MeshServiceServer.
-func (d *meshDoor) Connect(s meshv1.MeshService_ConnectServer) error {
-	if err := rpc.RequireRole(s.Context(), "gateway"); err != nil {
+func (d *Door) Connect(s meshv1.MeshService_ConnectServer) error {
+	if err := rpc.RequireRole(s.Context(), "gateway", "session"); err != nil {
 		return err
 	}
 	m := d.current.Load()
