@@ -18,6 +18,8 @@ type durable[T comparable] struct {
 	records records[T]
 	held    int // bytes in ordered
 	away    bool
+	// as in Counters
+	overflowed, confirmations, repetitions uint64
 
 	// staged are the packet identifiers of what has been given a place in the window and has not been sent,
 	// because something at its front must be written first or was sent before; releases those whose PUBREL is due.
@@ -55,7 +57,7 @@ func (d *durable[T]) offer(x Delivery[T], now time.Time) Outcome {
 		return d.offerUnordered(newEntry(x, size), now)
 	}
 	if x.Until == UntilSafe && d.seen.has(x.Message.ID) {
-		d.counters.Repeated++
+		d.repetitions++
 		return Queued
 	}
 	d.unspill()

@@ -27,7 +27,7 @@ func (d *durable[T]) overflow(e entry[T]) {
 		d.spilled, d.located = true, false
 		d.storeAll()
 	}
-	d.counters.Spilled++
+	d.overflowed++
 	d.records.at(e.mark).spilled = true
 	d.append(e.mark)
 	full := d.tail.n+1 > d.limits.QueueMessages/2 || d.tailBytes+int(e.size) > d.limits.QueueBytes/2
@@ -123,7 +123,7 @@ func (d *durable[T]) read(x *journal.Entry) {
 // repeated drops a delivery that was stored and turns out to be in memory already. Its ticket settles when its own
 // entry is confirmed: the other may have gone by then.
 func (d *durable[T]) repeated(mark uint32) {
-	d.counters.Repeated++
+	d.repetitions++
 	d.records.at(mark).over = true
 	d.write(change{kind: journal.Done, mark: mark})
 	d.records.drop(mark)

@@ -140,6 +140,8 @@ type reader struct {
 	maximum int
 	// resend is what has to come again on this connection, before anything new.
 	resend map[uint16]flying
+	// here is what has come on this connection.
+	here map[*letter]bool
 }
 
 type flying struct {
@@ -149,6 +151,7 @@ type flying struct {
 
 func (c *reader) connect(maximum int) {
 	c.flying, c.answers, c.maximum = map[uint16]flying{}, nil, maximum
+	c.here = map[*letter]bool{}
 }
 
 // lost is called when the connection has ended and everything is written.
@@ -195,6 +198,10 @@ func (c *reader) receive(t *rapid.T, o Outgoing, now time.Time) {
 	if m.qos != o.QoS {
 		t.Fatalf("message %d was sent at QoS %d, want %d", m.number, o.QoS, m.qos)
 	}
+	if c.here[m] {
+		t.Fatalf("message %d comes twice on one connection", m.number)
+	}
+	c.here[m] = true
 	if !o.Dup && o.Message.Expired(now) {
 		t.Fatalf("message %d had expired", m.number)
 	}

@@ -175,7 +175,7 @@ func (d *durable[T]) leftOut(p journal.Position) {
 			continue
 		}
 		if r.position == p && !r.over && !r.sent {
-			d.counters.Repeated++
+			d.repetitions++
 			d.settleRecord(r, Queued)
 			d.records.unlink(c.mark)
 			r.over = true
@@ -189,7 +189,7 @@ func (d *durable[T]) confirmed(c change) {
 	r := d.records.at(c.mark)
 	switch c.kind {
 	case journal.Append:
-		d.counters.Stored++
+		d.confirmations++
 		d.stored = r.position
 		d.settleRecord(r, Stored)
 		if c.packetID != 0 {

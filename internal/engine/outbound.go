@@ -39,7 +39,12 @@ type outbound[T comparable] struct {
 
 	window   window[T]
 	settled  []Settlement[T]
-	counters Counters
+	counters tally
+}
+
+// tally is the part of Counters that every session has. Fields are as there.
+type tally struct {
+	Sent, Acknowledged, Refused, Dropped, Shed, Expired, Ended, Unmatched uint64
 }
 
 func (o *outbound[T]) offer(d Delivery[T], now time.Time) Outcome {

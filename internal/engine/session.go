@@ -244,7 +244,14 @@ func (s *Session[T]) FullSince() time.Time {
 func (s *Session[T]) Counters() Counters {
 	var c Counters
 	if s.out != nil {
-		c = s.out.counters
+		n := &s.out.counters
+		c = Counters{
+			Sent: n.Sent, Acknowledged: n.Acknowledged, Refused: n.Refused, Dropped: n.Dropped,
+			Shed: n.Shed, Expired: n.Expired, Ended: n.Ended, Unmatched: n.Unmatched,
+		}
+	}
+	if d := s.durable; d != nil {
+		c.Spilled, c.Stored, c.Repeated = d.overflowed, d.confirmations, d.repetitions
 	}
 	if s.in != nil {
 		c.Received, c.Duplicates = s.in.received, s.in.duplicates

@@ -118,3 +118,21 @@ func TestAnEmptyWindowLetsGoOfItsMemory(t *testing.T) {
 		t.Errorf("an empty window holds on to %d slots", len(w.slots))
 	}
 }
+
+func TestWindowTakesIdentifiersThatOthersHaveGiven(t *testing.T) {
+	var w window[int]
+	for i, id := range []uint16{1, 1 + smallest, 65535, 7} {
+		w.put(entry[int]{ticket: i, size: 10}, id)
+	}
+	for i, id := range []uint16{1, 1 + smallest, 65535, 7} {
+		if f := w.find(id); f == nil || f.ticket != i {
+			t.Errorf("find(%d): %v, want %d", id, f, i)
+		}
+	}
+	if w.n != 4 || w.bytes != 40 {
+		t.Errorf("%d in flight, %d bytes", w.n, w.bytes)
+	}
+	if id := w.add(entry[int]{}); id <= 7 {
+		t.Errorf("%d is used again soon", id)
+	}
+}
