@@ -82,7 +82,8 @@ func startPrepared(
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = server.Serve(l) })
-	wg.Go(func() { _ = i.Run(ctx); server.Stop() })
+	// Streams that Run has ended have the time to tell why.
+	wg.Go(func() { _ = i.Run(ctx); server.GracefulStop() })
 	i.stop = func() { cancel(); wg.Wait() }
 	t.Cleanup(i.stop)
 	if i.conn, err = dial(i.address); err != nil {
@@ -233,6 +234,15 @@ func (a *attached) evicted(client string, epoch uint64) {
 	a.send(&sessionv1.AttachRequest{Frame: &sessionv1.AttachRequest_Evicted{
 		Evicted: &sessionv1.Evicted{ClientId: client, Epoch: epoch},
 	}})
+}
+
+// answerEvictions goes on until the stream ends. Nobody else uses it then.
+func (a *attached) answerEvictions() {
+	for f := range a.frames {
+		if e := f.GetEvict(); e != nil {
+			a.evicted(e.GetClientId(), e.GetEpoch())
+		}
+	}
 }
 
 func (a *attached) wantClaimed(id uint64, former string) uint64 {
