@@ -52,7 +52,11 @@ func (o *outbound[T]) offer(d Delivery[T], now time.Time) Outcome {
 	if !o.fits(size) {
 		o.dropExpired(now)
 	}
-	e := newEntry(d, size)
+	// As newEntry, which the compiler does not put here.
+	e := entry[T]{
+		message: d.Message, ids: d.IDs, ticket: d.Ticket, size: uint32(size),
+		qos: d.QoS, retain: d.Retain, until: d.Until,
+	}
 	if e.qos == message.AtMostOnce {
 		return o.offerUnordered(e, now)
 	}
@@ -82,7 +86,9 @@ func (o *outbound[T]) offerUnordered(e entry[T], now time.Time) Outcome {
 }
 
 func (o *outbound[T]) offerOrdered(e entry[T], now time.Time) Outcome {
-	o.shed(int(e.size))
+	if o.unordered.n > 0 {
+		o.shed(int(e.size))
+	}
 	o.numbered++
 	e.number = o.numbered
 	if !o.fits(int(e.size)) {
