@@ -18,8 +18,9 @@ import "slices"
 // For this process, too, the incarnation is dead for good. What it has itself sent there and is not settled settles
 // as Gone.
 //
-// Adopt the incarnation that was the holder before this process first, and after it those whose sessions that one
-// had not adopted to the end.
+// Of several dead ones adopt first that which died first, and so the incarnation that was to adopt the others after
+// these: a peer that had not been told by it yet gives what is older first. One that had gives everything with the
+// latter, in the same order.
 func (m *Mesh) Adopt(incarnation string, answered func(peer string), done func(error)) {
 	m.routesMu.Lock()
 	version := m.routes.version

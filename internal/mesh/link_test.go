@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/beeline-mqtt/beeline/internal/turn"
 )
@@ -147,7 +148,7 @@ func TestAnExceptionCarriesClientAndEpoch(t *testing.T) {
 	d.Target = Target{Kind: TargetClient, ClientID: "client", Epoch: 41}
 	x.link(t, "y").Send(d, w)
 	w.wait(t)
-	if diff := cmp.Diff([]Receipt{want}, w.seen[d.Message.Topic]); diff != "" {
+	if diff := gocmp.Diff([]Receipt{want}, w.seen[d.Message.Topic]); diff != "" {
 		t.Errorf("receipts (-want +got):\n%s", diff)
 	}
 	if got.Target != d.Target || got.Message.Origin != "a" || got.Message.Seq != 1 {
@@ -282,6 +283,7 @@ type cutter struct {
 	mu   sync.Mutex
 	rand *rand.Rand
 	cuts int
+	most int64 // bytes between two cuts; 0 stands for 300,000
 }
 
 func (c *cutter) dial(ctx context.Context, address string) (net.Conn, error) {
@@ -292,7 +294,7 @@ func (c *cutter) dial(ctx context.Context, address string) (net.Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cut := &cutConn{Conn: conn, c: c}
-	cut.left.Store(1000 + c.rand.Int64N(300_000))
+	cut.left.Store(1000 + c.rand.Int64N(cmp.Or(c.most, 300_000)))
 	return cut, nil
 }
 
@@ -305,13 +307,17 @@ type cutConn struct {
 
 func (c *cutConn) pass(n int) {
 	if c.left.Add(-int64(n)) < 0 && c.c.on.Load() {
-		c.once.Do(func() {
-			c.c.mu.Lock()
-			c.c.cuts++
-			c.c.mu.Unlock()
-			_ = c.Close()
-		})
+		c.cut()
 	}
+}
+
+func (c *cutConn) cut() {
+	c.once.Do(func() {
+		c.c.mu.Lock()
+		c.c.cuts++
+		c.c.mu.Unlock()
+		_ = c.Close()
+	})
 }
 
 // Read counts what comes in, Write what goes out; a cut may come in the middle of a frame, either way.
@@ -324,7 +330,7 @@ func (c *cutConn) Read(b []byte) (int, error) {
 func (c *cutConn) Write(b []byte) (int, error) {
 	if left := c.left.Load(); c.c.on.Load() && int64(len(b)) > left {
 		n, _ := c.Conn.Write(b[:max(left, 0)])
-		c.pass(len(b))
+		c.cut() // also when the cutter has been switched off just now: half a frame is on its way
 		return n, net.ErrClosed
 	}
 	n, err := c.Conn.Write(b)

@@ -46,6 +46,7 @@ type Mesh struct {
 	wg      sync.WaitGroup
 
 	inheriting sync.Mutex // one inheritance after another: it needs the locks of two links
+	claims     []claim    // that wait; guarded by inheriting
 
 	routesMu     sync.Mutex
 	routes       *announcer[*Link]

@@ -12,8 +12,6 @@ type estate struct {
 
 	// renounced: this process has adopted them itself and keeps nothing for them.
 	renounced bool
-	// claims wait for the end of the peer, or for its own adoption.
-	claims []claim
 }
 
 // linkState says what becomes of a delivery that is given to a link.
@@ -63,8 +61,6 @@ func (l *Link) end() {
 		state = orphaned
 	}
 	l.estate.state = state
-	claims := l.estate.claims
-	l.estate.claims = nil
 	l.busy = false
 	l.m.counters.settled(&counts)
 	l.tell(settled)
@@ -76,7 +72,7 @@ func (l *Link) end() {
 		l.m.dropped(l)
 		l.m.notAnswering(l)
 	}
-	l.m.inherit(claims...)
+	l.m.inherit()
 }
 
 // renounce settles as Gone what is kept for the dead peer, now or at its end.
@@ -90,12 +86,10 @@ func (l *Link) renounce() {
 	}
 	l.estate.state = over
 	settled := l.out.fail(nil, &counts)
-	claims := l.estate.claims
-	l.estate.claims = nil
 	l.m.counters.settled(&counts)
 	l.tell(settled)
 	l.m.forget(l)
-	l.m.inherit(claims...)
+	l.m.inherit()
 }
 
 // forget drops the routes of a dead peer that nothing is kept for, and the peer.
@@ -148,64 +142,96 @@ func (m *Mesh) adopted(incarnation string, heir *Link) {
 	m.inherit(claim{incarnation: incarnation, heir: heir})
 }
 
-// inherit works claims, and those that had to wait for them.
+// inherit takes new claims and works those that wait, in the order in which they came, until none gets any further. It
+// is called whenever a link is at its end.
 func (m *Mesh) inherit(claims ...claim) {
-	if len(claims) == 0 {
-		return
-	}
 	m.inheriting.Lock()
 	defer m.inheriting.Unlock()
-	for len(claims) > 0 {
-		claims = append(claims[1:], m.work(claims[0])...)
+	for _, c := range claims {
+		if !slices.Contains(m.claims, c) {
+			m.claims = append(m.claims, c)
+		}
+	}
+	for again := true; again; {
+		again = false
+		var dying []*Link // what their peers claim now must not overtake what they have claimed before
+		m.claims = slices.DeleteFunc(m.claims, func(c claim) bool {
+			if slices.Contains(dying, c.heir) {
+				return false
+			}
+			switch m.work(c) {
+			case claimWaits:
+				return false
+			case claimWaitsForTheEnd:
+				dying = append(dying, c.heir)
+				return false
+			}
+			again = true
+			return true
+		})
 	}
 }
 
+// worked is how far a claim has got.
+type worked byte
+
+const (
+	claimOver           worked = iota // there is nothing more to do
+	claimWaits                        // for somebody else to be adopted
+	claimWaitsForTheEnd               // of the link of a peer that was found dead just now
+)
+
 // work looks for what is held for the incarnation of c: on its own link, or, if it has been adopted before, on that
 // of the adopter. From the former it is moved to the heir; on the latter it stays until the adopter is adopted, too,
-// which keeps the order. The heir is answered when it is all on the heir's link, or nothing is left of it. work
-// returns claims that may be worked now.
-func (m *Mesh) work(c claim) (more []claim) {
+// which keeps the order. The heir is answered when it is all on the heir's link, or nothing is left of it. An heir that
+// is dead gets neither: its successor will claim the same. inheriting is held.
+func (m *Mesh) work(c claim) worked {
 	m.mu.Lock()
 	l := m.gone[c.incarnation]
 	m.mu.Unlock()
 	for l != nil && l != c.heir {
 		l.mu.Lock()
-		e := &l.estate
-		switch {
-		case e.state == open, e.state == orphaned && l.peer.ID != c.incarnation:
-			if !slices.Contains(e.claims, c) {
-				e.claims = append(e.claims, c)
-			}
-			l.mu.Unlock()
-			return more
-		case e.state == orphaned:
-			if !l.bequeath(c.heir) {
-				l.mu.Unlock()
-				return more
-			}
-			more, e.claims = append(more, e.claims...), nil
-			l.mu.Unlock()
-			m.deps.Routes.Drop(l)
-			l.mu.Lock()
-		}
-		next := e.heir
+		e := l.estate
 		l.mu.Unlock()
-		l = next
+		switch {
+		case e.state == open && l.dead.Load():
+			return claimWaitsForTheEnd
+		case e.state == orphaned && l.peer.ID == c.incarnation:
+			if !l.bequeath(c.heir) {
+				return claimOver
+			}
+			m.deps.Routes.Drop(l)
+			e.heir = c.heir
+		case e.state == open, e.state == orphaned:
+			if !c.heir.lives() {
+				return claimOver
+			}
+			return claimWaits
+		}
+		l = e.heir
 	}
 	c.heir.mu.Lock()
 	through := c.heir.out.last
 	c.heir.mu.Unlock()
 	c.heir.nudge()
 	c.heir.in.acknowledgeAdopted(c.incarnation, through)
-	return more
+	return claimOver
 }
 
-// bequeath moves what an orphaned link holds to the link of its heir, unless the heir is dead as well: then its
-// successor will ask for the same. mu is held, and inheriting.
+func (l *Link) lives() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.estate.state == open
+}
+
+// bequeath moves what an orphaned link holds to the link of its heir, unless the heir is dead as well. inheriting is
+// held: it takes the locks of both.
 func (l *Link) bequeath(heir *Link) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	heir.mu.Lock()
 	defer heir.mu.Unlock()
-	if heir.estate.state != open {
+	if l.estate.state != orphaned || heir.estate.state != open {
 		return false
 	}
 	l.out.bequeath(l.peer.ID, &heir.out)

@@ -47,6 +47,8 @@ type entry struct {
 type held struct {
 	delivery Delivery
 	waiter   Waiter
+	// inherited: it was moved here from the link of a dead peer.
+	inherited bool
 }
 
 // settlement is a call to make once the lock is released.
@@ -183,27 +185,34 @@ func (s *sender) fail(dst []settlement, counts *[outcomes]uint64) []settlement {
 	return dst
 }
 
-// orphan ends the dealings with a peer that is dead. What keep wants stays, in the order in which it was pushed and
-// as if it had never been sent; everything else settles as Gone. What the peer had accepted the limit does not count:
-// it never did, and its publishers are still charged.
+// orphan ends the dealings with a peer that is dead. What keep wants stays, as if it had never been sent; everything
+// else settles as Gone. What the peer had inherited comes first: it is older than what the peer was sent for the same
+// sessions, which it held back for as long. Apart from that the order is that in which it was pushed. What the peer
+// had accepted the limit does not count: it did not before, and its publishers are still charged.
 func (s *sender) orphan(keep func(*Delivery) bool, dst []settlement, counts *[outcomes]uint64) []settlement {
 	old := *s
 	*s = sender{limit: old.limit}
 	gone := Receipt{Outcome: Gone}
-	for _, seq := range slices.Sorted(maps.Keys(old.accepted)) {
-		h := old.accepted[seq]
-		if keep(&h.delivery) {
-			s.append(entry{held: h, size: h.delivery.Message.Size(), exempt: true})
-		} else {
-			dst = h.settle(gone, dst, counts)
+	var own []entry
+	sort := func(e entry) {
+		switch {
+		case !keep(&e.delivery):
+			dst = e.settle(gone, dst, counts)
+		case e.inherited:
+			s.append(e)
+		default:
+			own = append(own, e)
 		}
 	}
+	for _, seq := range slices.Sorted(maps.Keys(old.accepted)) {
+		h := old.accepted[seq]
+		sort(entry{held: h, size: h.delivery.Message.Size(), exempt: true})
+	}
 	for old.window.len() > 0 {
-		if e := old.window.pop(); keep(&e.delivery) {
-			s.append(e)
-		} else {
-			dst = e.settle(gone, dst, counts)
-		}
+		sort(old.window.pop())
+	}
+	for _, e := range own {
+		s.append(e)
 	}
 	return dst
 }
@@ -214,7 +223,7 @@ func (s *sender) bequeath(dead string, heir *sender) {
 	for s.window.len() > 0 {
 		e := s.window.pop()
 		e.delivery = e.delivery.orphanOf(dead)
-		e.exempt = true
+		e.exempt, e.inherited = true, true
 		heir.append(e)
 	}
 	*s = sender{}

@@ -139,10 +139,14 @@ func newSenderScript() func([]string) []string {
 			return settlements(s.fail(nil, &counts))
 		case "orphan": // orphan: what begins with "k" is kept
 			var counts [outcomes]uint64
-			return settlements(s.orphan(func(d *Delivery) bool { return d.Message.Topic[0] == 'k' }, nil, &counts))
+			out = settlements(s.orphan(func(d *Delivery) bool { return d.Message.Topic[0] == 'k' }, nil, &counts))
+			for i := range s.window.len() {
+				out = append(out, "kept "+s.window.at(i).delivery.Message.Topic)
+			}
+			return out
 		case "bequeath": // bequeath INCARNATION, to a sender that has been given two before
-			heir.push(publish("old", 1), nobody{})
-			heir.push(publish("older", 1), nobody{})
+			heir.push(publish("k-old", 1), nobody{})
+			heir.push(publish("k-older", 1), nobody{})
 			s.bequeath(c[1], heir)
 			for i := range heir.window.len() {
 				d := heir.window.at(i).delivery
