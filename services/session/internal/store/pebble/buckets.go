@@ -14,6 +14,7 @@ const (
 	// buckets leave less behind of those whose other messages are long gone.
 	bucketAge   = time.Minute
 	bucketBytes = 64 << 20
+	shareAtOnce = 4 << 10
 	// recentMessages is for how many messages is known where they are. One that is not known any more is stored
 	// once more, at the same place if the bucket is the same.
 	recentMessages = 16 << 10
@@ -36,15 +37,22 @@ type bucket struct {
 	references int64
 }
 
-// place is where a message is stored.
+// place is where a message is stored; bucket 0: in the entry of the first inbox that got it.
 type place struct {
 	bucket uint64
 	sum    uint32
 }
 
-// find returns where a message is stored, or shall be: then put is true.
-func (b *buckets) find(id message.ID, sum uint32, now time.Time) (at uint64, put bool) {
-	if p, known := b.recent.places[id]; known && p.sum == sum && b.all[p.bucket] != nil {
+// find returns in which bucket a message is stored, or shall be: then put is true. It is 0 if the message shall be
+// stored in its entry: most messages go to one inbox, which reads them in a row if they are there. Those of a size of
+// shareAtOnce cost more to store twice than to look for.
+func (b *buckets) find(id message.ID, m encoded, now time.Time) (at uint64, put bool) {
+	p, known := b.recent.places[id]
+	known = known && p.sum == m.sum
+	if !known && len(m.b) < shareAtOnce {
+		return 0, false
+	}
+	if known && p.bucket != 0 && b.all[p.bucket] != nil {
 		return p.bucket, false
 	}
 	if !b.open || now.Sub(b.opened) >= bucketAge || b.bytes >= bucketBytes {
@@ -57,9 +65,11 @@ func (b *buckets) find(id message.ID, sum uint32, now time.Time) (at uint64, put
 	return b.newest, true
 }
 
-// put says that a message was stored in a bucket.
+// put says that a message was stored in a bucket, or, if n is 0, in an entry.
 func (b *buckets) put(n uint64, id message.ID, sum uint32, size int) {
-	b.bytes += size
+	if n != 0 {
+		b.bytes += size
+	}
 	b.recent.add(id, place{bucket: n, sum: sum})
 }
 

@@ -26,7 +26,12 @@ type stage struct {
 	s *Store
 	// key and value are room for rows.
 	key, value []byte
+	// marked says that the batch begins with a mark, attests that it is wanted even if there is nothing else.
+	marked, attests bool
 }
+
+// mark is what a group begins with when all groups before it were durable: checkLogs looks for it.
+const mark = "beeline: durable up to here"
 
 // set puts a row. put appends the version and body of its value.
 func (t *stage) set(key []byte, put func([]byte) []byte) error {
@@ -89,7 +94,13 @@ func (s *Store) commit(ops []operation) (g *group) {
 		return g
 	}
 	s.checkSpace()
-	t := &stage{Batch: s.db.NewIndexedBatch(), s: s}
+	t := &stage{Batch: s.db.NewIndexedBatch(), s: s, marked: s.handed.Load() == s.synced.Load()}
+	if t.marked {
+		if err := t.LogData([]byte(mark), nil); err != nil {
+			s.fail(err)
+			return g
+		}
+	}
 	for i := range ops {
 		if op := &ops[i]; op.adds && s.space.full {
 			s.metrics.refused.Inc()
@@ -102,10 +113,11 @@ func (s *Store) commit(ops []operation) (g *group) {
 		s.fail(err)
 		return g
 	}
-	if t.Empty() {
+	if t.Count() == 0 && !t.attests {
 		closeQuietly(t.Batch)
 		return g
 	}
+	s.unattested.Store(t.Count() > 0)
 	g.staged = time.Now()
 	if err := s.db.ApplyNoSyncWait(t.Batch, pebble.Sync); err != nil {
 		s.fail(fmt.Errorf("commit: %w", err))
@@ -113,6 +125,7 @@ func (s *Store) commit(ops []operation) (g *group) {
 	if s.failed() != nil {
 		return g // nobody may ever wake who waits for this batch
 	}
+	s.handed.Add(1)
 	g.batch = t.Batch
 	return g
 }
@@ -129,6 +142,7 @@ func (s *Store) answersAll() {
 			s.metrics.operations.Observe(float64(len(g.ops)))
 			s.metrics.sync.Observe(time.Since(g.staged).Seconds())
 			if err == nil {
+				s.synced.Add(1)
 				closeQuietly(g.batch)
 			}
 		}

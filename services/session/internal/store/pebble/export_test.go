@@ -1,5 +1,13 @@
 package pebble
 
+import (
+	"errors"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
 // Sweep does what the store does from time to time, and returns when it is done.
 func (s *Store) Sweep() {
 	s.sweep()
@@ -24,5 +32,26 @@ func (s *Store) LookForSpace() {
 	<-done
 }
 
+// Attest adds to the log what comes when it is idle.
+func (s *Store) Attest() {
+	done := make(chan error)
+	s.attest(func(err error) { done <- err })
+	<-done
+}
+
 // Buckets returns how many buckets of messages there are.
 func (s *Store) Buckets() int64 { return s.metrics.buckets.Load() }
+
+// SetSchema changes the schema of a closed store.
+func SetSchema(t *testing.T, fs vfs.FS, dir string, version uint64) {
+	t.Helper()
+	db, err := pebble.Open(dir, &pebble.Options{FS: fs, FormatMajorVersion: formatVersion})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := keyMeta(metaSchema)
+	value := putNumbers(nil, version)
+	if err := errors.Join(db.Set(key, seal(value, 0, key), pebble.Sync), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}

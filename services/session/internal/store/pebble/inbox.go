@@ -183,7 +183,7 @@ func (p *page) message(e *entry, at journal.Position) (*message.Message, error) 
 		r.b = slices.Clone(r.b)
 		return readMessage(&r, false), r.err()
 	}
-	p.key = keyMessage(p.key[:0], e.bucket, e.sum, e.id)
+	p.key = keyMessage(p.key[:0], e.bucket, e.id, e.sum)
 	value, found, err := get(p.snapshot, p.key)
 	if err != nil {
 		return nil, err

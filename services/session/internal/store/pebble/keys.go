@@ -19,7 +19,7 @@ const (
 	spaceGroups    = 'g' // reserved for memberships of groups: by client, and by group
 	spaceMemory    = 'h' // generation, session, message id: a message at QoS 2 that an inbox had
 	spaceMeta      = 'i' // name
-	spaceMessage   = 'm' // bucket, checksum, message id
+	spaceMessage   = 'm' // bucket, message id, checksum
 	spaceQueue     = 'q' // session: the inbox as a whole
 	spaceRetained  = 'r' // levels of the topic, each ended by a zero byte
 	spaceSubscribe = 's' // session, filter
@@ -102,8 +102,8 @@ func keyMemory(b []byte, generation uint64, id journal.SessionID, m message.ID) 
 }
 
 // keyMessage has the checksum because nothing but care keeps two messages from having the same id.
-func keyMessage(b []byte, bucket uint64, sum uint32, m message.ID) []byte {
-	return appendID(binary.BigEndian.AppendUint32(keyNumber(b, spaceMessage, bucket), sum), m)
+func keyMessage(b []byte, bucket uint64, m message.ID, sum uint32) []byte {
+	return binary.BigEndian.AppendUint32(appendID(keyNumber(b, spaceMessage, bucket), m), sum)
 }
 
 // appendID puts the number first: the origin has no fixed length.

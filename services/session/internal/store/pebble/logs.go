@@ -1,12 +1,14 @@
 package pebble
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
 
@@ -14,8 +16,10 @@ import (
 )
 
 // checkLogs looks through Pebble's list of files and its newest write-ahead log for damage that has something behind
-// it which shows that it was durable once. Pebble itself takes damage in the list of files, and in the last 32 KiB of
-// the log, for an end that a crash has left, and would go on without what is behind it.
+// it which shows that it was durable once. Pebble itself takes damage in the list of files for an end that a crash has
+// left, and would go on without what is behind it. In the log it looks for the offset that later chunks say was
+// durable; but Pebble 2.1.7 does not count whole blocks in it, and looks only in the blocks that follow. So the
+// committer writes marks of its own.
 func checkLogs(fs vfs.FS, dir string) error {
 	names, err := fs.List(dir)
 	if err != nil {
@@ -58,7 +62,7 @@ func checkLog(fs vfs.FS, dir, name string, c chunks) error {
 // chunks are the contents of a log in the format of Pebble's package record.
 type chunks struct {
 	data []byte
-	// wal says that chunks carry the number of their log, and up to where it was durable when they were written.
+	// wal says that chunks carry the number of their log, and that records may begin with our mark.
 	wal    bool
 	number uint32
 }
@@ -97,39 +101,43 @@ func (c chunks) damage() int {
 }
 
 // attested reports whether anything behind at shows that what is at at was durable: in the list of files, where each
-// record is synced before the next, any record; in a write-ahead log a chunk that says so.
+// record is synced before the next, any record; in a write-ahead log one that begins with the mark.
 func (c chunks) attested(at int) bool {
 	for p := at + 1; p < len(c.data); p++ {
-		if size, ours, durable := c.chunk(p); size > 0 && ours && (!c.wal || durable > uint64(at)) {
+		if size, ours, marked := c.chunk(p); size > 0 && ours && (!c.wal || marked) {
 			return true
 		}
 	}
 	return false
 }
 
-// chunk returns the size of the chunk at at, 0 if there is none; whether it belongs to this log; and up to where it
-// says that the log was durable.
-func (c chunks) chunk(at int) (size int, ours bool, durable uint64) {
+// chunk returns the size of the chunk at at, 0 if there is none; whether it belongs to this log; and whether it begins
+// a record with the mark.
+func (c chunks) chunk(at int) (size int, ours, marked bool) {
 	block := c.data[at:min(len(c.data), at-at%blockSize+blockSize)]
 	header := smallHeader
 	if c.wal {
 		header = walHeader
 	}
 	if len(block) < header {
-		return 0, false, 0
+		return 0, false, false
 	}
 	kind, length := block[6], int(binary.LittleEndian.Uint16(block[4:]))
 	if c.wal && (kind < firstWALKind || kind > lastWALKind) || !c.wal && (kind == 0 || kind > lastPlainKind) || header+length > len(block) {
-		return 0, false, 0
+		return 0, false, false
 	}
 	crc := sum(block[6 : header+length])
 	if (crc>>15|crc<<17)+0xa282ead8 != binary.LittleEndian.Uint32(block) {
-		return 0, false, 0
+		return 0, false, false
 	}
 	if !c.wal {
-		return header + length, true, 0
+		return header + length, true, false
 	}
-	return header + length, binary.LittleEndian.Uint32(block[7:]) == c.number, binary.LittleEndian.Uint64(block[11:])
+	// The mark is where no message can have it: in the first row of a batch, which is 12 bytes behind its begin.
+	record := block[header : header+length]
+	begins := kind == firstWALKind || kind == firstWALKind+1
+	marked = begins && len(record) > 12 && bytes.HasPrefix(record[12:], append([]byte{byte(pebble.InternalKeyKindLogData), byte(len(mark))}, mark...))
+	return header + length, binary.LittleEndian.Uint32(block[7:]) == c.number, marked
 }
 
 func zero(b []byte) bool {

@@ -10,8 +10,9 @@
 //
 // # The disk
 //
-// A message above Options.ShareAbove is stored once, in a bucket, whatever the number of inboxes that get it; a bucket
-// lasts a minute or 64 MiB, whichever ends first, and is dropped as a whole with the last entry that refers to it.
+// A message goes into the entry of the first inbox that gets it. From the second inbox on, entries refer to one copy in
+// a bucket, if the message has Options.ShareAbove bytes; from the first on, if it has 4 KiB. A bucket takes messages
+// for a minute, or 64 MiB of them, and is dropped as a whole with the last entry that refers to it.
 //
 // When less than Options.Reserve bytes are free, what adds to the store is refused with ErrFull, while clients can
 // still be claimed and inboxes emptied. A failed write or sync of the log, or of Pebble's list of files, ends the
@@ -19,8 +20,8 @@
 // logged, counted and repeated by Pebble.
 //
 // Bits that flip are found at open or when they are read: by the checksums of Pebble's blocks and of every value, and in
-// logs by checkLogs. What cannot be told from a write that a crash cut short is the very end of a log: a flip in the
-// last write before a crash loses this write.
+// logs by checkLogs. What cannot be told from a write that a crash cut short is the very end of a log: a flip in what
+// was written in the last second before a crash loses it.
 package pebble
 
 import (
@@ -50,7 +51,7 @@ type Options struct {
 	Limits store.Limits
 	// Reserve is how many bytes of the disk are left alone; 256 MiB, and none if it is negative.
 	Reserve int64
-	// ShareAbove is how many bytes a message has at least, encoded, to be stored once for all its inboxes; 256.
+	// ShareAbove is how many bytes a message has at least, encoded, to be stored once for its inboxes but the first; 256.
 	ShareAbove int
 	// Cache is how many bytes of blocks are kept in memory; 64 MiB.
 	Cache   int64
@@ -94,6 +95,9 @@ const (
 	groupBytes = 4 << 20
 	// sweepEvery is how often is looked for what has become too old.
 	sweepEvery = time.Minute
+	// attestEvery is for how long the newest group of changes may lack something behind it by which damage to it
+	// can be told from a write that a crash cut short.
+	attestEvery = time.Second
 )
 
 // Store is a store.Store. It is safe for concurrent use.
@@ -111,6 +115,10 @@ type Store struct {
 	stop    chan struct{}
 	ended   sync.WaitGroup
 	closed  chan struct{}
+	// handed counts groups that were handed to Pebble, synced those of them that are durable. unattested is set while
+	// there is no mark behind the newest one.
+	handed, synced atomic.Uint64
+	unattested     atomic.Bool
 
 	// mu guards the memory below against readers: the committer alone changes it, and reads without.
 	mu       sync.RWMutex

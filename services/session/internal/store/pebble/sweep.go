@@ -20,18 +20,31 @@ const (
 
 func generation(now time.Time) uint64 { return uint64(now.UnixNano() / int64(generationLength)) }
 
-// sweeps looks regularly for what has become too old.
+// sweeps looks regularly for what has become too old, and for an end of the log that nothing attests.
 func (s *Store) sweeps() {
-	ticker := time.NewTicker(sweepEvery)
-	defer ticker.Stop()
+	sweep, attest := time.NewTicker(sweepEvery), time.NewTicker(attestEvery)
+	defer sweep.Stop()
+	defer attest.Stop()
 	for {
 		select {
-		case <-ticker.C:
+		case <-sweep.C:
 			s.sweep()
+		case <-attest.C:
+			if s.unattested.Load() {
+				s.attest(nil)
+			}
 		case <-s.stop:
 			return
 		}
 	}
+}
+
+// attest adds a mark behind the newest group of changes, if it is durable.
+func (s *Store) attest(done func(error)) {
+	s.submit(operation{line: lineSweep, done: done, stage: func(t *stage) error {
+		t.attests = t.marked
+		return nil
+	}}, false)
 }
 
 // sweep drops old message ids, and what has waited for too long in inboxes.

@@ -265,13 +265,18 @@ func (p *plan) addMessage(e *entry, m encoded) {
 	if len(m.b) < p.t.s.o.ShareAbove || e.body != bodyInline {
 		return
 	}
-	at, put := p.t.s.buckets.find(e.id, m.sum, p.now)
+	at, put := p.t.s.buckets.find(e.id, m, p.now)
+	if put || at == 0 {
+		p.shared = append(p.shared, sharing{bucket: at, id: e.id, sum: m.sum, size: len(m.b)})
+	}
+	if at == 0 {
+		return
+	}
 	e.body, e.bucket, e.sum = bodyShared, at, m.sum
 	p.refer = append(p.refer, reference{bucket: at, n: 1})
 	if put {
-		p.put(func(b []byte) []byte { return keyMessage(b, at, m.sum, e.id) },
+		p.put(func(b []byte) []byte { return keyMessage(b, at, e.id, m.sum) },
 			func(b []byte) []byte { return append(append(b, valueVersion), m.b...) })
-		p.shared = append(p.shared, sharing{bucket: at, id: e.id, sum: m.sum, size: len(m.b)})
 	}
 }
 
