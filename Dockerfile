@@ -44,6 +44,7 @@ COPY gateway /
 
 FROM session-base AS session-prebuilt
 COPY session /
+COPY --chown=65532:65532 data /data
 
 FROM beeline-base AS beeline-prebuilt
 COPY beeline /
@@ -71,6 +72,7 @@ COPY --from=build /out/gateway /
 
 FROM session-base AS session
 COPY --from=build /out/session /
+COPY --from=build --chown=65532:65532 /out/data /data
 
 FROM beeline-base AS beeline
 COPY --from=build /out/beeline /

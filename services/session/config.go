@@ -7,6 +7,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/config"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
+	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 )
 
 // Config of a session instance. The process that runs it knows its Address.
@@ -25,6 +26,15 @@ type Config struct {
 	FlapLimit int `koanf:"flap_limit" help:"how often a client may be replaced within 10s before it is slowed down"`
 	// SweepRate is how many records of dead gateways are deleted in a second.
 	SweepRate int `koanf:"sweep_rate" help:"records of dead gateways deleted in a second"`
+	// Data is the directory of the store. Instances that are to take each other's place have the same: the active one
+	// has it open, and the others wait for it.
+	Data string `koanf:"data" help:"directory of what clients are owed; the same for the active instance and its standbys"`
+	// InboxMessages, InboxBytes and InboxAge bound the inbox of one durable session; the oldest messages make room.
+	InboxMessages uint64        `koanf:"inbox_messages" help:"messages in the inbox of one durable session"`
+	InboxBytes    config.Bytes  `koanf:"inbox_bytes" help:"bytes in the inbox of one durable session"`
+	InboxAge      time.Duration `koanf:"inbox_age" help:"how long a message waits in an inbox"`
+	// RetainedMessages bounds the topics that have a retained message.
+	RetainedMessages uint64 `koanf:"retained_messages" help:"topics with a retained message"`
 	// BlindAfter is how long etcd has to be silent before this instance bears witness that it cannot reach it. It
 	// has to be below half of the gateways' TTL.
 	BlindAfter time.Duration `koanf:"blind_after" help:"how long etcd is silent before this instance says that it cannot reach it"`
@@ -32,7 +42,9 @@ type Config struct {
 
 // DefaultConfig returns the configuration that suits most clusters.
 func DefaultConfig() Config {
+	l := store.DefaultLimits()
 	return Config{
+		InboxMessages: l.InboxMessages, InboxBytes: config.Bytes(l.InboxBytes), InboxAge: l.InboxAge, RetainedMessages: l.Retained,
 		Cluster:      "default",
 		TTL:          10 * time.Second,
 		EvictTimeout: time.Second,
@@ -55,8 +67,19 @@ func (c Config) Validate() error {
 	check(c.EvictTimeout > 0, "evict_timeout", "must be above zero, is %v", c.EvictTimeout)
 	check(c.FlapLimit > 0, "flap_limit", "must be above zero, is %d", c.FlapLimit)
 	check(c.SweepRate >= 100, "sweep_rate", "must be at least 100, is %d", c.SweepRate)
+	check(c.Data != "", "data", "is missing: the directory of what clients are owed")
+	check(c.InboxMessages > 0, "inbox_messages", "must be above zero")
+	check(c.InboxBytes > 0, "inbox_bytes", "must be above zero")
+	check(c.InboxAge > 0, "inbox_age", "must be above zero, is %v", c.InboxAge)
+	check(c.RetainedMessages > 0, "retained_messages", "must be above zero")
 	check(c.BlindAfter > 0, "blind_after", "must be above zero, is %v", c.BlindAfter)
 	return errors.Join(errs...)
+}
+
+func (c Config) limits() store.Limits {
+	return store.Limits{
+		InboxMessages: c.InboxMessages, InboxBytes: uint64(c.InboxBytes), InboxAge: c.InboxAge, Retained: c.RetainedMessages,
+	}
 }
 
 func (c Config) claims() claims.Config {

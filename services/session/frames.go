@@ -15,18 +15,12 @@ import (
 // writtenIDs are how many writes one frame answers at most.
 const writtenIDs = 1000
 
-var (
-	errNothingKept = status.Error(codes.Unimplemented, "nothing is stored here")
-	// The gateway attaches again and repeats what was not answered.
-	errNotStored = status.Error(codes.Unavailable, "cannot be stored at present")
-)
+// errNotStored: the gateway attaches again and repeats what was not answered.
+var errNotStored = status.Error(codes.Unavailable, "cannot be stored at present")
 
 // receive takes a frame that is not about leases.
 func (st *stream) receive(r *sessionv1.AttachRequest) error {
 	k := st.term.kept
-	if k == nil {
-		return errNothingKept
-	}
 	switch f := r.GetFrame().(type) {
 	case *sessionv1.AttachRequest_Write:
 		w, err := journal.WriteFromWire(f.Write, time.Now())

@@ -6,14 +6,16 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/services/session/internal/away"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
+	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 )
 
-// kept is what a term keeps of clients beyond their connections, and what it holds while they are away. A term has
-// one or none; without one there are neither durable sessions nor wills.
+// kept is what a term keeps of clients beyond their connections, and what it holds while they are away.
 type kept interface {
 	keeper
 	receiver
+	reader
 	// Close is called at the end of the term, when nothing else is called any more. It waits.
 	io.Closer
 }
@@ -46,6 +48,15 @@ type receiver interface {
 	Retain(m *message.Message, done func(version uint64, err error))
 	// Settled says that the routes of a client that was opened at an epoch are in force everywhere.
 	Settled(client string, epoch uint64)
+}
+
+// reader shows what is kept. Its methods wait for the disk.
+type reader interface {
+	// Inbox reads a page for the gateway that holds a session; see package away for its errors, and those of Retained.
+	Inbox(r away.Reading) ([]journal.Entry, error)
+	Retained(filter string, cursor []byte, limit int) (store.RetainedPage, error)
+	// Inspect shows the session of a client that has one.
+	Inspect(client string) (i away.Inspection, known bool, err error)
 }
 
 // desk is what a term does for what it keeps. Nothing here waits.

@@ -20,8 +20,11 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
+	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/services/session/internal/away"
 )
 
 // Deps are what a session instance works with; all are required.
@@ -30,7 +33,7 @@ type Deps struct {
 	Etcd    *clientv3.Client
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer
-	// Dial reaches other session instances.
+	// Dial reaches other session instances, and gateways: it has mesh.DialOptions.
 	Dial cluster.Dial
 }
 
@@ -46,8 +49,11 @@ type Session struct {
 	probe    *cluster.Probe
 	// outbox is how many frames may wait for one gateway.
 	outbox int
-	// keep is nil when nothing is stored.
+	// keep makes what terms keep in the tests of this package.
 	keep keep
+	// holders are the metrics of what terms hold, one after the other; door leads to the mesh of the incarnation.
+	holders *away.Metrics
+	door    mesh.Door
 	// streams are counted so that Run waits for their goroutines.
 	streams sync.WaitGroup
 	// numbers tell the answers to one stream of a gateway from those to the next.
@@ -71,17 +77,24 @@ func New(c Config, d Deps) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	holders, err := away.NewMetrics(d.Metrics)
+	if err != nil {
+		return nil, err
+	}
 	cd := cluster.Deps{Client: d.Etcd, Keys: cluster.Keys(c.Cluster), Logger: d.Logger, Metrics: d.Metrics}
 	return &Session{
-		config: c, deps: d, cluster: cd, metrics: m, outbox: outboxFrames,
+		config: c, deps: d, cluster: cd, metrics: m, holders: holders, outbox: outboxFrames,
 		sessions: cluster.NewSessions(cd, d.Dial),
 		probe:    cluster.NewProbe(cd, c.BlindAfter/3, c.BlindAfter),
 	}, nil
 }
 
-// Register adds the service to a gRPC server, which has to serve for as long as Run does: gateways that cannot
-// reach etcd ask this instance for its view even while it has no incarnation.
-func (s *Session) Register(r grpc.ServiceRegistrar) { sessionv1.RegisterSessionServiceServer(r, s) }
+// Register adds the services to a gRPC server, which has mesh.ServerOptions and has to serve for as long as Run does:
+// gateways that cannot reach etcd ask this instance for its view even while it has no incarnation.
+func (s *Session) Register(r grpc.ServiceRegistrar) {
+	sessionv1.RegisterSessionServiceServer(r, s)
+	meshv1.RegisterMeshServiceServer(r, &s.door)
+}
 
 // Ready reports why the instance can neither be active nor take the active one's place; nil when it can.
 func (s *Session) Ready() error {
@@ -157,6 +170,11 @@ func (s *Session) live(ctx context.Context, former *cluster.Incarnation) (*clust
 	defer s.joined.Store(false)
 	s.deps.Logger.InfoContext(ctx, "joined the cluster", slog.String("incarnation", i.ID()))
 
+	l, err := newLife(s, i)
+	if err != nil {
+		i.Leave(ctx)
+		return nil, err
+	}
 	// The incarnation is given back only after the term has ended, and ends with it: what the term held while clients
 	// were away is adopted by whoever follows, and the adopted have to be gone.
 	var over error // of the one goroutine that leads, until it has ended
@@ -166,14 +184,16 @@ func (s *Session) live(ctx context.Context, former *cluster.Incarnation) (*clust
 	defer stopLiving()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_ = cluster.Lead(lead, i, func(ctx context.Context, t cluster.Term) {
-			over = fmt.Errorf("incarnation %s: %w", i.ID(), errTermOver)
-			if err := s.lead(ctx, i, t); err != nil {
-				over = fmt.Errorf("incarnation %s: %w", i.ID(), err)
-			}
-			stopLeading()
+		defer stopLiving()
+		l.run(func() {
+			_ = cluster.Lead(lead, i, func(ctx context.Context, t cluster.Term) {
+				over = fmt.Errorf("incarnation %s: %w", i.ID(), errTermOver)
+				if err := s.lead(ctx, l, i, t); err != nil {
+					over = fmt.Errorf("incarnation %s: %w", i.ID(), err)
+				}
+				stopLeading()
+			})
 		})
-		stopLiving()
 	})
 	err = i.Run(live, func(ctx context.Context) bool {
 		return !s.probe.Reachable() && s.sessions.OthersBlind(ctx, i.ID())
@@ -192,11 +212,16 @@ func (s *Session) live(ctx context.Context, former *cluster.Incarnation) (*clust
 var errTermOver = errors.New("it is not the active instance any more")
 
 // lead is one term.
-func (s *Session) lead(ctx context.Context, i *cluster.Incarnation, t cluster.Term) error {
+func (s *Session) lead(ctx context.Context, l *life, i *cluster.Incarnation, t cluster.Term) error {
+	keep := l.keep
+	if s.keep != nil {
+		keep = s.keep
+	}
+
 	s.deps.Logger.InfoContext(ctx, "active session instance", slog.String("incarnation", i.ID()), slog.Int64("revision", t.Revision))
 	s.metrics.active.Set(1)
 	defer s.metrics.active.Set(0)
-	err := newTerm(s, i).serve(ctx, i, t)
+	err := newTerm(s, i).serve(ctx, i, t, keep)
 	s.deps.Logger.InfoContext(ctx, "no longer the active session instance", slog.String("incarnation", i.ID()))
 	return err
 }

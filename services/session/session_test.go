@@ -439,6 +439,7 @@ func TestAGatewayThatDoesNotReadIsCutOff(t *testing.T) {
 
 func TestTheConfigurationIsChecked(t *testing.T) {
 	good := session.DefaultConfig()
+	good.Data = "data"
 	if err := good.Validate(); err != nil {
 		t.Error(err)
 	}
@@ -449,6 +450,12 @@ func TestTheConfigurationIsChecked(t *testing.T) {
 		"flap_limit":    func(c *session.Config) { c.FlapLimit = 0 },
 		"sweep_rate":    func(c *session.Config) { c.SweepRate = 1 },
 		"blind_after":   func(c *session.Config) { c.BlindAfter = 0 },
+		"data":          func(c *session.Config) { c.Data = "" },
+
+		"inbox_messages":    func(c *session.Config) { c.InboxMessages = 0 },
+		"inbox_bytes":       func(c *session.Config) { c.InboxBytes = 0 },
+		"inbox_age":         func(c *session.Config) { c.InboxAge = -1 },
+		"retained_messages": func(c *session.Config) { c.RetainedMessages = 0 },
 	} {
 		bad := good
 		change(&bad)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/services/session"
 )
 
@@ -33,7 +35,8 @@ func bg(t testing.TB) context.Context {
 }
 
 func dial(address string) (*grpc.ClientConn, error) {
-	return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	return grpc.NewClient("passthrough:///"+address,
+		append(mesh.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 }
 
 func deps(c *clientv3.Client) cluster.Deps {
@@ -54,6 +57,12 @@ func start(t testing.TB, etcd *clientv3.Client, change func(*session.Config)) *i
 	return startPrepared(t, etcd, change, func(*session.Session) {})
 }
 
+// dataOf is the directory that all instances of a test share.
+func dataOf(t testing.TB) string {
+	t.Helper()
+	return filepath.Join(filepath.Dir(t.TempDir()), "data")
+}
+
 func startPrepared(
 	t testing.TB, etcd *clientv3.Client, change func(*session.Config), prepare func(*session.Session),
 ) *instance {
@@ -63,7 +72,7 @@ func startPrepared(
 		t.Fatal(err)
 	}
 	c := session.DefaultConfig()
-	c.Cluster, c.Address = "test", l.Addr().String()
+	c.Cluster, c.Address, c.Data = "test", l.Addr().String(), dataOf(t)
 	// On a machine that has much to do, nobody is to be taken for dead or silent who is not.
 	c.EvictTimeout, c.BlindAfter = time.Minute, time.Second
 	if change != nil {
@@ -77,7 +86,7 @@ func startPrepared(
 		t.Fatal(err)
 	}
 	prepare(i.Session)
-	server := grpc.NewServer(grpc.WaitForHandlers(true))
+	server := grpc.NewServer(append(mesh.ServerOptions(), grpc.WaitForHandlers(true))...)
 	i.Register(server)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

@@ -9,6 +9,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/services/session"
+	"github.com/beeline-mqtt/beeline/services/session/internal/away"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 )
@@ -149,4 +150,27 @@ func (s *shelf) Close() error {
 	_ = s.did("close")
 	s.closed = true
 	return nil
+}
+
+func (s *shelf) Inbox(r away.Reading) ([]journal.Entry, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.holders[r.Client].Epoch != r.Epoch {
+		return nil, store.ErrFenced
+	}
+	return nil, s.did("read %d entries and %d bytes behind %d", r.MaxEntries, r.MaxBytes, r.After)
+}
+
+func (s *shelf) Retained(filter string, _ []byte, limit int) (store.RetainedPage, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return store.RetainedPage{}, s.did("read %d retained under %s", limit, filter)
+}
+
+func (s *shelf) Inspect(client string) (i away.Inspection, known bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h, known := s.holders[client]
+	i.Record.Holder, i.Record.Epoch = h.Gateway, h.Epoch
+	return i, known, s.did("inspect %s", client)
 }

@@ -146,13 +146,11 @@ func (st *stream) claim(c *sessionv1.Claim) error {
 		return status.Error(codes.InvalidArgument, "claim without a client id")
 	}
 	r := claims.Request{Gateway: st.gateway, Stream: st.number, ID: c.GetRequestId()}
-	if st.term.kept != nil {
-		r.CleanStart, r.Expiry = c.GetCleanStart(), c.GetSessionExpirySeconds()
-		if c.GetWill() != nil {
-			var err error
-			if r.Will, err = journal.WillFromWire(c.GetWill()); err != nil {
-				return status.Errorf(codes.InvalidArgument, "will: %v", err)
-			}
+	r.CleanStart, r.Expiry = c.GetCleanStart(), c.GetSessionExpirySeconds()
+	if c.GetWill() != nil {
+		var err error
+		if r.Will, err = journal.WillFromWire(c.GetWill()); err != nil {
+			return status.Errorf(codes.InvalidArgument, "will: %v", err)
 		}
 	}
 	st.term.step(func(q *claims.Queue, now time.Time) { q.Claim(now, c.GetClientId(), r) })

@@ -21,7 +21,7 @@ type term struct {
 	instance  string
 	recorder  *cluster.Recorder
 	directory *cluster.Directory
-	// kept is nil when nothing is stored.
+	// kept is nil in tests of the term alone.
 	kept kept
 	// base and a revision of etcd make an epoch.
 	base uint64
@@ -56,26 +56,21 @@ func newTerm(s *Session, i *cluster.Incarnation) *term {
 }
 
 // serve opens what is kept, and runs the term until the context is done or the term fails, which is the error.
-func (t *term) serve(ctx context.Context, i *cluster.Incarnation, c cluster.Term) error {
+func (t *term) serve(ctx context.Context, i *cluster.Incarnation, c cluster.Term, keep keep) error {
 	ctx, t.fail = context.WithCancelCause(ctx)
 	defer t.fail(nil)
-	if keep := t.session.keep; keep != nil {
-		var err error
-		if t.kept, t.base, err = keep(ctx, t, c.Revision); err != nil {
-			return fmt.Errorf("open what is stored: %w", err)
-		}
+	var err error
+	if t.kept, t.base, err = keep(ctx, t, c.Revision); err != nil {
+		return fmt.Errorf("open what is stored: %w", err)
 	}
 	t.recorder = cluster.NewRecorder(i, c, cluster.RecorderConfig{Base: t.base})
 	t.run(ctx, t.session.setTerm)
-	err := context.Cause(ctx)
+	err = context.Cause(ctx)
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	if t.kept != nil {
-		t.users.Wait()
-		err = errors.Join(err, t.kept.Close())
-	}
-	return err
+	t.users.Wait()
+	return errors.Join(err, t.kept.Close())
 }
 
 // run serves until the context is done. publish is called with the term when gateways may attach, and with nil

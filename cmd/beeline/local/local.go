@@ -30,7 +30,7 @@ import (
 
 // Config says what the cluster looks like.
 type Config struct {
-	// Dir keeps etcd's data and the certificates.
+	// Dir keeps etcd's data, the session service's and the certificates.
 	Dir string
 	// Gateways is how many there are at the start.
 	Gateways int
@@ -183,12 +183,14 @@ func (c *Cluster) CA() *pki.CA { return c.ca }
 
 // AddSession starts a session service and waits until it is ready: active, or a standby if there is one already.
 func (c *Cluster) AddSession(ctx context.Context) (*Process, error) {
-	n, err := c.node(ctx, "session", node.Options{})
+	n, err := c.node(ctx, "session", node.Options{Server: mesh.ServerOptions(), Dial: mesh.DialOptions()})
 	if err != nil {
 		return nil, err
 	}
 	cfg := session.DefaultConfig()
 	cfg.Address = n.Address()
+	// All have the same: one that takes another's place takes over what that one has stored.
+	cfg.Data = filepath.Join(c.cfg.Dir, "session")
 	if c.cfg.Session != nil {
 		c.cfg.Session(&cfg)
 	}

@@ -101,6 +101,7 @@ type Process struct {
 
 	t     testing.TB
 	cmd   *exec.Cmd
+	env   []string
 	mu    sync.Mutex
 	lines []string // of its log
 	ended chan struct{}
@@ -121,7 +122,7 @@ func Start(t testing.TB, c Call) *Process {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p := &Process{t: t, cmd: cmd, ended: make(chan struct{})}
+	p := &Process{t: t, cmd: cmd, env: c.Env, ended: make(chan struct{})}
 	listening := make(chan string, 1)
 	go func() {
 		defer close(p.ended)
@@ -204,12 +205,12 @@ func (p *Process) await(want int, text string) {
 	}
 }
 
-// Probe runs the program once more, as a health check does, to ask this process. It expects the exit code and the
-// words on standard error.
+// Probe runs the program once more, as a health check does, in the same environment, to ask this process. It expects the
+// exit code and the words on standard error.
 func (p *Process) Probe(code int, probe string, words ...string) {
 	p.t.Helper()
 	address := strings.TrimPrefix(p.Admin, "http://")
-	r := Run(p.t, Call{Args: []string{probe, "--rpc.tls.insecure", "--admin.address", address}})
+	r := Run(p.t, Call{Env: p.env, Args: []string{probe, "--rpc.tls.insecure", "--admin.address", address}})
 	if r.Code != code || r.Stdout != "" {
 		p.t.Errorf("%s: exit code %d, want %d; printed %q, %q", probe, r.Code, code, r.Stdout, r.Stderr)
 	}

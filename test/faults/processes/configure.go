@@ -52,7 +52,7 @@ type settings struct {
 	Cluster                        *Cluster
 	Cert                           pki.Files
 	Etcd, Listen, Admin, Advertise string
-	MQTT                           string
+	MQTT, Data                     string
 	Blind                          time.Duration
 }
 
@@ -62,7 +62,7 @@ listen: {{.Listen}}
 admin: {address: "{{.Admin}}"}
 etcd: {endpoints: ["{{.Etcd}}"]}
 rpc: {tls: {cert_file: {{.Cert.Cert}}, key_file: {{.Cert.Key}}, ca_file: {{.Cert.CA}}}}
-session: {ttl: {{.Cluster.TTL}}, blind_after: {{.Blind}}}
+session: {ttl: {{.Cluster.TTL}}, blind_after: {{.Blind}}, data: {{.Data}}}
 `
 
 const gatewayYAML = `
@@ -111,7 +111,7 @@ func (c *Cluster) session(t testing.TB, i int) *Session {
 	s := &Session{Etcd: wire, admin: address(t)}
 	path := c.configure(t, name, sessionYAML, settings{
 		Cert: c.certificate(t, name, "session"),
-		Etcd: endpoints, Listen: address(t), Admin: s.admin, Blind: c.TTL / 4,
+		Etcd: endpoints, Listen: address(t), Admin: s.admin, Blind: c.TTL / 4, Data: filepath.Join(c.dir, "session"),
 	})
 	s.Process = c.process(name, "session", "--config", path)
 	return s

@@ -11,6 +11,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/config"
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/node"
 	"github.com/beeline-mqtt/beeline/internal/processors"
 	"github.com/beeline-mqtt/beeline/services/session"
@@ -46,7 +47,7 @@ func run(ctx context.Context) error {
 	if probe != "" {
 		return probe.Ask(ctx, cfg.Node)
 	}
-	n, err := node.New(ctx, cfg.Node, "session", os.Stderr, node.Options{})
+	n, err := node.New(ctx, cfg.Node, "session", os.Stderr, node.Options{Server: mesh.ServerOptions(), Dial: mesh.DialOptions()})
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,9 @@ import (
 
 func TestMain(m *testing.M) { nodetest.Main(m, main) }
 
-func TestConfiguration(t *testing.T) { nodetest.Configuration(t, "session") }
+func TestConfiguration(t *testing.T) {
+	nodetest.Configuration(t, "session", "BEELINE_SESSION__DATA=data")
+}
 
 func TestWrongConfigurationOfTheSessionServiceNamesTheKey(t *testing.T) {
 	for _, tt := range []struct{ name, argument, want string }{
@@ -17,9 +19,10 @@ func TestWrongConfigurationOfTheSessionServiceNamesTheKey(t *testing.T) {
 		{"time to live", "--session.ttl=1500ms", "session.ttl: "},
 		{"limit of flaps", "--session.flap_limit=0", "session.flap_limit: "},
 		{"sweep rate", "--session.sweep_rate=1", "session.sweep_rate: "},
+		{"directory", "--session.data=", "session.data: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			nodetest.Fails(t, nodetest.Call{Args: []string{"--rpc.tls.insecure", tt.argument}}, tt.want)
+			nodetest.Fails(t, nodetest.Call{Args: []string{"--rpc.tls.insecure", "--session.data=data", tt.argument}}, tt.want)
 		})
 	}
 }
@@ -27,7 +30,7 @@ func TestWrongConfigurationOfTheSessionServiceNamesTheKey(t *testing.T) {
 func TestASessionProcess(t *testing.T) {
 	etcd := clustertest.StartEtcd(t)
 	call := nodetest.Call{
-		Env:  []string{"BEELINE_ETCD__ENDPOINTS=" + etcd.Address()},
+		Env:  []string{"BEELINE_ETCD__ENDPOINTS=" + etcd.Address(), "BEELINE_SESSION__DATA=" + t.TempDir()},
 		Args: []string{"--rpc.tls.insecure", "--listen", "127.0.0.1:0", "--admin.address", "127.0.0.1:0"},
 	}
 	active := nodetest.Start(t, call)

@@ -1,0 +1,98 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/telemetry"
+	"github.com/beeline-mqtt/beeline/services/session/internal/away"
+	"github.com/beeline-mqtt/beeline/services/session/internal/store"
+	"github.com/beeline-mqtt/beeline/services/session/internal/store/pebble"
+)
+
+// lockRetry is the pause before a store is tried again that somebody else has open.
+const lockRetry = 100 * time.Millisecond
+
+// holding is what a term keeps in a store.
+type holding struct {
+	*away.Keeper
+
+	life    *life
+	store   store.Store
+	metrics *telemetry.Scope
+	running sync.WaitGroup
+}
+
+var _ kept = (*holding)(nil)
+
+// keep opens the store of a term. While a former active instance has it open still, it waits: until then nobody is
+// served.
+func (l *life) keep(ctx context.Context, d desk, revision int64) (kept, uint64, error) {
+	h := &holding{life: l, metrics: telemetry.NewScope(l.session.deps.Metrics)}
+	base, err := h.open(ctx, d, revision)
+	if err != nil {
+		if h.store != nil {
+			err = errors.Join(err, h.store.Close())
+		}
+		h.metrics.End()
+		return nil, 0, err
+	}
+	h.running.Go(func() {
+		if err := h.Run(ctx); err != nil {
+			d.Fail(err)
+		}
+	})
+	l.holder.Store(h.Keeper)
+	return h, base, nil
+}
+
+func (h *holding) open(ctx context.Context, d desk, revision int64) (base uint64, err error) {
+	s := h.life.session
+	if err := h.openStore(ctx, d); err != nil {
+		return 0, err
+	}
+	h.Keeper, err = away.New(away.Config{Incarnation: h.life.id}, away.Deps{
+		Store: h.store, Mesh: h.life.mesh, Publish: d.Publish, Forget: d.Forget, Failed: d.Fail,
+		Metrics: s.holders, Logger: s.deps.Logger,
+	})
+	if err != nil {
+		return 0, err
+	}
+	return h.Base(ctx, revision)
+}
+
+func (h *holding) openStore(ctx context.Context, d desk) error {
+	s := h.life.session
+	for waiting := false; ; waiting = true {
+		st, err := pebble.Open(pebble.Options{
+			Dir: s.config.Data, Limits: s.config.limits(), Logger: s.deps.Logger, Metrics: h.metrics, Failed: d.Fail,
+		})
+		switch {
+		case err == nil:
+			h.store = st
+			return nil
+		case !errors.Is(err, store.ErrLocked):
+			return fmt.Errorf("open store: %w", err)
+		case !waiting:
+			s.deps.Logger.WarnContext(ctx, "the store is open elsewhere: waiting for it", slog.String("data", s.config.Data))
+		}
+		if !pause(ctx, lockRetry) {
+			return fmt.Errorf("open store: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// Close implements kept.
+func (h *holding) Close() error {
+	h.life.holder.CompareAndSwap(h.Keeper, nil)
+	h.running.Wait()
+	defer h.metrics.End()
+	if err := h.store.Close(); err != nil {
+		return fmt.Errorf("close store: %w", err)
+	}
+	return nil
+}
