@@ -44,7 +44,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}, []string{"reason"}),
 		delayed:  counter("flapping_claims_total", "Claims that were slowed down because their client is replaced again and again."),
 		cutOff:   counter("cut_off_gateways_total", "Streams ended because the gateway did not read."),
-		active:   gauge("active", "1 while this is the active instance."),
+		active:   gauge("active", "1 while this is the active instance and serves gateways."),
 		attached: gauge("attached_gateways", "Gateways attached to this instance."),
 	}
 	for _, c := range []prometheus.Collector{

@@ -219,8 +219,6 @@ func (s *Session) lead(ctx context.Context, l *life, i *cluster.Incarnation, t c
 	}
 
 	s.deps.Logger.InfoContext(ctx, "active session instance", slog.String("incarnation", i.ID()), slog.Int64("revision", t.Revision))
-	s.metrics.active.Set(1)
-	defer s.metrics.active.Set(0)
 	err := newTerm(s, i).serve(ctx, i, t, keep)
 	s.deps.Logger.InfoContext(ctx, "no longer the active session instance", slog.String("incarnation", i.ID()))
 	return err
@@ -230,6 +228,11 @@ func (s *Session) setTerm(t *term) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.term = t
+	serves := 0.0
+	if t != nil {
+		serves = 1
+	}
+	s.metrics.active.Set(serves)
 }
 
 // refusal is what gateways are told while there is no term.
