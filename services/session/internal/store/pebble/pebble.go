@@ -145,6 +145,7 @@ type session struct {
 	inbox   inbox
 	flights map[journal.Position]flight
 	twice   uint64 // how many of them are at QoS 2
+	newest  newest
 }
 
 var _ store.Store = (*Store)(nil)

@@ -83,6 +83,7 @@ func (t *stage) putRow(ifEpoch uint64, r *store.Record, row []byte) error {
 		return nil
 	}
 	x.id, x.inbox = r.Session, inbox{next: 1, first: 1}
+	x.newest.known = true // there is nothing to know
 	t.s.byID[x.id] = x
 	return t.putInbox(x)
 }
@@ -129,7 +130,7 @@ func (t *stage) discard(x *session) error {
 	t.s.metrics.inboxMessages.Add(-int64(x.inbox.messages))
 	t.s.metrics.inboxBytes.Add(-int64(x.inbox.bytes))
 	delete(t.s.byID, x.id)
-	x.id, x.inbox, x.flights, x.twice = 0, inbox{}, nil, 0
+	x.id, x.inbox, x.flights, x.twice, x.newest = 0, inbox{}, nil, 0, newest{}
 	return nil
 }
 

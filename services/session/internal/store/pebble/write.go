@@ -149,6 +149,9 @@ func (p *plan) apply() error {
 	}
 	s.metrics.inboxMessages.Add(int64(p.inbox.messages) - int64(x.inbox.messages))
 	s.metrics.inboxBytes.Add(int64(p.inbox.bytes) - int64(x.inbox.bytes))
+	for id := range p.ids {
+		x.newest.add(id)
+	}
 	for at, f := range p.flights {
 		if f == nil {
 			x.dropFlight(at)
@@ -286,28 +289,6 @@ func (p *plan) note(at journal.Position, e *entry) {
 		p.entries = make(map[journal.Position]*entry)
 	}
 	p.entries[at] = e
-}
-
-func (p *plan) remember(id message.ID, at journal.Position) {
-	if p.ids == nil {
-		p.ids = make(map[message.ID]journal.Position)
-	}
-	p.ids[id] = at
-}
-
-// known reports whether the inbox has a message id at QoS 2, or had it not long ago.
-func (p *plan) known(id message.ID) (bool, error) {
-	if _, ok := p.ids[id]; ok {
-		return true, nil
-	}
-	key := keyTwice(p.t.key[:0], p.x.id, id)
-	value, err := p.t.get(key)
-	now := generation(p.now)
-	for g := now; value == nil && err == nil && g+generations > now; g-- {
-		value, err = p.t.get(keyMemory(key[:0], g, p.x.id, id))
-	}
-	p.t.key = key
-	return value != nil, err
 }
 
 // entry returns an entry, or nil if there is none.

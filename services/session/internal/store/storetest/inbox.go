@@ -26,6 +26,7 @@ func inboxTests() []test {
 		{"the first position", firstPosition},
 		{"QoS 2 comes once", exactlyOnce},
 		{"QoS 2 comes once also when it is done with", exactlyOnceAfterDone},
+		{"QoS 2 comes once from many origins and out of order", exactlyOnceOutOfOrder},
 		{"a message is shared by inboxes", shared},
 		{"subscriptions and inbound QoS 2", subscribed},
 	}
@@ -275,6 +276,31 @@ func exactlyOnceAfterDone(t *testing.T, engine New) {
 	b.Advance(30 * time.Minute)
 	b.equal("left out after half an hour", len(b.must("c", 7, duplicate(5, 1))), 0)
 	b.equal("entries", positions(b.all("c", 7)), []journal.Position{5})
+}
+
+func exactlyOnceOutOfOrder(t *testing.T, engine New) {
+	b := start(t, engine, store.DefaultLimits())
+	b.session("c", 7)
+	at := journal.Position(0)
+	add := func(origin, seq int) bool {
+		t.Helper()
+		at++
+		m := text(seq, "hello")
+		m.Origin = fmt.Sprint("g", origin)
+		left := b.must("c", 7, journal.Change{Kind: journal.Append, Entry: journal.Entry{Position: at, QoS: 2, Message: m}})
+		return len(left) == 0
+	}
+	for round, seq := range []int{10, 5, 10, 20, 5, 7, 20} {
+		for origin := range 100 {
+			if first := add(origin, seq); first != (round != 2 && round < 4 || round == 5) {
+				t.Fatalf("message %d of origin %d: added %v", seq, origin, first)
+			}
+		}
+		if round%2 == 0 {
+			b.reopen()
+			b.must("c", 7, change(journal.Done, at), change(journal.Done, at-50))
+		}
+	}
 }
 
 func shared(t *testing.T, engine New) {
