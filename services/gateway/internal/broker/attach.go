@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 
+	"github.com/beeline-mqtt/beeline/internal/topic"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
 )
@@ -24,9 +25,11 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 		<-former.Gone()
 		b.clients.ended(former)
 	}
-	err := b.deps.Leases.Claim(ctx, lease.Request{ClientID: c.ID}, func(g lease.Grant) {
+	terms := c.Terms()
+	request := lease.Request{ClientID: c.ID, CleanStart: terms.CleanStart, Expiry: terms.Expiry, Will: terms.Will}
+	err := b.deps.Leases.Claim(ctx, request, func(g lease.Grant) {
 		b.direct.arrived(c.ID)
-		b.early.granted(c, g.Epoch)
+		b.early.granted(c, g)
 	})
 	switch {
 	case b.clients.get(c.ID).current != c:
@@ -40,6 +43,9 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 		b.leave(c)
 		return fmt.Errorf("claim %q: %w", c.ID, err)
 	}
+	if c.Durable() {
+		b.restore(c)
+	}
 	return nil
 }
 
@@ -51,14 +57,22 @@ func (b *Broker) leave(c *client.Client) {
 	}
 	b.early.refuse(c.ID)
 	if epoch > 0 && !c.LeaseLost() {
-		b.deps.Leases.Release(c.ID, epoch, lease.Ending{})
+		e := c.Ending()
+		b.deps.Leases.Release(c.ID, epoch, lease.Ending{WithoutWill: e.WithoutWill, Expiry: e.NewExpiry})
 	}
 }
 
-// Detach drops what c subscribed to and gives its lease up, unless a newer connection has taken it over.
+// Detach drops what c subscribed to and gives its lease up, unless a newer connection has taken it over. What a
+// session that goes on subscribes to stays until Forget.
 func (b *Broker) Detach(c *client.Client) {
+	goesOn := c.Continues()
 	for _, f := range c.Filters() {
-		b.Unsubscribe(c, f)
+		if _, shared, _ := topic.ParseShared(f); shared || !goesOn {
+			b.Unsubscribe(c, f)
+		}
+	}
+	if goesOn {
+		b.ghosts.add(c)
 	}
 	b.leave(c)
 }

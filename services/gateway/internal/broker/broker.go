@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/routes"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
@@ -28,12 +30,24 @@ type Mesh interface {
 	Link(incarnation string) *mesh.Link
 }
 
-// Leases is what the broker needs of the session service.
+// Leases is what the broker needs of the session service to hold clients.
 type Leases interface {
-	// Claim takes a client. granted is called, before any later eviction is told, with the epoch of its lease.
+	// Claim takes a client. granted is called, before any later eviction is told, with its lease and its session.
 	Claim(ctx context.Context, r lease.Request, granted func(lease.Grant)) error
 	// Release gives a client up, if it is still held at that epoch. It does not wait.
-	Release(clientID string, epoch uint64, ending lease.Ending)
+	Release(clientID string, epoch uint64, e lease.Ending)
+	// Settled says that the whole cluster routes to a client that was claimed. It does not wait.
+	Settled(clientID string, epoch uint64)
+}
+
+// Store is what the broker needs of the session service to keep what outlives connections. See lease.Keeper.
+type Store interface {
+	Write(w journal.Write, done func(error))
+	Retain(m *message.Message, done func(version uint64, err error))
+	ReadInbox(
+		ctx context.Context, clientID string, id journal.SessionID, epoch uint64, after journal.Position, maxEntries, maxBytes uint32,
+	) ([]journal.Entry, error)
+	ReadRetained(ctx context.Context, filter string, cursor []byte, most uint32) ([]lease.Retained, []byte, error)
 }
 
 // Config sets a broker's bounds.
@@ -51,13 +65,19 @@ type Config struct {
 	UnresolvedBytes int
 	// ReceiptTimeout is when nobody waits for a message any more.
 	ReceiptTimeout time.Duration
+	// StoreAfter is how long a message for a durable session waits for its acknowledgement before it is stored.
+	StoreAfter time.Duration
 }
 
 // Deps are what a broker works with.
 type Deps struct {
-	// Mesh and Leases may be given later, with Use.
+	// Mesh, Leases and Store may be given later, with Use.
 	Mesh   Mesh
 	Leases Leases
+	Store  Store
+	// Keeper returns the incarnation of the active session instance, which holds the durable sessions of clients that
+	// are away; empty when there is none. nil: nobody does.
+	Keeper func() string
 	// Routes is the table that the mesh fills with the routes of all peers.
 	Routes *routes.Table[*mesh.Link]
 	// LookUp reads leases from etcd; what it does not return has no valid lease.
@@ -76,6 +96,10 @@ type Broker struct {
 	groups  groups
 	direct  *direct
 	early   early
+	ghosts  ghosts
+	durable map[string]int // durable subscribers of each ordinary filter; guarded by announcing
+	watch   watch
+	reading chan struct{} // has room for as many reads of the store as may be under way
 	scratch sync.Pool
 
 	// announcing makes "first subscriber here, so announce" one step: routes reach the mesh in the order in
@@ -90,18 +114,22 @@ func New(cfg Config, deps Deps) *Broker {
 	b.clients.init()
 	b.direct = newDirect(b)
 	b.early = early{b: b, held: make(map[string][]heldBack)}
+	b.durable = make(map[string]int)
+	b.watch.init()
+	b.reading = make(chan struct{}, readsAtOnce)
 	b.scratch.New = func() any { return new(scratch) }
 	return b
 }
 
-// Use gives the broker its mesh and its leases, which in turn need the broker to be made. It is called once,
+// Use gives the broker its mesh and the session service, which in turn need the broker to be made. It is called once,
 // before anything else.
-func (b *Broker) Use(m Mesh, l Leases) { b.deps.Mesh, b.deps.Leases = m, l }
+func (b *Broker) Use(m Mesh, l Leases, s Store) { b.deps.Mesh, b.deps.Leases, b.deps.Store = m, l, s }
 
 // Run looks after what time brings until ctx ends. The clients have to be gone by then, or be about to.
 func (b *Broker) Run(ctx context.Context) error {
 	var own sync.WaitGroup
 	own.Go(func() { b.direct.run(ctx) })
+	own.Go(func() { b.watch.run(ctx) })
 	b.sweep(ctx)
 	own.Wait()
 	b.background.Wait()

@@ -64,6 +64,9 @@ type found struct {
 	link  *mesh.Link
 }
 
+// away reports whether the client has no lease, and its session, if there is one, is held by the session service.
+func (f found) away() bool { return f.lease.Epoch == 0 }
+
 // unresolved is a client that is being looked up, with the messages that wait for it.
 type unresolved struct {
 	items  []unsent
@@ -114,6 +117,10 @@ func (d *direct) sendNow(id string, m *message.Message, p *publication, t *turn.
 	at, ok := d.cache.GetIfPresent(id)
 	if !ok || d.b.deps.Mesh.Link(at.lease.Holder) == nil {
 		return false
+	}
+	if at.away() && p == nil {
+		d.giveUp(unsent{m, p}, packet.Success, dropAway, t)
+		return true
 	}
 	d.send(at.link, id, at.lease.Epoch, m, p, t)
 	return true
@@ -223,13 +230,22 @@ func (d *direct) deliverHere(id string, epoch uint64, m *message.Message, p *pub
 	if c == nil || c.Epoch() == 0 || c.Epoch() < epoch {
 		return false
 	}
-	x := client.Delivery{Message: m, QoS: m.QoS, Until: engine.UntilQueued}
-	if p == nil {
+	x, wanted := d.b.addressed(c, m)
+	switch {
+	case !wanted && p != nil:
+		p.Done(packet.Success, t)
+		return true
+	case !wanted:
+		return true
+	case p == nil:
 		return c.Deliver(x, t) != engine.Ended
 	}
 	x.Ticket = p
+	if c.Durable() {
+		x.Ticket = &tenant{p, c}
+	}
 	switch c.Deliver(x, t) {
-	case engine.Ended:
+	case engine.Ended, engine.Moved:
 		return false
 	case engine.Waiting:
 		return true
@@ -290,6 +306,24 @@ func (d *direct) again(l *mesh.Link, x mesh.Delivery, p *publication, t *turn.Tu
 		// What comes back later than this is not sent again.
 		d.lookUpBehind(l, id, d.b.cfg.ReceiptTimeout)
 	}
+}
+
+// addressed is m as a delivery to the one client that it is sent to: by a direct topic, or by what the client subscribes
+// to, because its session has moved. wanted is false when it subscribes to nothing that matches.
+func (b *Broker) addressed(c *client.Client, m *message.Message) (d client.Delivery, wanted bool) {
+	if topic.IsDirect(m.Topic) {
+		return client.Delivery{Message: m, QoS: m.QoS, Until: engine.UntilQueued}, true
+	}
+	var publisher *client.Client
+	if m.Publisher == c.ID {
+		publisher = c
+	}
+	for _, to := range b.subs.Match(m.Topic, publisher, nil) {
+		if to.Key == c {
+			return delivery(&to, m), true
+		}
+	}
+	return client.Delivery{}, false
 }
 
 // giveUp ends the waiting of one message.
@@ -357,15 +391,62 @@ func (d *direct) lookUp(ctx context.Context, ids []string) {
 			// Not known is not the same as not there: messages wait until their publishers give up.
 			d.retry(id, &t)
 		case !held:
-			d.finish(id, &t, func(x unsent) bool {
-				d.giveUp(x, packet.NoMatchingSubscribers, dropUnknownClient, &t)
-				return true
-			})
+			d.notHeld(id, &t)
 		default:
 			d.resolved(id, lease, &t)
 		}
 	}
 	t.End()
+}
+
+// notHeld asks the session service about a client that has no lease: it holds the durable sessions of those that are
+// away.
+func (d *direct) notHeld(id string, t *turn.Turn) {
+	if d.b.deps.Keeper == nil {
+		d.finish(id, t, func(x unsent) bool {
+			d.giveUp(x, packet.NoMatchingSubscribers, dropUnknownClient, t)
+			return true
+		})
+		return
+	}
+	keeper := d.b.deps.Keeper()
+	l := d.b.deps.Mesh.Link(keeper)
+	if l == nil {
+		d.retry(id, t)
+		return
+	}
+	d.cache.Set(id, found{cluster.Lease{Holder: keeper}, l})
+	d.finish(id, t, func(x unsent) bool {
+		if x.p == nil {
+			d.giveUp(x, packet.Success, dropAway, t)
+			return true
+		}
+		target := mesh.Target{Kind: mesh.TargetClient, ClientID: id}
+		if !l.SendInTurn(t, mesh.Delivery{Target: target, Message: x.m}, asked{x.p}) {
+			x.p.Done(packet.QuotaExceeded, t)
+		}
+		return true
+	})
+}
+
+// asked waits for what the session service knows of a client that had no lease when it was looked up: that there is no
+// session either is the final answer. Later messages are sent in the same way as long as the cache says so, but
+// their answers may be older than a lease.
+type asked struct{ p *publication }
+
+// Settled takes the answer.
+func (a asked) Settled(l *mesh.Link, x mesh.Delivery, r mesh.Receipt, t *turn.Turn) {
+	if r.Outcome == mesh.NotHolder && r.Epoch == 0 {
+		d := a.p.b.direct
+		d.mu.Lock()
+		if at, ok := d.cache.GetIfPresent(x.Target.ClientID); ok && at.away() {
+			d.cache.Invalidate(x.Target.ClientID)
+		}
+		d.mu.Unlock()
+		a.p.Done(packet.NoMatchingSubscribers, t)
+		return
+	}
+	a.p.Settled(l, x, r, t)
 }
 
 // resolved sends what waits for a client to its holder.

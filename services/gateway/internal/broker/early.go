@@ -11,6 +11,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
 )
 
 // early holds direct messages of peers for clients that are being attached here. A peer may read in etcd that this
@@ -80,13 +81,13 @@ func (e *early) keep(id string, held []heldBack) {
 
 // granted tells a client its epoch and delivers what has been held for it, before anything else can be delivered.
 // If a newer connection replaces it meanwhile, the rest waits for that.
-func (e *early) granted(c *client.Client, epoch uint64) {
+func (e *early) granted(c *client.Client, g lease.Grant) {
 	t := turn.Turn{Now: time.Now()}
 	defer t.End()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.b.clients.granted(c.ID, epoch)
-	c.SetEpoch(epoch)
+	e.b.clients.granted(c.ID, g.Epoch)
+	c.Granted(g.Epoch, g.Session)
 	held := e.held[c.ID]
 	for i, x := range held {
 		r := e.b.deliverDirect(x.d, x.later, &t)
@@ -139,12 +140,15 @@ func (b *Broker) deliverDirect(d mesh.Delivery, later mesh.Later, t *turn.Turn) 
 	if x.current == nil || x.attaching() || x.since == 0 || !x.covers(d.Target.Epoch) || x.current.Epoch() < d.Target.Epoch {
 		return gone
 	}
-	delivery := client.Delivery{Message: d.Message, QoS: d.Message.QoS, Until: engine.UntilQueued}
+	delivery, wanted := b.addressed(x.current, d.Message)
+	if !wanted {
+		return mesh.Receipt{Outcome: mesh.Queued}
+	}
 	if d.Message.QoS > 0 {
-		delivery.Ticket = &arrival{later: later, settled: mesh.Receipt{Outcome: mesh.Queued}, ended: gone}
+		delivery.Ticket = &personal{later: later, gone: gone}
 	}
 	switch x.current.Deliver(delivery, t) {
-	case engine.Ended:
+	case engine.Ended, engine.Moved:
 		return gone
 	case engine.Waiting:
 		return mesh.Receipt{Outcome: mesh.Accepted}

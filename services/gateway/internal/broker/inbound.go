@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -60,14 +61,12 @@ func (i *inbound) match(m *message.Message, later mesh.Later) mesh.Receipt {
 	}
 	var a *arrival
 	if m.QoS > 0 {
-		a = &arrival{later: later, settled: mesh.Receipt{Outcome: mesh.Queued}}
+		a = &arrival{later: later}
 		a.waiting.Store(1)
 	}
 	for k := range i.local {
 		to := &i.local[k]
-		d := client.Delivery{
-			Message: m, QoS: min(m.QoS, to.QoS), Retain: m.Retain && to.RetainAsPublished, IDs: to.IDs, Until: engine.UntilQueued,
-		}
+		d := delivery(to, m)
 		if a == nil {
 			to.Key.Deliver(d, &i.turn)
 			continue
@@ -93,43 +92,71 @@ func (i *inbound) share(d mesh.Delivery, later mesh.Later) mesh.Receipt {
 	return mesh.Receipt{Outcome: mesh.Accepted}
 }
 
-// arrival is a message from a peer whose receipt waits for local queues.
+// arrival is a message from a peer whose receipt waits for local sessions.
 type arrival struct {
 	later   mesh.Later
-	settled mesh.Receipt
-	ended   mesh.Receipt // instead of settled, when not zero and the session ended
 	waiting atomic.Int32
+
+	mu    sync.Mutex
+	moved []mesh.Moved // guarded by mu
 }
 
-// Expect adds a queue to wait for.
+// Expect adds a session to wait for.
 func (a *arrival) Expect() { a.waiting.Add(1) }
 
-// Done counts a queue that has the message, or has nobody to give it to any more.
+// Done counts a session that has the message, or has nobody to give it to any more.
 func (a *arrival) Done(packet.Code, *turn.Turn) {
 	if a.waiting.Add(-1) == 0 {
-		a.later.Settle(a.settled)
+		a.later.Settle(a.outcome())
 	}
 }
 
-// Settle is the receipt of a queue in which the message had to wait for room.
-func (a *arrival) Settle(o engine.Outcome, t *turn.Turn) {
-	if a.ended.Outcome != 0 {
-		r := a.settled
-		if o == engine.Ended {
-			r = a.ended
-		}
-		a.later.Settle(r)
-		return
-	}
+// Moved counts a session that is somewhere else: the peer sends the message after it.
+func (a *arrival) Moved(clientID string, epoch uint64, t *turn.Turn) {
+	a.mu.Lock()
+	a.moved = append(a.moved, mesh.Moved{ClientID: clientID, Epoch: epoch})
+	a.mu.Unlock()
 	a.Done(packet.Success, t)
+}
+
+// Settle is the receipt of a session in which the message had to wait.
+func (a *arrival) Settle(_ engine.Outcome, t *turn.Turn) { a.Done(packet.Success, t) }
+
+// outcome is the receipt when nothing is waited for any more.
+func (a *arrival) outcome() mesh.Receipt {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.moved) > 0 {
+		return mesh.Receipt{Outcome: mesh.Moved, Moved: a.moved}
+	}
+	return mesh.Receipt{Outcome: mesh.Queued}
 }
 
 // receipt is what is known when all local subscribers have been offered the message.
 func (a *arrival) receipt() mesh.Receipt {
-	if a == nil || a.waiting.Add(-1) == 0 {
+	switch {
+	case a == nil:
 		return mesh.Receipt{Outcome: mesh.Queued}
+	case a.waiting.Add(-1) == 0:
+		return a.outcome()
 	}
 	return mesh.Receipt{Outcome: mesh.Accepted}
+}
+
+// personal is the ticket of a delivery that names its receiver.
+type personal struct {
+	later mesh.Later
+	gone  mesh.Receipt // the receiver is not here any more
+}
+
+// Settle is the receipt of the receiver's session.
+func (p *personal) Settle(o engine.Outcome, _ *turn.Turn) {
+	switch o {
+	case engine.Ended, engine.Moved:
+		p.later.Settle(p.gone)
+	default:
+		p.later.Settle(mesh.Receipt{Outcome: mesh.Queued})
+	}
 }
 
 // membership is the ticket of a delivery to a member of a shared subscription for a peer.
@@ -139,7 +166,7 @@ type membership struct {
 
 // Settle tells the peer whether the member has acknowledged the message, or somebody else has to get it.
 func (s membership) Settle(o engine.Outcome, _ *turn.Turn) {
-	if o == engine.Ended {
+	if o == engine.Ended || o == engine.Moved {
 		s.later.Settle(mesh.Receipt{Outcome: mesh.NoMember})
 		return
 	}

@@ -10,6 +10,7 @@ const (
 	dropNoMember      dropReason = "no_member"
 	dropUnknownClient dropReason = "unknown_client"
 	dropUnresolved    dropReason = "unresolved"
+	dropAway          dropReason = "client_away"
 )
 
 // Metrics count what the broker does with messages.

@@ -29,7 +29,7 @@ type scratch struct {
 func (b *Broker) Publish(from *client.Client, id uint16, m *message.Message, t *turn.Turn) {
 	var p *publication
 	if m.QoS > 0 {
-		p = &publication{b: b}
+		p = &publication{b: b, m: m}
 		p.Begin(from, id, m.QoS, m.Size(), t.Now)
 	}
 	if topic.IsDirect(m.Topic) {
@@ -77,13 +77,29 @@ type receiver interface {
 	client.Ticket
 	Expect()
 	Done(code packet.Code, t *turn.Turn)
+	// Moved is the receipt of a durable session that was here under that epoch and is somewhere else.
+	Moved(clientID string, epoch uint64, t *turn.Turn)
+}
+
+// tenant is the ticket of a delivery to a durable session: if it moves on before it has the message, it counts whose it
+// was.
+type tenant struct {
+	r receiver
+	c *client.Client
+}
+
+// Settle passes the receipt on.
+func (x *tenant) Settle(o engine.Outcome, t *turn.Turn) {
+	if o == engine.Moved {
+		x.r.Moved(x.c.ID, x.c.Epoch(), t)
+		return
+	}
+	x.r.Settle(o, t)
 }
 
 // deliver hands m to one local subscriber.
 func (b *Broker) deliver(to *subscriptions.Match[*client.Client], m *message.Message, p *publication, t *turn.Turn) {
-	d := client.Delivery{
-		Message: m, QoS: min(m.QoS, to.QoS), Retain: m.Retain && to.RetainAsPublished, IDs: to.IDs, Until: engine.UntilQueued,
-	}
+	d := delivery(to, m)
 	if p == nil {
 		to.Key.Deliver(d, t)
 		return
@@ -91,12 +107,24 @@ func (b *Broker) deliver(to *subscriptions.Match[*client.Client], m *message.Mes
 	b.deliverTo(to.Key, d, p, t)
 }
 
+// delivery is m for a subscriber that it matches.
+func delivery(to *subscriptions.Match[*client.Client], m *message.Message) client.Delivery {
+	return client.Delivery{
+		Message: m, QoS: min(m.QoS, to.QoS), Retain: m.Retain && to.RetainAsPublished, IDs: to.IDs, Until: engine.UntilQueued,
+	}
+}
+
 // deliverTo hands a delivery to c on behalf of r, which gets its receipt now or later.
 func (b *Broker) deliverTo(c *client.Client, d client.Delivery, r receiver, t *turn.Turn) {
 	r.Expect()
 	d.Ticket = r
+	if c.Durable() {
+		d.Ticket = &tenant{r, c}
+	}
 	switch c.Deliver(d, t) {
 	case engine.Waiting: // the ticket comes back
+	case engine.Moved:
+		r.Moved(c.ID, c.Epoch(), t)
 	case engine.Ended:
 		r.Done(packet.NoMatchingSubscribers, t)
 	default:
@@ -122,6 +150,7 @@ func (b *Broker) forward(l *mesh.Link, d mesh.Delivery, p *publication, t *turn.
 type publication struct {
 	client.Publication
 	b *Broker
+	m *message.Message
 }
 
 // over reports whether nobody waits for the message any more. A will has no publisher that could give up.
@@ -139,10 +168,23 @@ func (p *publication) Settle(o engine.Outcome, t *turn.Turn) {
 	p.Done(packet.Success, t)
 }
 
+// Moved has the message sent after a durable session that was on this gateway.
+func (p *publication) Moved(clientID string, epoch uint64, t *turn.Turn) {
+	target := mesh.Target{Kind: mesh.TargetClient, ClientID: clientID, Epoch: epoch}
+	p.b.direct.again(nil, mesh.Delivery{Target: target, Message: p.m}, p, t)
+}
+
 // Settled takes the receipt of another holder.
 func (p *publication) Settled(l *mesh.Link, d mesh.Delivery, r mesh.Receipt, t *turn.Turn) {
 	switch r.Outcome {
 	case mesh.Queued, mesh.Acked, mesh.Stored:
+		p.Done(packet.Success, t)
+	case mesh.Moved:
+		for _, m := range r.Moved {
+			p.Expect()
+			target := mesh.Target{Kind: mesh.TargetClient, ClientID: m.ClientID, Epoch: m.Epoch}
+			p.b.direct.again(l, mesh.Delivery{Target: target, Message: d.Message}, p, t)
+		}
 		p.Done(packet.Success, t)
 	case mesh.Gone:
 		if d.Target.Kind == mesh.TargetClient {
@@ -151,7 +193,7 @@ func (p *publication) Settled(l *mesh.Link, d mesh.Delivery, r mesh.Receipt, t *
 		}
 		// The holder's transient sessions have ended with it.
 		p.Done(packet.NoMatchingSubscribers, t)
-	case mesh.NotHolder, mesh.Moved:
+	case mesh.NotHolder:
 		p.b.direct.again(l, d, p, t)
 	case mesh.Overloaded:
 		p.Done(packet.QuotaExceeded, t)

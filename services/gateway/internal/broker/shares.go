@@ -227,7 +227,7 @@ func (o *offer) wait(t *turn.Turn) {
 // Settle is the receipt of a local member. One that was interrupted at QoS 2 may have the message: nobody else gets
 // it.
 func (o *offer) Settle(out engine.Outcome, t *turn.Turn) {
-	if out == engine.Ended {
+	if out == engine.Ended || out == engine.Moved {
 		o.tried = nil
 		o.choose(t)
 		return

@@ -28,20 +28,31 @@ func (b *Broker) Subscribe(c *client.Client, filter string, o subscriptions.Opti
 	}
 	b.announcing.Lock()
 	defer b.announcing.Unlock()
-	s, shared, _ := topic.ParseShared(filter) // valid: the client has checked it
-	if !shared {
-		b.subs.Subscribe(filter, c, o)
-		b.deps.Mesh.Announce([]routes.Route{{Filter: filter, Members: 1}}, inForce)
-		return
-	}
-	members, ok := b.groups.join(s, c, o, b.cfg.GroupMembers)
+	r, ok := b.enter(c, filter, o)
 	if !ok {
 		done(client.ErrTooManyMembers)
 		return
 	}
+	b.deps.Mesh.Announce([]routes.Route{r}, inForce)
+}
+
+// enter adds a subscription here and returns the route that is to be announced; false when its shared subscription has
+// as many members as it may. With b.announcing held.
+func (b *Broker) enter(c *client.Client, filter string, o subscriptions.Options) (routes.Route, bool) {
+	s, shared, _ := topic.ParseShared(filter) // valid: the client has checked it
+	if !shared {
+		if _, had := b.subs.Subscribe(filter, c, o); !had && c.Durable() {
+			b.durable[filter]++
+		}
+		return routes.Route{Filter: filter, Members: 1, Durable: b.durable[filter] > 0}, true
+	}
+	members, ok := b.groups.join(s, c, o, b.cfg.GroupMembers)
+	if !ok {
+		return routes.Route{}, false
+	}
 	r := routes.Route{Filter: s.Filter, Group: s.Group, Members: uint32(members)}
 	b.deps.Routes.Announce(b.self, r)
-	b.deps.Mesh.Announce([]routes.Route{r}, inForce)
+	return r, true
 }
 
 // Unsubscribe drops a subscription, and its route with the last one.
@@ -55,9 +66,7 @@ func (b *Broker) Unsubscribe(c *client.Client, filter string) {
 func (b *Broker) unsubscribe(c *client.Client, filter string) {
 	s, shared, _ := topic.ParseShared(filter)
 	if !shared {
-		if last, _ := b.subs.Unsubscribe(filter, c); last {
-			b.deps.Mesh.Announce([]routes.Route{{Filter: filter}}, notAwaited)
-		}
+		b.unsubscribeOrdinary(c, filter)
 		return
 	}
 	left, was := b.groups.leave(s, c)
@@ -71,6 +80,29 @@ func (b *Broker) unsubscribe(c *client.Client, filter string) {
 		b.deps.Routes.Announce(b.self, r)
 	}
 	b.deps.Mesh.Announce([]routes.Route{r}, notAwaited)
+}
+
+// unsubscribeOrdinary drops a subscription that is not shared. With b.announcing held.
+func (b *Broker) unsubscribeOrdinary(c *client.Client, filter string) {
+	last, found := b.subs.Unsubscribe(filter, c)
+	if !found {
+		return
+	}
+	changed := last
+	if c.Durable() {
+		b.durable[filter]--
+		if b.durable[filter] == 0 {
+			delete(b.durable, filter)
+			changed = true
+		}
+	}
+	if changed {
+		r := routes.Route{Filter: filter, Durable: b.durable[filter] > 0}
+		if !last {
+			r.Members = 1
+		}
+		b.deps.Mesh.Announce([]routes.Route{r}, notAwaited)
+	}
 }
 
 // notAwaited is for withdrawals: a peer that does not know of one yet sends in vain, no more.

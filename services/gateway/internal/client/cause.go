@@ -41,6 +41,8 @@ type Cause struct {
 	Reason string
 	// NoWill keeps the will from being published.
 	NoWill bool
+	// expiry is the Session Expiry Interval that the client's DISCONNECT gave; nil: the one before stands.
+	expiry *uint32
 
 	reason closedReason
 }

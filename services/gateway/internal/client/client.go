@@ -59,6 +59,7 @@ type Delivery = engine.Delivery[Ticket]
 // Deps are what clients share.
 type Deps struct {
 	Broker       Broker
+	Journal      Journal
 	Authenticate auth.Authenticate
 	Authorize    auth.Authorize
 	// Serving reports whether this gateway's incarnation is in force; looked at after every read.
@@ -101,7 +102,10 @@ type Client struct {
 	keepAlive     time.Duration // 0: none
 	maximumPacket int           // what the client takes; 0: any size
 	problemInfo   bool
-	mayExpire     bool // it asked for a session that outlives the connection
+	cleanStart    bool
+	expiry        uint32 // Session Expiry Interval: 0 when the session ends with the connection
+	sessionLimits engine.Limits
+	durable       *durable // nil for a session that ends with the connection
 
 	epoch    atomic.Uint64
 	lost     atomic.Bool
@@ -121,6 +125,8 @@ type Client struct {
 	asked     uint64                  // filters in SUBSCRIBEs so far
 	awaited   int                     // SUBSCRIBEs without SUBACK
 	unsettled unsettledList
+	publishing publishing
+	retaining retaining
 	room      chan struct{} // wakes the reading goroutine from a pause; nil before the first
 	aliases   aliasTable
 	counted   counted
@@ -130,10 +136,6 @@ type Client struct {
 
 // Epoch returns the epoch of the client's lease, 0 before it has one.
 func (c *Client) Epoch() uint64 { return c.epoch.Load() }
-
-// SetEpoch is called by the broker when the lease has been taken, before anything that happened to the lease
-// later is told.
-func (c *Client) SetEpoch(e uint64) { c.epoch.Store(e) }
 
 // Filters returns what the client is subscribed to, as it wrote it.
 func (c *Client) Filters() []string {
@@ -235,19 +237,22 @@ func (c *Client) flag(t *turn.Turn) {
 	}
 }
 
-// unlock releases c.mu and tells the tickets that the last step has settled. It is deferred wherever the step
-// does more than assign: a panic must not leave the lock held, or everybody who publishes to c would hang.
+// unlock releases c.mu, after it has had stored what has to be, and tells the tickets that the last step has settled.
+// It is deferred wherever the step does more than assign: a panic must not leave the lock held, or everybody who
+// publishes to c would hang.
 func (c *Client) unlock(t *turn.Turn) {
-	for _, s := range c.unlockSettled() {
+	for _, s := range c.unlockSettled(t.Now) {
 		s.Ticket.Settle(s.Outcome, t)
 	}
 }
 
-func (c *Client) unlockSettled() []engine.Settlement[Ticket] {
+func (c *Client) unlockSettled(now time.Time) []engine.Settlement[Ticket] {
 	defer c.mu.Unlock()
 	if c.session == nil {
 		return nil
 	}
+	c.store(now)
+	c.readMore()
 	return c.session.Settled(nil)
 }
 

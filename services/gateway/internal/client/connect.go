@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/engine"
+	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/conn"
@@ -170,9 +171,6 @@ func (c *Client) checkWill(w *packet.Will) error {
 		return &refusal{code: packet.TopicNameInvalid, detail: "will topic"}
 	case len(w.Payload) > int(c.limits.WillBytes):
 		return &refusal{code: packet.PacketTooLarge, detail: "will too large"}
-	case w.Retain && c.Version >= packet.V5:
-		// MQTT-3.2.2-13.
-		return &refusal{code: packet.RetainNotSupported, detail: "retained will"}
 	case !c.deps.Authorize(c.Identity, auth.Request{Action: auth.Publish, Topic: w.Topic, QoS: w.QoS, Retain: w.Retain}):
 		return &refusal{code: packet.NotAuthorized, detail: "will topic"}
 	}
@@ -187,12 +185,13 @@ func (c *Client) negotiate(p *packet.Connect, ack *packet.Connack) {
 		// Nothing is announced to 3.1.1: it is held back by not being read instead (overBounds).
 		receive = 65535
 	}
-	c.session = engine.New[Ticket](engine.Limits{
+	c.sessionLimits = engine.Limits{
 		QueueMessages: l.QueueMessages, QueueBytes: int(l.QueueBytes),
 		SendMaximum:    min(l.SendMaximum, int(p.ReceiveMaximum)),
 		ReceiveMaximum: receive,
-	})
-	c.mayExpire = p.SessionExpiry > 0
+	}
+	c.session = engine.New[Ticket](c.sessionLimits)
+	c.cleanStart, c.expiry = p.CleanStart, c.sessionExpiry(p)
 	c.aliases.maximum = uint16(min(int(p.TopicAliasMaximum), l.TopicAliases))
 	c.keepAlive = time.Duration(p.KeepAlive) * time.Second
 	if p.Version < packet.V5 {
@@ -202,14 +201,26 @@ func (c *Client) negotiate(p *packet.Connect, ack *packet.Connack) {
 		c.keepAlive = l.KeepAliveMaximum
 		ack.ServerKeepAlive, ack.HasServerKeepAlive = uint16(l.KeepAliveMaximum/time.Second), true
 	}
-	if p.SessionExpiry > 0 {
-		// Sessions do not survive their connections here yet: say so (3.2.2.3.2).
-		ack.SessionExpiry, ack.HasSessionExpiry = 0, true
+	if c.expiry != p.SessionExpiry {
+		// 3.2.2.3.2.
+		ack.SessionExpiry, ack.HasSessionExpiry = c.expiry, true
 	}
 	ack.ReceiveMaximum = uint16(l.ReceiveMaximum)
 	ack.MaximumPacketSize = uint32(l.PacketBytes)
 	ack.TopicAliasMaximum = uint16(l.TopicAliases)
-	ack.RetainAvailable, ack.HasRetainAvailable = false, true
+	ack.RetainAvailable, ack.HasRetainAvailable = true, true
+}
+
+// sessionExpiry is how long the session may outlive its connection, in seconds. In 3.1.1 it has no end of its own.
+func (c *Client) sessionExpiry(p *packet.Connect) uint32 {
+	asked := p.SessionExpiry
+	if p.Version < packet.V5 {
+		asked = journal.Never
+		if p.CleanStart {
+			asked = 0
+		}
+	}
+	return c.limits.capExpiry(asked)
 }
 
 // refusalFor says how to refuse a connection that err kept from becoming a client.

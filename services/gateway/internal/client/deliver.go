@@ -24,7 +24,16 @@ func (c *Client) Deliver(d Delivery, t *turn.Turn) engine.Outcome {
 	c.mu.Lock()
 	defer c.unlock(t)
 	if c.state == ended || c.cause != nil {
-		return engine.Ended
+		return c.departed(d.QoS)
+	}
+	c.cameLive(d.Message)
+	if c.durable != nil && d.QoS > 0 {
+		if d.Until == engine.UntilQueued {
+			d.Until = engine.UntilSafe
+		}
+		if c.durable.early != nil {
+			return c.hold(d, t.Now)
+		}
 	}
 	a := c.session.Offer(d, t.Now)
 	if a == engine.Dropped {

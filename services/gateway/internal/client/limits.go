@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/config"
+	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/topic"
 )
 
@@ -49,6 +50,10 @@ type Limits struct {
 	SlowTimeout time.Duration `koanf:"slow_timeout" help:"end a connection whose queue is full for so long"`
 	// ReceiptTimeout is how long the publisher of a message waits for the cluster's receipts.
 	ReceiptTimeout time.Duration `koanf:"receipt_timeout" help:"how long a publisher waits for the receipts of its message"`
+	// SessionExpiryMaximum bounds how long a session outlives its connection; 0: not at all.
+	SessionExpiryMaximum time.Duration `koanf:"session_expiry_maximum" help:"how long a session may outlive its connection; 0s: not at all"`
+	// StoreAfter is how long a message for a durable session waits for the client's acknowledgement before it is stored.
+	StoreAfter time.Duration `koanf:"store_after" help:"how long a message waits for a durable client's acknowledgement before it is stored"`
 	// Patience is how long a connection that is being ended may take to write its last packet.
 	Patience time.Duration `koanf:"patience" help:"how long an ending connection may take over its last packet"`
 }
@@ -56,6 +61,11 @@ type Limits struct {
 // Topic returns the bounds of topics.
 func (l *Limits) Topic() topic.Limits {
 	return topic.Limits{Bytes: l.TopicBytes, Levels: l.TopicLevels, LevelBytes: l.TopicLevelBytes}
+}
+
+// capExpiry returns the Session Expiry Interval that a client gets which asks for one, both in seconds.
+func (l *Limits) capExpiry(asked uint32) uint32 {
+	return min(asked, uint32(l.SessionExpiryMaximum/time.Second))
 }
 
 // DefaultLimits are the limits of a gateway that is not configured otherwise.
@@ -84,6 +94,9 @@ func DefaultLimits() Limits {
 		SlowTimeout:      5 * time.Second,
 		ReceiptTimeout:   10 * time.Second,
 		Patience:         500 * time.Millisecond,
+
+		SessionExpiryMaximum: 7 * 24 * time.Hour,
+		StoreAfter:           50 * time.Millisecond,
 	}
 }
 
@@ -124,6 +137,8 @@ func (l Limits) Validate() error {
 		positive("write_timeout", l.WriteTimeout > 0),
 		positive("slow_timeout", l.SlowTimeout > 0),
 		positive("receipt_timeout", l.ReceiptTimeout > 0),
+		within("session_expiry_maximum", int64(l.SessionExpiryMaximum/time.Second), 0, journal.Never-1),
+		positive("store_after", l.StoreAfter > 0),
 		positive("patience", l.Patience > 0),
 	)
 }

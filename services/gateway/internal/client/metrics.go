@@ -12,6 +12,7 @@ const (
 	dropEnded     dropReason = "session_ended"
 	dropTooLarge  dropReason = "packet_too_large"
 	dropDenied    dropReason = "not_authorized"
+	dropRetained  dropReason = "retained_quota"
 )
 
 // Metrics count what happens to clients. No label names a client or a topic.

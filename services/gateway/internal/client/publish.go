@@ -20,14 +20,13 @@ func (c *Client) onPublish(p packet.Publish) error {
 	if err := c.validName(p.Topic); err != nil {
 		return &packet.Error{Code: packet.TopicNameInvalid, Detail: err.Error()}
 	}
-	if p.Retain && c.Version >= packet.V5 {
-		// MQTT-3.2.2-14: CONNACK said that retained messages are not available.
-		return &packet.Error{Code: packet.RetainNotSupported, Detail: "retained messages are not available"}
-	}
+	var again bool
 	if p.QoS > 0 {
 		switch c.published(p.PacketID, p.QoS) {
 		case engine.Duplicate:
 			return nil
+		case engine.Again:
+			again = true
 		case engine.OverReceiveMaximum:
 			// MQTT-3.3.4-7.
 			return &packet.Error{Code: packet.ReceiveMaximumExceeded, Detail: "more messages in flight than the Receive Maximum"}
@@ -42,11 +41,25 @@ func (c *Client) onPublish(p packet.Publish) error {
 		}
 		return nil
 	}
-	c.deps.Broker.Publish(c, p.PacketID, c.message(p), &c.turn)
-	if p.QoS > 0 {
+	m := c.message(p)
+	c.publish(p.PacketID, m, p.QoS == message.ExactlyOnce && c.durable != nil && c.take(p.PacketID, m, again))
+	if p.QoS > 0 || p.Retain {
 		c.waitForRoom()
 	}
 	return nil
+}
+
+// take has the packet identifier of a QoS 2 message stored, so that the message is known when it is sent again over
+// another connection, and reports whether it has to wait for that. A message that has been sent again keeps its id.
+func (c *Client) take(id uint16, m *message.Message, again bool) bool {
+	c.mu.Lock()
+	defer c.unlock(&c.turn)
+	if again {
+		m.ID = c.session.TakenID(id)
+		return false
+	}
+	c.session.Taken(id, m.ID)
+	return true
 }
 
 // validName says whether name may be published to; a direct address has to be complete.
@@ -104,26 +117,11 @@ func (c *Client) message(p packet.Publish) *message.Message {
 		Topic:     p.Topic,
 		Payload:   p.Payload,
 		QoS:       p.QoS,
+		Retain:    p.Retain,
 		Props:     p.Props,
 	}
 	if p.HasExpiry {
 		m.Expires = c.turn.Now.Add(time.Duration(p.Expiry) * time.Second)
-	}
-	return m
-}
-
-// willMessage makes the message of a will.
-func (c *Client) willMessage(w *packet.Will, now time.Time) *message.Message {
-	m := &message.Message{
-		ID:        message.ID{Origin: c.deps.Incarnation, Seq: c.deps.NextSequence()},
-		Publisher: c.ID,
-		Topic:     w.Topic,
-		Payload:   w.Payload,
-		QoS:       w.QoS,
-		Props:     w.Props,
-	}
-	if w.HasExpiry {
-		m.Expires = now.Add(time.Duration(w.Expiry) * time.Second)
 	}
 	return m
 }
@@ -154,8 +152,8 @@ const unansweredSubscribes = 16
 // exceed, and bytes are bounded for all, as are SUBSCRIBEs. Of what is published only what the cluster has to settle counts, never what waits for the
 // client's own PUBREL, which would not be read either. With c.mu held.
 func (c *Client) overBounds() bool {
-	return c.unsettled.bytes > int(c.limits.UnsettledBytes) || c.awaited > unansweredSubscribes ||
-		(c.Version < packet.V5 && len(c.unsettled.list) >= c.limits.ReceiveMaximum)
+	return c.unsettled.bytes+c.publishing.bytes > int(c.limits.UnsettledBytes) || c.awaited > unansweredSubscribes ||
+		(c.Version < packet.V5 && len(c.unsettled.list)+len(c.publishing.list) >= c.limits.ReceiveMaximum)
 }
 
 // waitForRoom returns when the client is within its bounds again, or is to end. Its keepalive is suspended

@@ -101,6 +101,7 @@ func (c *Client) welcome(ack packet.Connack) error {
 	c.turn.Now = time.Now()
 	c.lastRead.Store(c.turn.Now.UnixNano())
 	c.state = open
+	ack.SessionPresent = c.durable != nil && c.durable.present
 	c.out.Append(packet.AppendConnack(c.out.Buffer(), c.Version, ack))
 	c.flag(&c.turn)
 	return nil
@@ -182,11 +183,16 @@ func (c *Client) onDisconnect(first byte, body []byte) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if d.HasSessionExpiry && d.SessionExpiry > 0 && !c.mayExpire {
-		// 3.14.2.2.2. A client that asked for more than 0 in its CONNECT may do so again, and in vain again.
-		return false, &packet.Error{Code: packet.ProtocolError, Detail: "Session Expiry Interval after none"}
+	cause := Cause{NoWill: d.Code == packet.Success, reason: closedByClient}
+	if d.HasSessionExpiry {
+		if d.SessionExpiry > 0 && c.expiry == 0 {
+			// 3.14.2.2.2.
+			return false, &packet.Error{Code: packet.ProtocolError, Detail: "Session Expiry Interval after none"}
+		}
+		expiry := c.limits.capExpiry(d.SessionExpiry)
+		cause.expiry = &expiry
 	}
-	c.Stop(Cause{NoWill: d.Code == packet.Success, reason: closedByClient})
+	c.Stop(cause)
 	return true, nil
 }
 
@@ -205,20 +211,13 @@ func (c *Client) finish(err error) {
 	c.mu.Unlock()
 	c.deps.Metrics.Connected.Dec()
 	c.deps.Metrics.closed.WithLabelValues(string(cause.reason)).Inc()
-	if c.will != nil && !cause.NoWill && c.deps.Serving() {
-		_ = c.protect(func() error {
-			t := turn.Turn{Now: time.Now()}
-			defer t.End()
-			c.deps.Broker.Publish(nil, 0, c.willMessage(c.will, t.Now), &t)
-			return nil
-		})
-	}
 	if cause.reason != closedByNetwork {
 		linger(c.nc, c.limits.Patience)
 	}
 }
 
-// leave ends the session, takes the client out of the broker if it is there, and waits for its last packet.
+// leave ends the session, or hands it on if it outlives the connection, takes the client out of the broker if it is
+// there, and waits for its last packet.
 func (c *Client) leave(attached bool) {
 	defer c.setGone()
 	_ = c.protect(func() error {
@@ -227,7 +226,7 @@ func (c *Client) leave(attached bool) {
 		c.mu.Lock()
 		defer c.unlock(&t)
 		c.state = ended
-		c.session.End()
+		c.endSession(t.Now)
 		c.countDrops()
 		return nil
 	})

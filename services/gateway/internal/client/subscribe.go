@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
 	"github.com/beeline-mqtt/beeline/internal/topic"
@@ -19,6 +20,21 @@ type subscribing struct {
 	id      uint16
 	codes   []packet.Code
 	waiting atomic.Int32
+	// retained are the filters whose retained messages follow the SUBACK.
+	retained []retainedRead
+}
+
+// record makes changes of the subscriptions durable. done is not called when the session is not ours any more.
+func (c *Client) record(changes []journal.Change, done func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deps.Journal.Write(c.writing(changes...), func(err error) {
+		if err != nil {
+			c.fenced()
+			return
+		}
+		done()
+	})
 }
 
 func (c *Client) onSubscribe(s packet.Subscribe) error {
@@ -30,8 +46,9 @@ func (c *Client) onSubscribe(s packet.Subscribe) error {
 	c.mu.Lock()
 	c.awaited++
 	c.mu.Unlock()
+	var changes []journal.Change
 	for i, f := range s.Filters {
-		code, number, err := c.admit(f.Filter, f.Options)
+		code, number, isNew, err := c.admit(f.Filter, f.Options)
 		if err != nil {
 			return err
 		}
@@ -39,6 +56,8 @@ func (c *Client) onSubscribe(s packet.Subscribe) error {
 			r.done(i, code)
 			continue
 		}
+		r.retained = c.wantsRetained(r.retained, f.Filter, f.Options, isNew)
+		changes = append(changes, journal.Change{Kind: journal.Subscribed, Filter: f.Filter, Options: f.Options})
 		c.deps.Broker.Subscribe(c, f.Filter, f.Options, func(err error) (withdraw bool) {
 			if err != nil {
 				withdraw = c.forget(f.Filter, number)
@@ -51,18 +70,22 @@ func (c *Client) onSubscribe(s packet.Subscribe) error {
 			return withdraw
 		})
 	}
+	if c.durable != nil && len(changes) > 0 {
+		r.waiting.Add(1)
+		c.record(changes, r.finish)
+	}
 	r.finish()
 	c.waitForRoom()
 	return nil
 }
 
 // admit decides on one filter: the granted QoS as its code, or why not; number tells this request for it from later
-// ones. An error is a protocol error.
-func (c *Client) admit(filter string, o subscriptions.Options) (code packet.Code, number uint64, err error) {
+// ones; isNew says that the client did not have it. An error is a protocol error.
+func (c *Client) admit(filter string, o subscriptions.Options) (code packet.Code, number uint64, isNew bool, err error) {
 	shared, isShared, err := topic.ParseShared(filter)
 	if isShared && o.NoLocal {
 		// MQTT-3.8.3-4.
-		return 0, 0, &packet.Error{Code: packet.ProtocolError, Detail: "No Local on a shared subscription"}
+		return 0, 0, false, &packet.Error{Code: packet.ProtocolError, Detail: "No Local on a shared subscription"}
 	}
 	plain := filter
 	if isShared {
@@ -74,25 +97,26 @@ func (c *Client) admit(filter string, o subscriptions.Options) (code packet.Code
 		err = topic.ValidateFilter(plain, c.limits.Topic())
 	}
 	if err != nil {
-		return packet.TopicFilterInvalid, 0, nil
+		return packet.TopicFilterInvalid, 0, false, nil
 	}
 	if strings.Count(plain, "+") > c.limits.FilterWildcards {
-		return packet.QuotaExceeded, 0, nil
+		return packet.QuotaExceeded, 0, false, nil
 	}
 	if !c.deps.Authorize(c.Identity, auth.Request{Action: auth.Subscribe, Topic: plain, QoS: o.QoS}) {
-		return packet.NotAuthorized, 0, nil
+		return packet.NotAuthorized, 0, false, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, has := c.filters[filter]; !has && len(c.filters) >= c.limits.Subscriptions {
-		return packet.QuotaExceeded, 0, nil
+	_, has := c.filters[filter]
+	if !has && len(c.filters) >= c.limits.Subscriptions {
+		return packet.QuotaExceeded, 0, false, nil
 	}
 	if c.filters == nil {
 		c.filters = make(map[string]uint64, 1)
 	}
 	c.asked++
 	c.filters[filter] = c.asked
-	return packet.Code(o.QoS), c.asked, nil
+	return packet.Code(o.QoS), c.asked, !has, nil
 }
 
 // forget drops a filter, unless it has been asked for again since, and reports whether it has dropped it.
@@ -103,6 +127,9 @@ func (c *Client) forget(filter string, number uint64) bool {
 		return false
 	}
 	delete(c.filters, filter)
+	if c.durable != nil && c.state != ended {
+		c.deps.Journal.Write(c.writing(journal.Change{Kind: journal.Unsubscribed, Filter: filter}), func(error) {})
+	}
 	return true
 }
 
@@ -125,6 +152,7 @@ func (r *subscribing) finish() {
 		return packet.AppendSuback(dst, r.c.Version, r.id, r.codes)
 	})
 	t.End()
+	r.c.readRetained(r.retained)
 }
 
 func (c *Client) onUnsubscribe(u packet.Unsubscribe) error {
@@ -132,6 +160,7 @@ func (c *Client) onUnsubscribe(u packet.Unsubscribe) error {
 		return &packet.Error{Code: packet.QuotaExceeded, Detail: "too many filters in one UNSUBSCRIBE"}
 	}
 	codes := make([]packet.Code, len(u.Filters))
+	var changes []journal.Change
 	for i, f := range u.Filters {
 		c.mu.Lock()
 		_, has := c.filters[f]
@@ -142,9 +171,21 @@ func (c *Client) onUnsubscribe(u packet.Unsubscribe) error {
 			continue
 		}
 		c.deps.Broker.Unsubscribe(c, f)
+		changes = append(changes, journal.Change{Kind: journal.Unsubscribed, Filter: f})
 	}
-	c.send(&c.turn, func(dst []byte) []byte {
-		return packet.AppendUnsuback(dst, c.Version, u.PacketID, codes)
+	unsuback := func(t *turn.Turn) {
+		c.send(t, func(dst []byte) []byte {
+			return packet.AppendUnsuback(dst, c.Version, u.PacketID, codes)
+		})
+	}
+	if c.durable == nil || len(changes) == 0 {
+		unsuback(&c.turn)
+		return nil
+	}
+	c.record(changes, func() {
+		var t turn.Turn
+		unsuback(&t)
+		t.End()
 	})
 	return nil
 }

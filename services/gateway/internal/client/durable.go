@@ -1,0 +1,322 @@
+package client
+
+import (
+	"errors"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/arrivals"
+	"github.com/beeline-mqtt/beeline/internal/engine"
+	"github.com/beeline-mqtt/beeline/internal/journal"
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/turn"
+)
+
+// Errors of a Journal.
+var (
+	// ErrFenced: the session has a newer holder, or is over.
+	ErrFenced = errors.New("the session is held by somebody else, or is over")
+	// ErrQuota: as many topics have a retained message as may.
+	ErrQuota = errors.New("too many retained messages")
+)
+
+// Journal is where the state is kept that outlives connections. None of its methods waits, nor calls done before it
+// returns; done is called once, on another goroutine, however long it takes, unless the gateway ends before.
+type Journal interface {
+	// Write makes changes durable, in the order of the calls for one client. done gets ErrFenced when they are
+	// refused for good, which is the only error.
+	Write(w journal.Write, done func(error))
+	// ReadInbox reads the page of c's inbox behind a position. ErrFenced is the only error.
+	ReadInbox(c *Client, after journal.Position, done func([]journal.Entry, error))
+	// Watch has c.Look called when a message that is delivered now is due to be stored.
+	Watch(c *Client)
+	// Retain stores a retained message, or removes one. ErrQuota is the only error.
+	Retain(m *message.Message, done func(error))
+	// ReadRetained reads a page, for c, of the retained messages that match a filter; the cursor of the first page is
+	// empty, and so is the one behind the last.
+	ReadRetained(c *Client, filter string, cursor []byte, done func(page []*message.Message, next []byte))
+}
+
+// durable is what a client has beside others whose session outlives its connection. It is made with the session;
+// Client.mu guards what changes.
+type durable struct {
+	id      journal.SessionID
+	present bool // the session continues one that the client had
+	// restore are the subscriptions that the session came with.
+	restore []journal.Subscription
+	watched bool // Look will be called
+	reading bool // a page of the inbox has been asked for
+	// early are deliveries that wait for older ones which their senders have sent elsewhere; nil once they need not.
+	early *arrivals.Set[Delivery]
+	// suspended: the connection has ended and everything that it owes has been written.
+	suspended bool
+}
+
+// Terms are what the client asks of the session service with its claim.
+type Terms struct {
+	// CleanStart ends the session that the client has, if any.
+	CleanStart bool
+	// Expiry is the Session Expiry Interval in seconds: 0 for a session that ends with the connection.
+	Expiry uint32
+	// Will is nil when there is none.
+	Will *journal.Will
+}
+
+// Terms returns what the connection has asked for.
+func (c *Client) Terms() Terms {
+	return Terms{CleanStart: c.cleanStart, Expiry: c.expiry, Will: willOf(c.will)}
+}
+
+// Ending is how a connection has ended, for the session service.
+type Ending struct {
+	// WithoutWill: the will is not to be published.
+	WithoutWill bool
+	// Expiry is the Session Expiry Interval from now on, in seconds: 0 when the session is over. NewExpiry is it when
+	// DISCONNECT has given it, else nil.
+	Expiry    uint32
+	NewExpiry *uint32
+}
+
+// Ending is how the connection has ended; to be asked when it has.
+func (c *Client) Ending() Ending {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ending()
+}
+
+// ending needs c.mu.
+func (c *Client) ending() Ending {
+	e := Ending{Expiry: c.expiry}
+	if c.cause != nil {
+		e.WithoutWill = c.cause.NoWill
+		if e.NewExpiry = c.cause.expiry; e.NewExpiry != nil {
+			e.Expiry = *e.NewExpiry
+		}
+	}
+	return e
+}
+
+// Granted is called by the broker when the lease has been taken, before anything that happened to the lease
+// later is told. s is nil for a session that nobody keeps.
+func (c *Client) Granted(epoch uint64, s *journal.State) {
+	c.mu.Lock()
+	if s != nil && c.state == opening {
+		c.session = engine.Resume[Ticket](c.sessionLimits, *s)
+		c.durable = &durable{id: s.ID, present: s.Present, restore: s.Subscriptions}
+		if s.Present {
+			c.durable.early = new(arrivals.Set[Delivery])
+		}
+		c.filters = make(map[string]uint64, len(s.Subscriptions))
+		for _, f := range s.Subscriptions {
+			c.asked++
+			c.filters[f.Filter] = c.asked
+		}
+	}
+	c.mu.Unlock()
+	c.epoch.Store(epoch)
+}
+
+// Durable reports whether the client's session is kept by the session service. It does not change once the lease
+// has been granted.
+func (c *Client) Durable() bool { return c.durable != nil }
+
+// SessionID names the durable session.
+func (c *Client) SessionID() journal.SessionID { return c.durable.id }
+
+// Continues reports whether the session goes on when the connection is over; to be asked when it is.
+func (c *Client) Continues() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.continues()
+}
+
+// continues needs c.mu.
+func (c *Client) continues() bool { return c.durable != nil && c.ending().Expiry > 0 }
+
+// Restored hands out the subscriptions that the session came with.
+func (c *Client) Restored() []journal.Subscription {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.durable.restore
+	c.durable.restore = nil
+	return s
+}
+
+// store gives the journal what has to be durable now, sees to it that what may wait is looked at in time, and asks
+// for more of the inbox where there is room. With c.mu held.
+func (c *Client) store(now time.Time) {
+	d := c.durable
+	if d == nil || d.suspended {
+		return
+	}
+	if now.IsZero() {
+		now = time.Now()
+	}
+	c.write(c.session.Changes(now, now.Add(-c.limits.StoreAfter), nil))
+	if _, unsafe := c.session.Unsafe(); unsafe && !d.watched {
+		d.watched = true
+		c.deps.Journal.Watch(c)
+	}
+	if c.state != open || d.reading {
+		return
+	}
+	if after, wanted := c.session.Wanted(); wanted {
+		d.reading = true
+		c.deps.Journal.ReadInbox(c, after, c.page)
+	}
+}
+
+// write gives changes of the session engine to the journal. With c.mu held.
+func (c *Client) write(changes []journal.Change) {
+	if n := len(changes); n > 0 {
+		c.deps.Journal.Write(c.writing(changes...), func(err error) { c.written(n, err) })
+	}
+}
+
+func (c *Client) writing(changes ...journal.Change) journal.Write {
+	return journal.Write{Client: c.ID, Session: c.durable.id, Epoch: c.epoch.Load(), Changes: changes}
+}
+
+// step does something to the session on a goroutine of the journal's, and what follows from it.
+func (c *Client) step(f func(now time.Time)) {
+	t := turn.Turn{Now: time.Now()}
+	defer t.End()
+	err := c.protect(func() error {
+		c.stepLocked(&t, f)
+		c.sendOn(&t)
+		return nil
+	})
+	if err != nil {
+		c.Stop(causeOf(err))
+	}
+}
+
+func (c *Client) stepLocked(t *turn.Turn, f func(now time.Time)) {
+	c.mu.Lock()
+	defer c.unlock(t)
+	f(t.Now)
+	if c.state != ended {
+		c.fill(t.Now)
+		c.fillAcks()
+		c.flag(t)
+	}
+}
+
+// written is told that n changes of the session are durable, or that the session is not ours any more.
+func (c *Client) written(n int, err error) {
+	if err != nil {
+		c.fenced()
+		return
+	}
+	c.step(func(time.Time) {
+		c.session.Written(n)
+		for _, id := range c.session.Ready(nil) {
+			c.publishing.stored(id)
+		}
+	})
+}
+
+// page is a page of the inbox.
+func (c *Client) page(entries []journal.Entry, err error) {
+	if err != nil {
+		c.fenced()
+		return
+	}
+	c.step(func(time.Time) {
+		c.durable.reading = false
+		c.session.Page(entries)
+	})
+}
+
+// fenced ends a client whose session somebody else holds: what has not been settled is sent after it.
+func (c *Client) fenced() {
+	c.LoseLease()
+	c.Stop(TakenOver())
+	c.step(func(time.Time) { c.session.Abandon() })
+}
+
+// Look stores what has waited long enough. It is called after Watch.
+func (c *Client) Look(now time.Time) {
+	t := turn.Turn{Now: now}
+	c.mu.Lock()
+	defer c.unlock(&t)
+	c.durable.watched = false
+}
+
+// hold keeps a delivery back until those that are older have come as well. With c.mu held.
+func (c *Client) hold(d Delivery, now time.Time) engine.Outcome {
+	early := c.durable.early
+	if early.Bytes() > c.sessionLimits.QueueBytes {
+		// Order is given up, messages are not.
+		c.releaseEarly(now)
+		return c.session.Offer(d, now)
+	}
+	if _, twice := early.Add(d.Message.ID, d.Message.Size(), d); twice {
+		return engine.Queued
+	}
+	return engine.Waiting
+}
+
+// Settled is called when nothing older can come any more from where the session was before.
+func (c *Client) Settled() {
+	c.step(c.releaseEarly)
+}
+
+// releaseEarly takes what was held back. With c.mu held.
+func (c *Client) releaseEarly(now time.Time) {
+	early := c.durable.early
+	if early == nil {
+		return
+	}
+	c.durable.early = nil
+	for _, d := range early.Release() {
+		if d.Ticket == nil {
+			d.Ticket = nobody{}
+		}
+		c.session.Offer(d, now)
+	}
+}
+
+// nobody waits for a delivery that was held back.
+type nobody struct{}
+
+// Settle does nothing.
+func (nobody) Settle(engine.Outcome, *turn.Turn) {}
+
+// departed answers a delivery to a client whose connection is over: its session is over too, or somewhere else. With
+// c.mu held.
+func (c *Client) departed(qos byte) engine.Outcome {
+	if !c.continues() {
+		return engine.Ended
+	}
+	if qos == message.AtMostOnce {
+		c.deps.Metrics.dropped(dropEnded, 1)
+		return engine.Dropped
+	}
+	return engine.Moved
+}
+
+// endSession ends the session with the connection, or writes what it still owes the client. With c.mu held.
+func (c *Client) endSession(now time.Time) {
+	if c.durable != nil {
+		c.releaseEarly(now)
+	}
+	if !c.continues() {
+		c.session.End()
+		return
+	}
+	c.write(c.session.Suspend(now, nil))
+	c.durable.suspended = true
+}
+
+// willOf is the form in which a will is stored.
+func willOf(w *packet.Will) *journal.Will {
+	if w == nil {
+		return nil
+	}
+	return &journal.Will{
+		Message: &message.Message{Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Retain: w.Retain, Props: w.Props},
+		Expiry:  time.Duration(w.Expiry) * time.Second, HasExpiry: w.HasExpiry,
+		Delay: time.Duration(w.Delay) * time.Second,
+	}
+}

@@ -1,0 +1,131 @@
+package client
+
+import (
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/internal/topic"
+)
+
+// retaining are the retained messages that the client's subscriptions still have to bring it, filter by filter and
+// page by page.
+type retaining struct {
+	reads []retainedRead
+	busy  bool // a page has been asked for
+	// newer are the topics of retained messages that came live meanwhile: what is read of them is older, or the same.
+	newer map[string]struct{}
+}
+
+// retainedRead is a filter whose retained messages are read.
+type retainedRead struct {
+	filter  string
+	options subscriptions.Options
+	cursor  []byte
+}
+
+// Retain Handling (3.8.3.1).
+const (
+	retainAlways = 0
+	retainIfNew  = 1
+)
+
+// wantsRetained adds a filter to reads if its subscription asks for retained messages. A shared one never does
+// (4.8.2).
+func (c *Client) wantsRetained(reads []retainedRead, filter string, o subscriptions.Options, isNew bool) []retainedRead {
+	_, shared, _ := topic.ParseShared(filter) // valid: it has been admitted
+	if shared || o.RetainHandling != retainAlways && (o.RetainHandling != retainIfNew || !isNew) {
+		return reads
+	}
+	return append(reads, retainedRead{filter: filter, options: o})
+}
+
+// readRetained begins to read what a SUBSCRIBE has asked for, after its SUBACK.
+func (c *Client) readRetained(reads []retainedRead) {
+	if len(reads) == 0 {
+		return
+	}
+	c.step(func(time.Time) {
+		if c.state == open {
+			c.retaining.reads = append(c.retaining.reads, reads...)
+		}
+	})
+}
+
+// readMore asks for the next page if the queue has room for it. With c.mu held.
+func (c *Client) readMore() {
+	r := &c.retaining
+	if len(r.reads) == 0 || r.busy || c.state != open || c.cause != nil {
+		return
+	}
+	if messages, bytes := c.session.QueueLen(); messages > c.sessionLimits.QueueMessages/2 || bytes > c.sessionLimits.QueueBytes/2 {
+		return
+	}
+	r.busy = true
+	next := r.reads[0]
+	c.deps.Journal.ReadRetained(c, next.filter, next.cursor, func(page []*message.Message, cursor []byte) {
+		c.step(func(now time.Time) { c.retainedPage(page, cursor, now) })
+	})
+}
+
+// retainedPage takes a page. With c.mu held.
+func (c *Client) retainedPage(page []*message.Message, cursor []byte, now time.Time) {
+	r := &c.retaining
+	r.busy = false
+	if c.state != open || len(r.reads) == 0 {
+		*r = retaining{}
+		return
+	}
+	read := &r.reads[0]
+	if _, still := c.filters[read.filter]; still {
+		for _, m := range page {
+			if _, newer := r.newer[m.Topic]; !newer {
+				c.offerRetained(m, read.options, now)
+			}
+		}
+	}
+	read.cursor = cursor
+	if len(cursor) > 0 {
+		return
+	}
+	r.reads = r.reads[1:]
+	if len(r.reads) == 0 {
+		*r = retaining{}
+	}
+}
+
+// offerRetained queues one retained message (MQTT-3.3.1-8). With c.mu held.
+func (c *Client) offerRetained(m *message.Message, o subscriptions.Options, now time.Time) {
+	d := Delivery{Message: m, QoS: min(m.QoS, o.QoS), Retain: true}
+	if o.ID != 0 {
+		d.IDs = []uint32{o.ID}
+	}
+	if c.maximumPacket > 0 {
+		po := packet.PublishOptions{QoS: d.QoS, Retain: true, IDs: d.IDs}
+		if packet.PublishSize(c.Version, m, po) > c.maximumPacket {
+			c.deps.Metrics.dropped(dropTooLarge, 1)
+			return
+		}
+	}
+	c.offerUnasked(d, now)
+}
+
+// offerUnasked offers a delivery for which nobody waits. With c.mu held.
+func (c *Client) offerUnasked(d Delivery, now time.Time) {
+	if c.durable != nil && d.QoS > 0 {
+		d.Ticket = nobody{}
+	}
+	c.session.Offer(d, now)
+}
+
+// cameLive notes a retained message that is delivered while others are read. With c.mu held.
+func (c *Client) cameLive(m *message.Message) {
+	if !m.Retain || len(c.retaining.reads) == 0 {
+		return
+	}
+	if c.retaining.newer == nil {
+		c.retaining.newer = make(map[string]struct{})
+	}
+	c.retaining.newer[m.Topic] = struct{}{}
+}

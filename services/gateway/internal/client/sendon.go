@@ -1,0 +1,118 @@
+package client
+
+import (
+	"errors"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/topic"
+	"github.com/beeline-mqtt/beeline/internal/turn"
+)
+
+// publishing are messages of the client that are not sent on yet, in order: something has to be stored before, or
+// somebody else of whom this is true is in front. It is bounded as what waits for receipts is.
+type publishing struct {
+	list  []*publish
+	bytes int
+	// busy: a goroutine is sending on.
+	busy bool
+}
+
+// publish is one message.
+type publish struct {
+	id      uint16
+	m       *message.Message
+	waiting int         // for how many stores
+	code    packet.Code // a failure when one of them was refused
+}
+
+// stored says that the packet identifier of a QoS 2 message is durable.
+func (p *publishing) stored(id uint16) {
+	for _, x := range p.list {
+		if x.id == id && x.m.QoS == message.ExactlyOnce && x.waiting > 0 {
+			x.waiting--
+			return
+		}
+	}
+}
+
+// next takes the first message if it may be sent on.
+func (p *publishing) next() *publish {
+	if len(p.list) == 0 || p.list[0].waiting > 0 {
+		return nil
+	}
+	x := p.list[0]
+	p.list[0] = nil
+	p.list = p.list[1:]
+	if len(p.list) == 0 {
+		p.list = nil
+	}
+	p.bytes -= x.m.Size()
+	return x
+}
+
+// publish sends a message on, at once or when its turn has come. taken: its packet identifier is on its way to be
+// stored. It runs on the reading goroutine.
+func (c *Client) publish(id uint16, m *message.Message, taken bool) {
+	x := &publish{id: id, m: m}
+	if taken {
+		x.waiting++
+	}
+	retain := m.Retain && !topic.IsDirect(m.Topic)
+	if retain {
+		x.waiting++
+	}
+	c.mu.Lock()
+	if x.waiting == 0 && len(c.publishing.list) == 0 && !c.publishing.busy {
+		c.mu.Unlock()
+		c.deps.Broker.Publish(c, id, m, &c.turn)
+		return
+	}
+	c.publishing.list = append(c.publishing.list, x)
+	c.publishing.bytes += m.Size()
+	c.mu.Unlock()
+	if retain {
+		c.deps.Journal.Retain(m, func(err error) { c.retained(x, err) })
+	}
+	c.sendOn(&c.turn)
+}
+
+// retained is told that a retained message has been stored, or not.
+func (c *Client) retained(x *publish, err error) {
+	c.step(func(time.Time) {
+		x.waiting--
+		if errors.Is(err, ErrQuota) {
+			x.code = packet.QuotaExceeded
+		}
+	})
+}
+
+// sendOn publishes everything whose turn has come, unless another goroutine is about it.
+func (c *Client) sendOn(t *turn.Turn) {
+	c.mu.Lock()
+	if c.publishing.busy {
+		c.mu.Unlock()
+		return
+	}
+	c.publishing.busy = true
+	for x := c.publishing.next(); x != nil; x = c.publishing.next() {
+		c.mu.Unlock()
+		c.sendOne(x, t)
+		c.mu.Lock()
+	}
+	c.publishing.busy = false
+	c.wakeReader()
+	c.mu.Unlock()
+}
+
+func (c *Client) sendOne(x *publish, t *turn.Turn) {
+	if !x.code.Failure() {
+		c.deps.Broker.Publish(c, x.id, x.m, t)
+		return
+	}
+	c.deps.Metrics.dropped(dropRetained, 1)
+	if x.m.QoS > 0 {
+		c.acknowledge(x.id, x.m.QoS, x.code, t)
+	}
+}
