@@ -82,15 +82,19 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	logger := g.deps.Logger.With(slog.String("incarnation", inc.ID()))
 
 	table := routes.NewTable[*mesh.Link]()
-	var peers members
+	peers := newPeers(inc.ID())
 	directory := cluster.NewDirectory(cd, peers.alive)
 	sessions := cluster.NewSessions(cd, g.deps.Dial)
 	b := broker.New(broker.Config{
 		Incarnation: inc.ID(), MaxClients: g.cfg.MaxClients, GroupMembers: g.cfg.GroupMembers, CachedLeases: g.cfg.CachedLeases,
-		UnresolvedBytes: int(g.cfg.UnresolvedBytes), ReceiptTimeout: g.cfg.Limits.ReceiptTimeout,
-	}, broker.Deps{Routes: table, LookUp: directory.LookUp, Metrics: g.metrics.broker, Logger: logger})
-	keeper := lease.New(lease.Config{Incarnation: inc.ID(), OnEvict: b.Evict, Holdings: b.Holdings},
-		lease.Deps{Sessions: sessions, Metrics: registered, Logger: logger})
+		UnresolvedBytes: int(g.cfg.UnresolvedBytes), ReceiptTimeout: g.cfg.Limits.ReceiptTimeout, StoreAfter: g.cfg.Limits.StoreAfter,
+	}, broker.Deps{
+		Routes: table, LookUp: directory.LookUp, Keeper: activeOf(sessions), Metrics: g.metrics.broker, Logger: logger,
+	})
+	sequence := counter()
+	keeper := lease.New(lease.Config{
+		Incarnation: inc.ID(), OnEvict: b.Evict, OnForget: b.Forget, OnPublish: b.PublishFor, Holdings: b.Holdings,
+	}, lease.Deps{Sessions: sessions, Metrics: registered, Logger: logger})
 	m, err := mesh.New(mesh.Config{
 		Incarnation: inc.ID(), Revision: inc.Revision(), LinkBytes: int(g.cfg.LinkBytes), RouteAckTimeout: g.cfg.RouteAckTimeout,
 	}, mesh.Deps{
@@ -100,12 +104,13 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		inc.Leave(ctx)
 		return fmt.Errorf("make the mesh: %w", err)
 	}
-	b.Use(m, keeper)
+	b.Use(m, keeper, keeper)
+	peers.set = m.SetPeers
 
 	l := &life{limits: &g.cfg.Limits, deps: client.Deps{
-		Broker: b, Authenticate: g.deps.Authenticate, Authorize: g.deps.Authorize,
+		Broker: b, Journal: b, Authenticate: g.deps.Authenticate, Authorize: g.deps.Authorize,
 		Serving: inc.Serving, Available: keeper.Available,
-		Incarnation: inc.ID(), NextSequence: counter(), Metrics: g.metrics.clients, Logger: logger,
+		Incarnation: inc.ID(), NextSequence: sequence, Metrics: g.metrics.clients, Logger: logger,
 	}}
 	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
 	err = lifecycle.Run(ctx, stopGrace,
@@ -120,11 +125,11 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 			defer g.door.Open(m.Service())()
 			return m.Run(ctx)
 		}),
-		lifecycle.Simple("members", func(ctx context.Context) error {
-			return cluster.WatchMembers(ctx, cd, cluster.Gateway, func(v cluster.View) {
-				peers.set(v)
-				m.SetPeers(peersOf(v, inc.ID()))
-			})
+		lifecycle.Simple("gateways", func(ctx context.Context) error {
+			return cluster.WatchMembers(ctx, cd, cluster.Gateway, func(v cluster.View) { peers.see(cluster.Gateway, v) })
+		}),
+		lifecycle.Simple("session instances", func(ctx context.Context) error {
+			return cluster.WatchMembers(ctx, cd, cluster.Session, func(v cluster.View) { peers.see(cluster.Session, v) })
 		}),
 		lifecycle.Simple("leases", keeper.Run),
 		lifecycle.Simple("broker", b.Run),
@@ -153,30 +158,12 @@ func (g *Gateway) takeClients(ctx context.Context, l *life, m *mesh.Mesh, starte
 	return nil
 }
 
-// members is the last view of the gateways.
-type members struct {
-	view atomic.Pointer[cluster.View]
-}
-
-func (m *members) set(v cluster.View) { m.view.Store(&v) }
-
-func (m *members) alive(id string) bool {
-	v := m.view.Load()
-	if v == nil {
-		return false
+// activeOf tells which session instance is the active one; empty: none is known.
+func activeOf(s *cluster.Sessions) func() string {
+	return func() string {
+		m, _, _ := s.Active()
+		return m.ID
 	}
-	_, ok := v.Find(id)
-	return ok
-}
-
-func peersOf(v cluster.View, self string) []mesh.Peer {
-	peers := make([]mesh.Peer, 0, len(v.Members))
-	for _, m := range v.Members {
-		if m.ID != self {
-			peers = append(peers, mesh.Peer{ID: m.ID, Address: m.Address, Revision: m.Revision})
-		}
-	}
-	return peers
 }
 
 // counter numbers the messages of one incarnation.

@@ -84,6 +84,7 @@ func (b *Broker) settle(c *client.Client, changes []routes.Route) {
 			b.Forget(c.ID, c.Epoch())
 			b.deps.Leases.Settled(c.ID, c.Epoch())
 			time.AfterFunc(settleGrace, c.Settled)
+			time.AfterFunc(settleGrace+b.cfg.ReceiptTimeout, c.ForgetSeen)
 		default:
 			select {
 			case <-c.Stopped():

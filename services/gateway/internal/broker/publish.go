@@ -32,6 +32,11 @@ func (b *Broker) Publish(from *client.Client, id uint16, m *message.Message, t *
 		p = &publication{b: b, m: m}
 		p.Begin(from, id, m.QoS, m.Size(), t.Now)
 	}
+	b.send(from, m, p, t)
+}
+
+// send is Publish for a publication that waits, nil at QoS 0.
+func (b *Broker) send(from *client.Client, m *message.Message, p *publication, t *turn.Turn) {
 	if topic.IsDirect(m.Topic) {
 		b.direct.publish(m, p, t)
 	} else {

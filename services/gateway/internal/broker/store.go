@@ -8,6 +8,8 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/turn"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
 )
@@ -177,4 +179,28 @@ func (w *watch) due(now time.Time) (due []watched, next time.Time) {
 		return due, time.Time{}
 	}
 	return due, w.list[0].at
+}
+
+// PublishFor publishes a message on behalf of the session service, a will. failed says that a receiver could not get
+// it, or that nobody knows.
+func (b *Broker) PublishFor(m *message.Message, done func(failed bool)) {
+	if m.Retain {
+		b.deps.Store.Retain(m, func(uint64, error) { b.publishFor(m, done) })
+		return
+	}
+	b.publishFor(m, done)
+}
+
+func (b *Broker) publishFor(m *message.Message, done func(failed bool)) {
+	t := turn.Turn{Now: time.Now()}
+	defer t.End()
+	if m.QoS == message.AtMostOnce {
+		b.send(nil, m, nil, &t)
+		done(false)
+		return
+	}
+	p := &publication{b: b, m: m}
+	p.Begin(nil, 0, m.QoS, m.Size(), t.Now)
+	p.Tell(func(code packet.Code) { done(code.Failure()) })
+	b.send(nil, m, p, &t)
 }

@@ -63,7 +63,7 @@ func (b *broker) Attach(ctx context.Context, c *client.Client) error {
 			return context.Cause(ctx)
 		}
 	}
-	c.SetEpoch(1)
+	c.Granted(1, nil)
 	return nil
 }
 

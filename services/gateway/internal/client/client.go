@@ -114,24 +114,24 @@ type Client struct {
 	paused   atomic.Bool   // the socket is not read for now
 	stopped  chan struct{} // closed when the connection is to end
 
-	mu        sync.Mutex // guards what follows, and out
-	state     state
-	cause     *Cause
-	abort     context.CancelFunc // ends the attaching
-	flagged   bool               // in somebody's turn
-	out       *conn.Output
-	session   *engine.Session[Ticket] // nil before CONNECT
-	filters   map[string]uint64       // the number of the SUBSCRIBE that each filter came with last
-	asked     uint64                  // filters in SUBSCRIBEs so far
-	awaited   int                     // SUBSCRIBEs without SUBACK
-	unsettled unsettledList
+	mu         sync.Mutex // guards what follows, and out
+	state      state
+	cause      *Cause
+	abort      context.CancelFunc // ends the attaching
+	flagged    bool               // in somebody's turn
+	out        *conn.Output
+	session    *engine.Session[Ticket] // nil before CONNECT
+	filters    map[string]uint64       // the number of the SUBSCRIBE that each filter came with last
+	asked      uint64                  // filters in SUBSCRIBEs so far
+	awaited    int                     // SUBSCRIBEs without SUBACK
+	unsettled  unsettledList
 	publishing publishing
-	retaining retaining
-	room      chan struct{} // wakes the reading goroutine from a pause; nil before the first
-	aliases   aliasTable
-	counted   counted
-	gone      chan struct{} // closed when nothing of it is left but the socket; nil until somebody asks
-	isGone    bool
+	retaining  retaining
+	room       chan struct{} // wakes the reading goroutine from a pause; nil before the first
+	aliases    aliasTable
+	counted    counted
+	gone       chan struct{} // closed when nothing of it is left but the socket; nil until somebody asks
+	isGone     bool
 }
 
 // Epoch returns the epoch of the client's lease, 0 before it has one.

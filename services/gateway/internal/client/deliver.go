@@ -48,7 +48,7 @@ func (c *Client) Deliver(d Delivery, t *turn.Turn) engine.Outcome {
 func (c *Client) HasRoom() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.state == open && c.cause == nil && c.session.FullSince().IsZero()
+	return c.state == open && c.cause == nil && c.session.FullSince().IsZero() && !c.session.Spilled()
 }
 
 // acknowledge tells the client what became of a message that it published: the acknowledgement goes out as

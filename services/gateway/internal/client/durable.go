@@ -45,7 +45,6 @@ type durable struct {
 	// restore are the subscriptions that the session came with.
 	restore []journal.Subscription
 	watched bool // Look will be called
-	reading bool // a page of the inbox has been asked for
 	// early are deliveries that wait for older ones which their senders have sent elsewhere; nil once they need not.
 	early *arrivals.Set[Delivery]
 	// suspended: the connection has ended and everything that it owes has been written.
@@ -157,11 +156,10 @@ func (c *Client) store(now time.Time) {
 		d.watched = true
 		c.deps.Journal.Watch(c)
 	}
-	if c.state != open || d.reading {
+	if c.state != open || c.cause != nil {
 		return
 	}
 	if after, wanted := c.session.Wanted(); wanted {
-		d.reading = true
 		c.deps.Journal.ReadInbox(c, after, c.page)
 	}
 }
@@ -222,10 +220,7 @@ func (c *Client) page(entries []journal.Entry, err error) {
 		c.fenced()
 		return
 	}
-	c.step(func(time.Time) {
-		c.durable.reading = false
-		c.session.Page(entries)
-	})
+	c.step(func(time.Time) { c.session.Page(entries) })
 }
 
 // fenced ends a client whose session somebody else holds: what has not been settled is sent after it.
@@ -260,6 +255,13 @@ func (c *Client) hold(d Delivery, now time.Time) engine.Outcome {
 // Settled is called when nothing older can come any more from where the session was before.
 func (c *Client) Settled() {
 	c.step(c.releaseEarly)
+}
+
+// ForgetSeen is called when nothing can come a second time any more from where the session was before.
+func (c *Client) ForgetSeen() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.session.ForgetSeen()
 }
 
 // releaseEarly takes what was held back. With c.mu held.

@@ -12,7 +12,8 @@ import (
 // Publication is one PUBLISH with QoS 1 or 2 on its way: it counts the receipts that its publisher's
 // acknowledgement waits for. It is settled once: by the last receipt, or by the time-out before.
 type Publication struct {
-	from  *Client // nil for a will: nobody waits
+	from  *Client // nil for a will
+	tell  func(packet.Code)
 	id    uint16
 	qos   byte
 	size  int
@@ -30,6 +31,9 @@ func (p *Publication) Begin(from *Client, id uint16, qos byte, size int, now tim
 	p.waiting.Store(1)
 	p.code.Store(uint32(packet.NoMatchingSubscribers))
 }
+
+// Tell has f told the outcome, instead of a publisher. It is called after Begin.
+func (p *Publication) Tell(f func(packet.Code)) { p.tell = f }
 
 // Expect adds a receipt to wait for.
 func (p *Publication) Expect() { p.waiting.Add(1) }
@@ -62,10 +66,16 @@ func (p *Publication) merge(code packet.Code) {
 }
 
 func (p *Publication) settle(t *turn.Turn) {
-	if !p.settled.CompareAndSwap(false, true) || p.from == nil {
+	if !p.settled.CompareAndSwap(false, true) {
 		return
 	}
 	c := p.from
+	if c == nil {
+		if p.tell != nil {
+			p.tell(packet.Code(p.code.Load()))
+		}
+		return
+	}
 	c.mu.Lock()
 	c.unsettled.remove(p)
 	c.mu.Unlock()

@@ -55,7 +55,9 @@ func (c *Client) take(id uint16, m *message.Message, again bool) bool {
 	c.mu.Lock()
 	defer c.unlock(&c.turn)
 	if again {
-		m.ID = c.session.TakenID(id)
+		if known, ok := c.session.TakenID(id); ok {
+			m.ID = known
+		}
 		return false
 	}
 	c.session.Taken(id, m.ID)
@@ -131,9 +133,10 @@ func (c *Client) onAck(a packet.Ack) error {
 	c.mu.Lock()
 	defer c.unlock(&c.turn)
 	if a.Type == packet.PUBREL {
-		code := c.session.Released(a.PacketID)
-		c.out.Append(packet.AppendAck(c.out.Buffer(), c.Version, packet.PUBCOMP, a.PacketID, code))
-		c.flag(&c.turn)
+		if reply, send := c.session.Release(a.PacketID); send {
+			c.out.Append(packet.AppendAck(c.out.Buffer(), c.Version, reply.Type, reply.PacketID, reply.Code))
+			c.flag(&c.turn)
+		}
 		return nil
 	}
 	reply, send, err := c.session.Acked(a)

@@ -1,0 +1,49 @@
+package gateway
+
+import (
+	"sync"
+
+	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+)
+
+// peers are the processes that a gateway has links to: the other gateways, and the session instances, the active one
+// of which holds the durable sessions of clients that are away.
+type peers struct {
+	self string
+	set  func([]mesh.Peer)
+
+	mu    sync.Mutex // held over set: views are passed on in the order in which they came
+	views map[cluster.Kind]cluster.View
+}
+
+func newPeers(self string) *peers {
+	return &peers{self: self, views: make(map[cluster.Kind]cluster.View)}
+}
+
+// see takes a view of one kind. Nothing is passed on before both are known: a peer that is missing counts as dead.
+func (p *peers) see(kind cluster.Kind, v cluster.View) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.views[kind] = v
+	if len(p.views) < 2 {
+		return
+	}
+	var all []mesh.Peer
+	for _, view := range p.views {
+		for _, m := range view.Members {
+			if m.ID != p.self {
+				all = append(all, mesh.Peer{ID: m.ID, Address: m.Address, Revision: m.Revision})
+			}
+		}
+	}
+	p.set(all)
+}
+
+// alive reports whether a gateway is alive for certain.
+func (p *peers) alive(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.views[cluster.Gateway].Find(id)
+	return ok
+}
