@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/engine"
@@ -23,8 +24,11 @@ type broker struct {
 	onPublish   func(from *client.Client, m *message.Message)
 	onSubscribe func(filter string, done func(error) bool) (taken bool)
 
+	shelf     *shelf
 	published chan *message.Message // everything
 	held      chan *publication     // what waits for the test
+
+	epoch atomic.Uint64
 
 	mu      sync.Mutex
 	clients map[string]*client.Client
@@ -63,7 +67,7 @@ func (b *broker) Attach(ctx context.Context, c *client.Client) error {
 			return context.Cause(ctx)
 		}
 	}
-	c.Granted(1, nil)
+	c.Granted(b.epoch.Add(1), b.shelf.open(c.ID, c.Terms()))
 	return nil
 }
 

@@ -41,6 +41,7 @@ type rig struct {
 	limits   client.Limits
 	deps     client.Deps
 	broker   *broker
+	shelf    *shelf
 	registry *prometheus.Registry
 	addr     string
 	out      atomic.Bool // the incarnation is not in force any more
@@ -59,9 +60,11 @@ func quiet(t testing.TB, changes ...func(*rig)) *rig {
 		served: make(chan struct{}, 1000), log: new(lockedBuffer),
 	}
 	r.limits.Patience = 200 * time.Millisecond
+	r.shelf = newShelf(t)
+	r.broker.shelf = r.shelf
 	var seq atomic.Uint64
 	r.deps = client.Deps{
-		Broker: r.broker, Authenticate: auth.AllowAnonymous, Authorize: auth.AllowAll,
+		Broker: r.broker, Journal: r.shelf, Authenticate: auth.AllowAnonymous, Authorize: auth.AllowAll,
 		Serving:     func() bool { return !r.out.Load() },
 		Available:   func() bool { return true },
 		Incarnation: "g1", NextSequence: func() uint64 { return seq.Add(1) },
