@@ -98,7 +98,7 @@ type arrival struct {
 	waiting atomic.Int32
 
 	mu    sync.Mutex
-	moved []mesh.Moved // guarded by mu
+	moved []mesh.MovedClient // guarded by mu
 }
 
 // Expect adds a session to wait for.
@@ -114,7 +114,7 @@ func (a *arrival) Done(packet.Code, *turn.Turn) {
 // Moved counts a session that is somewhere else: the peer sends the message after it.
 func (a *arrival) Moved(clientID string, epoch uint64, t *turn.Turn) {
 	a.mu.Lock()
-	a.moved = append(a.moved, mesh.Moved{ClientID: clientID, Epoch: epoch})
+	a.moved = append(a.moved, mesh.MovedClient{ClientID: clientID, Epoch: epoch})
 	a.mu.Unlock()
 	a.Done(packet.Success, t)
 }
