@@ -42,6 +42,8 @@ type Leases interface {
 
 // Store is what the broker needs of the session service to keep what outlives connections. See lease.Keeper.
 type Store interface {
+	// Room says whether what need not be written yet may be.
+	Room() bool
 	Write(w journal.Write, done func(error))
 	Retain(m *message.Message, done func(version uint64, err error))
 	ReadInbox(
@@ -129,7 +131,7 @@ func (b *Broker) Use(m Mesh, l Leases, s Store) { b.deps.Mesh, b.deps.Leases, b.
 func (b *Broker) Run(ctx context.Context) error {
 	var own sync.WaitGroup
 	own.Go(func() { b.direct.run(ctx) })
-	own.Go(func() { b.watch.run(ctx) })
+	own.Go(func() { b.watch.run(ctx, b.deps.Store.Room) })
 	b.sweep(ctx)
 	own.Wait()
 	b.background.Wait()

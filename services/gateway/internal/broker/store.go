@@ -21,6 +21,9 @@ const (
 	readTimeout = 5 * time.Second
 	readRetry   = 200 * time.Millisecond
 	// inboxPage and inboxPageBytes bound a page of an inbox, retainedPage one of retained messages.
+	// noRoomPause is the pause before the session service is asked again whether it takes what need not be written yet.
+	noRoomPause = 50 * time.Millisecond
+
 	inboxPage      = 256
 	inboxPageBytes = 1 << 20
 	retainedPage   = 100
@@ -141,13 +144,14 @@ func (b *Broker) Watch(c *client.Client) {
 	}
 }
 
-// run calls Look until ctx ends.
-func (w *watch) run(ctx context.Context) {
+// run calls Look until ctx ends. While the session service takes nothing that need not be written, messages stay where
+// they are, and their publishers wait.
+func (w *watch) run(ctx context.Context, room func() bool) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		now := time.Now()
-		due, next := w.due(now)
+		due, next := w.due(now, room)
 		for _, x := range due {
 			x.c.Look(now)
 		}
@@ -165,10 +169,14 @@ func (w *watch) run(ctx context.Context) {
 	}
 }
 
-// due takes those whose time has come, and says when that of the next is; zero when there is none.
-func (w *watch) due(now time.Time) (due []watched, next time.Time) {
+// due takes those whose time has come, if there is room for what they write, and says when to look again; zero: when
+// there is one.
+func (w *watch) due(now time.Time, room func() bool) (due []watched, next time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(w.list) > 0 && !room() {
+		return nil, now.Add(noRoomPause)
+	}
 	n := 0
 	for n < len(w.list) && !w.list[n].at.After(now) {
 		n++

@@ -20,7 +20,7 @@ func TestConnackAnnouncesEveryLimitThatHasAProperty(t *testing.T) {
 	ack := rawmqtt.Dial(t, r.addr, v5).Hello("a")
 	want := packets.Properties{
 		ReceiveMaximum: 77, MaximumPacketSize: 100_000, TopicAliasMaximum: 9,
-		RetainAvailable: 0, RetainAvailableFlag: true,
+		RetainAvailable: 1, RetainAvailableFlag: true,
 	}
 	if diff := cmp.Diff(want, ack.Properties); diff != "" || ack.ReasonCode != 0 || ack.SessionPresent {
 		t.Fatalf("CONNACK %#x: %s", ack.ReasonCode, diff)
@@ -62,22 +62,37 @@ func TestAClientWithoutAnIDGetsOneThatIsItsOwn(t *testing.T) {
 	})
 }
 
-func TestASessionThatShouldOutliveItsConnectionIsAnsweredWithAnExpiryOfZero(t *testing.T) {
-	r := newRig(t)
-	for _, tc := range []struct {
+func TestASessionOutlivesItsConnectionForAsLongAsItsClientAsksAndItMay(t *testing.T) {
+	const never = 1<<32 - 1
+	cases := []struct {
 		name     string
+		version  byte
+		most     time.Duration
 		opts     []rawmqtt.Option
-		answered bool
+		want     uint32
+		answered bool // in CONNACK, because it is not what was asked for
 	}{
-		{"nothing asked", nil, false},
-		{"0 asked", []rawmqtt.Option{sessionExpiry(0)}, false},
-		{"an hour asked", []rawmqtt.Option{sessionExpiry(3600)}, true},
-		{"for ever asked", []rawmqtt.Option{sessionExpiry(1<<32 - 1), unclean}, true},
-	} {
+		{"5: nothing asked", v5, time.Hour, nil, 0, false},
+		{"5: nothing asked, and no clean start", v5, time.Hour, []rawmqtt.Option{unclean}, 0, false},
+		{"5: 0 asked", v5, time.Hour, []rawmqtt.Option{sessionExpiry(0)}, 0, false},
+		{"5: the most asked", v5, time.Hour, []rawmqtt.Option{sessionExpiry(3600)}, 3600, false},
+		{"5: more asked", v5, time.Hour, []rawmqtt.Option{sessionExpiry(3601)}, 3600, true},
+		{"5: for ever asked", v5, time.Hour, []rawmqtt.Option{sessionExpiry(never), unclean}, 3600, true},
+		{"5: none may", v5, 0, []rawmqtt.Option{sessionExpiry(3600)}, 0, true},
+		{"3.1.1: clean", v3, time.Hour, nil, 0, false},
+		{"3.1.1: not clean", v3, time.Hour, []rawmqtt.Option{unclean}, 3600, false},
+		{"3.1.1: none may", v3, 0, []rawmqtt.Option{unclean}, 0, false},
+	}
+	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
-			p := rawmqtt.Dial(t, r.addr, v5).Hello("a", tc.opts...).Properties
-			if p.SessionExpiryIntervalFlag != tc.answered || p.SessionExpiryInterval != 0 {
-				t.Fatalf("Session Expiry Interval %d, present: %v", p.SessionExpiryInterval, p.SessionExpiryIntervalFlag)
+			r := newRig(t, limit(func(l *client.Limits) { l.SessionExpiryMaximum = tc.most }))
+			p := rawmqtt.Dial(t, r.addr, tc.version).Hello("a", tc.opts...).Properties
+			attached := r.broker.client("a")
+			if got := attached.Terms().Expiry; got != tc.want || attached.Durable() != (tc.want > 0) {
+				t.Errorf("%d seconds, durable: %v; want %d", got, attached.Durable(), tc.want)
+			}
+			if p.SessionExpiryIntervalFlag != tc.answered || tc.answered && p.SessionExpiryInterval != tc.want {
+				t.Errorf("Session Expiry Interval %d, present: %v", p.SessionExpiryInterval, p.SessionExpiryIntervalFlag)
 			}
 		})
 	}

@@ -62,7 +62,7 @@ func TestARefusedConnectIsToldWhyInTheWordsOfItsVersion(t *testing.T) {
 		{name: "will to half a direct address", id: "a", opts: []rawmqtt.Option{will("p2p/b", "w", 0)}, v3: 5, v5: 0x90},
 		{name: "will topic denied", change: deny(auth.Publish, "secret"), id: "a", opts: []rawmqtt.Option{will("secret", "w", 1)}, v3: 5, v5: 0x87},
 		{name: "will too large", change: limit(func(l *client.Limits) { l.WillBytes = 3 }), id: "a", opts: []rawmqtt.Option{will("w", "1234", 0)}, v3: 5, v5: 0x95},
-		{name: "retained will", id: "a", opts: []rawmqtt.Option{will("w", "w", 0), retainedWill}, v3: accepted, v5: 0x9A},
+		{name: "retained will", id: "a", opts: []rawmqtt.Option{will("w", "w", 0), retainedWill}, v3: accepted, v5: accepted},
 		{name: "enhanced authentication", id: "a", opts: []rawmqtt.Option{func(p *packets.Packet) {
 			p.Properties.AuthenticationMethod = "SCRAM-SHA-1"
 		}}, v3: accepted, v5: 0x8C},

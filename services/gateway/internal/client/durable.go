@@ -45,6 +45,8 @@ type durable struct {
 	// restore are the subscriptions that the session came with.
 	restore []journal.Subscription
 	watched bool // Look will be called
+	// before is the time of which deliveries are to be stored that have not been acknowledged: they have waited long enough.
+	before time.Time
 	// early are deliveries that wait for older ones which their senders have sent elsewhere; nil once they need not.
 	early *arrivals.Set[Delivery]
 	// suspended: the connection has ended and everything that it owes has been written.
@@ -151,7 +153,7 @@ func (c *Client) store(now time.Time) {
 	if now.IsZero() {
 		now = time.Now()
 	}
-	c.write(c.session.Changes(now, now.Add(-c.limits.StoreAfter), nil))
+	c.write(c.session.Changes(now, d.before, nil))
 	if _, unsafe := c.session.Unsafe(); unsafe && !d.watched {
 		d.watched = true
 		c.deps.Journal.Watch(c)
@@ -230,12 +232,15 @@ func (c *Client) fenced() {
 	c.step(func(time.Time) { c.session.Abandon() })
 }
 
-// Look stores what has waited long enough. It is called after Watch.
+// Look stores what has waited long enough. It is called after Watch, when there is room for what need not be stored at
+// once.
 func (c *Client) Look(now time.Time) {
 	t := turn.Turn{Now: now}
+	defer t.End()
 	c.mu.Lock()
 	defer c.unlock(&t)
 	c.durable.watched = false
+	c.durable.before = now.Add(-c.limits.StoreAfter)
 }
 
 // hold keeps a delivery back until those that are older have come as well. With c.mu held.

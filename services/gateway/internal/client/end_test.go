@@ -1,12 +1,14 @@
 package client_test
 
 import (
+	"encoding/binary"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
@@ -19,7 +21,7 @@ type end struct {
 	versions []byte
 	by       func(r *rig, c *rawmqtt.Client, attached *client.Client)
 	reason   byte // of the DISCONNECT that an MQTT 5 client gets; 0: none
-	will     bool
+	will     bool // may be published
 	counted  string
 }
 
@@ -113,8 +115,11 @@ func testEnd(t *testing.T, version byte, tc end) {
 	if r.broker.client("a") != nil {
 		t.Error("still attached")
 	}
-	if got := len(r.broker.published) == 1; got != tc.will {
-		t.Errorf("will published: %v, want %v", got, tc.will)
+	if diff := cmp.Diff(client.Ending{WithoutWill: !tc.will}, attached.Ending()); diff != "" {
+		t.Error(diff)
+	}
+	if len(r.broker.published) > 0 {
+		t.Error("published its will itself")
 	}
 	if r.metric("beeline_gateway_clients_closed_total", "reason="+tc.counted) != 1 {
 		t.Errorf("not counted as %s", tc.counted)
@@ -125,15 +130,27 @@ func testEnd(t *testing.T, version byte, tc end) {
 }
 
 func TestAClientThatAskedForALongSessionMayAskAgainWhenItLeaves(t *testing.T) {
-	r := newRig(t)
-	c := r.connect(v5, "a", sessionExpiry(60), will("wills", "gone", 0))
-	c.SendRaw(raw(0xE0, 0, 5, 0x11, 0, 0, 0, 9))
-	if got := c.ExpectClosed(); got != 0 {
-		t.Fatalf("DISCONNECT %#x", got)
-	}
-	r.awaitServed(1)
-	if len(r.broker.published) > 0 {
-		t.Error("its will was published")
+	for _, tc := range []struct {
+		name        string
+		asked, told uint32
+	}{{"less", 9, 9}, {"more", 90, 90}, {"more than it may", 1 << 30, 3600}, {"none", 0, 0}} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := newRig(t, limit(func(l *client.Limits) { l.SessionExpiryMaximum = time.Hour }))
+			c, attached := r.attached(v5, "a", sessionExpiry(60), will("wills", "gone", 0))
+			c.SendRaw(binary.BigEndian.AppendUint32([]byte{0xE0, 7, 0, 5, 0x11}, tc.asked))
+			if got := c.ExpectClosed(); got != 0 {
+				t.Fatalf("DISCONNECT %#x", got)
+			}
+			c.Close()
+			receive(t, attached.Gone(), "its being gone")
+			want := client.Ending{WithoutWill: true, Expiry: tc.told, NewExpiry: &tc.told}
+			if diff := cmp.Diff(want, attached.Ending()); diff != "" {
+				t.Error(diff)
+			}
+			if attached.Continues() != (tc.told > 0) {
+				t.Errorf("the session goes on: %v", attached.Continues())
+			}
+		})
 	}
 }
 
@@ -146,40 +163,38 @@ func TestTheReasonOfADisconnectIsForClientsThatWantIt(t *testing.T) {
 	}
 }
 
-func TestAWillIsAMessageLikeAnyOther(t *testing.T) {
+func TestAWillIsClaimedWithEverythingThatItsClientSaid(t *testing.T) {
 	r := newRig(t)
-	c := r.connect(v5, "a", func(p *packets.Packet) {
+	c, attached := r.attached(v5, "a", sessionExpiry(300), func(p *packets.Packet) {
 		will("wills", "gone", 2)(p)
+		p.Connect.WillRetain = true
 		p.Connect.WillProperties = packets.Properties{
-			WillDelayInterval: 3600, // the session ends with the connection, and with it the delay
-			PayloadFormat:     1, PayloadFormatFlag: true, MessageExpiryInterval: 60, ContentType: "text/plain",
+			WillDelayInterval: 3600, PayloadFormat: 1, PayloadFormatFlag: true, MessageExpiryInterval: 60, ContentType: "text/plain",
 			User: []packets.UserProperty{{Key: "k", Val: "v"}},
 		}
 	})
-	before := time.Now()
-	c.Close()
-	got := receive(t, r.broker.published, "the will")
-	if got.Expires.Before(before.Add(time.Minute)) || got.Expires.After(time.Now().Add(time.Minute)) {
-		t.Errorf("expires at %v", got.Expires)
-	}
-	got.Expires = time.Time{}
-	want := &message.Message{
-		ID: message.ID{Origin: "g1", Seq: 1}, Publisher: "a", Topic: "wills", Payload: []byte("gone"), QoS: 2,
-		Props: &message.Properties{
+	want := client.Terms{CleanStart: true, Expiry: 300, Will: &journal.Will{
+		Message: &message.Message{Topic: "wills", Payload: []byte("gone"), QoS: 2, Retain: true, Props: &message.Properties{
 			PayloadFormat: 1, HasPayloadFormat: true, ContentType: "text/plain", User: []message.UserProperty{{Name: "k", Value: "v"}},
-		},
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
+		}},
+		Expiry: time.Minute, HasExpiry: true, Delay: time.Hour,
+	}}
+	if diff := cmp.Diff(want, attached.Terms()); diff != "" {
 		t.Error(diff)
+	}
+	c.Close()
+	receive(t, attached.Gone(), "its being gone")
+	if len(r.broker.published) > 0 {
+		t.Error("published by the gateway of its own accord")
 	}
 }
 
-func TestARetainedWillOf311GoesOutUnretained(t *testing.T) {
+func TestAWillOf311MayBeRetained(t *testing.T) {
 	r := newRig(t)
-	c := r.connect(v3, "a", will("wills", "gone", 0), retainedWill)
-	c.Close()
-	if m := receive(t, r.broker.published, "the will"); m.Retain || string(m.Payload) != "gone" {
-		t.Fatalf("%+v", m)
+	_, attached := r.attached(v3, "a", will("wills", "gone", 0), retainedWill)
+	want := &journal.Will{Message: &message.Message{Topic: "wills", Payload: []byte("gone"), Retain: true}}
+	if diff := cmp.Diff(want, attached.Terms().Will); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/config"
+	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 )
 
@@ -41,6 +42,9 @@ func TestALimitThatCannotWorkNamesItsKey(t *testing.T) {
 		{"write_timeout", func(l *client.Limits) { l.WriteTimeout = 0 }},
 		{"slow_timeout", func(l *client.Limits) { l.SlowTimeout = -1 }},
 		{"receipt_timeout", func(l *client.Limits) { l.ReceiptTimeout = 0 }},
+		{"session_expiry_maximum", func(l *client.Limits) { l.SessionExpiryMaximum = -time.Second }},
+		{"session_expiry_maximum", func(l *client.Limits) { l.SessionExpiryMaximum = journal.Never * time.Second }},
+		{"store_after", func(l *client.Limits) { l.StoreAfter = 0 }},
 		{"patience", func(l *client.Limits) { l.Patience = 0 }},
 	}
 	for _, tc := range cases {

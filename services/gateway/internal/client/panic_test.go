@@ -26,13 +26,6 @@ func TestAPanicEndsTheConnectionThatCausedItAndNoOther(t *testing.T) {
 				}
 			}
 		}, func(c *rawmqtt.Client) { c.Send(publishPacket("panic", "secret payload", 1, 1)) }, true},
-		{"in Publish of a will", func(r *rig) {
-			r.broker.onPublish = func(from *client.Client, _ *message.Message) {
-				if from == nil {
-					panic("by order of the test")
-				}
-			}
-		}, func(c *rawmqtt.Client) { c.Close() }, false},
 		{"in Subscribe", func(r *rig) {
 			r.broker.onSubscribe = func(filter string, _ func(error) bool) bool {
 				if filter == "panic" {
