@@ -30,13 +30,13 @@ const (
 )
 
 // Write makes changes of a durable session durable. See client.Journal.
-func (b *Broker) Write(w journal.Write, done func(error)) {
-	b.deps.Store.Write(w, func(err error) {
+func (b *Broker) Write(w journal.Write, done func(leftOut []journal.Position, err error)) {
+	b.deps.Store.Write(w, func(leftOut []journal.Position, err error) {
 		switch {
 		case err == nil:
-			done(nil)
+			done(leftOut, nil)
 		case errors.Is(err, lease.ErrFenced):
-			done(client.ErrFenced)
+			done(nil, client.ErrFenced)
 		default: // the gateway is ending, and nobody knows: nothing is told to anybody any more
 		}
 	})

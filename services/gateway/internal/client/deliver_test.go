@@ -182,11 +182,9 @@ func TestAMessageThatIsTooLargeForTheClientIsLeftOutAndCounted(t *testing.T) {
 func TestADisconnectThatIsTooLargeForTheClientGoesWithoutItsReason(t *testing.T) {
 	r := newRig(t)
 	c := r.connect(v5, "a", maximumPacketSize(30))
-	p := rawmqtt.PublishPacket("t", "x", 0)
-	p.FixedHeader.Retain = true
-	c.Send(p)
+	c.Send(rawmqtt.ConnectPacket(v5, "a"))
 	got := c.Expect(packets.Disconnect)
-	if got.ReasonCode != 0x9A || got.Properties.ReasonString != "" {
+	if got.ReasonCode != 0x82 || got.Properties.ReasonString != "" {
 		t.Fatalf("DISCONNECT %#x with %q", got.ReasonCode, got.Properties.ReasonString)
 	}
 }

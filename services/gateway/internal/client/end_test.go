@@ -69,7 +69,7 @@ func ends() []end {
 		{"taken over after the incarnation", both, func(r *rig, _ *rawmqtt.Client, a *client.Client) {
 			r.out.Store(true)
 			a.Stop(client.TakenOver())
-		}, 0x8E, false, "taken_over"},
+		}, 0x8E, true, "taken_over"},
 		{"stopped twice: the first cause counts", both, func(_ *rig, _ *rawmqtt.Client, a *client.Client) {
 			a.Stop(client.ShuttingDown())
 			a.Stop(client.TakenOver())

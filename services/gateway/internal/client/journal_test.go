@@ -112,19 +112,19 @@ func (s *shelf) letGo() {
 	s.waiting = nil
 }
 
-func (s *shelf) Write(w journal.Write, done func(error)) {
+func (s *shelf) Write(w journal.Write, done func([]journal.Position, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := s.sessions[w.Client]
 	if k == nil || k.id != w.Session || s.fenced[w.Client] {
-		s.confirm(func() { done(client.ErrFenced) })
+		s.confirm(func() { done(nil, client.ErrFenced) })
 		return
 	}
 	s.writes = append(s.writes, w)
 	for _, c := range w.Changes {
 		k.apply(c)
 	}
-	s.confirm(func() { done(nil) })
+	s.confirm(func() { done(nil, nil) })
 }
 
 func (k *kept) apply(c journal.Change) {

@@ -318,28 +318,6 @@ func TestATopicNobodyMayPublishToEndsTheConnection(t *testing.T) {
 	}
 }
 
-func TestRetainIsRefusedWhereItCanBeAndLeftOutWhereItCannot(t *testing.T) {
-	p := rawmqtt.PublishPacket("t", "x", 0)
-	p.FixedHeader.Retain = true
-	t.Run("3.1.1", func(t *testing.T) {
-		r := newRig(t)
-		c := r.connect(v3, "a")
-		c.MustSubscribe("t", 0)
-		c.Send(p)
-		if got := c.ReceivePayload("x"); got.FixedHeader.Retain {
-			t.Error("forwarded as retained")
-		}
-	})
-	t.Run("5", func(t *testing.T) {
-		r := newRig(t)
-		c := r.connect(v5, "a")
-		c.Send(p)
-		if got := c.ExpectClosed(); got != 0x9A {
-			t.Fatalf("DISCONNECT %#x", got)
-		}
-	})
-}
-
 func TestAMessageHasEverythingThatItsPublisherSaid(t *testing.T) {
 	r := newRig(t)
 	c := r.connect(v5, "a")

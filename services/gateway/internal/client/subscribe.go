@@ -28,7 +28,7 @@ type subscribing struct {
 func (c *Client) record(changes []journal.Change, done func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.deps.Journal.Write(c.writing(changes...), func(err error) {
+	c.deps.Journal.Write(c.writing(changes...), func(_ []journal.Position, err error) {
 		if err != nil {
 			c.fenced()
 			return
@@ -128,7 +128,8 @@ func (c *Client) forget(filter string, number uint64) bool {
 	}
 	delete(c.filters, filter)
 	if c.durable != nil && c.state != ended {
-		c.deps.Journal.Write(c.writing(journal.Change{Kind: journal.Unsubscribed, Filter: filter}), func(error) {})
+		c.deps.Journal.Write(c.writing(journal.Change{Kind: journal.Unsubscribed, Filter: filter}),
+			func([]journal.Position, error) {})
 	}
 	return true
 }

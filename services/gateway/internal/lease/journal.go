@@ -33,10 +33,11 @@ const (
 
 // writing is a Write that was asked for in one or more parts.
 type writing struct {
-	left   int // parts; guarded by Keeper.mu
-	fenced bool
-	since  time.Time
-	done   func(error)
+	left    int // parts; guarded by Keeper.mu, as are the following two
+	fenced  bool
+	leftOut []journal.Position
+	since   time.Time
+	done    func(leftOut []journal.Position, err error)
 }
 
 // write is one part.
@@ -75,14 +76,15 @@ func (s settled) wire(uint64, time.Time) *sessionv1.AttachRequest {
 // Write makes changes of a durable session so, in the order of the calls, and before whatever is asked for the same
 // client later. It has at least one change. It does not wait, and is never refused; see Room.
 //
-// done is called once, from the goroutine of Run, and must not block: with nil when all of w is durable; with
+// done is called once, from the goroutine of Run, and must not block: with nil when all of w is durable, but for the
+// entries at the positions leftOut, which the inbox has already or has no room for; with
 // ErrFenced when it is refused for good, because the session has ended or has a newer holder; with ErrUnavailable when
 // the keeper ends first, and whether w is durable is not known. Those of one session are called in the order of the
 // writes. Once Run has returned, nothing is written and done is not called.
 //
 // A large w is written in parts, the first changes first: with an error, or when the process ends before, its first
 // changes may be durable without the others.
-func (k *Keeper) Write(w journal.Write, done func(error)) {
+func (k *Keeper) Write(w journal.Write, done func(leftOut []journal.Position, err error)) {
 	whole := &writing{since: time.Now(), done: done}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -150,6 +152,11 @@ func (k *Keeper) backlog(n, size int) {
 func (k *Keeper) written(w *sessionv1.Written) {
 	var ended []*writing
 	k.mu.Lock()
+	for _, l := range w.GetLeftOut() {
+		if part, ok := find[*write](&k.requests, l.GetRequestId()); ok {
+			part.whole.leftOut = append(part.whole.leftOut, journal.Position(l.GetPosition()))
+		}
+	}
 	for _, id := range w.GetRequestIds() {
 		ended = k.endWrite(ended, id, false)
 	}
@@ -161,12 +168,12 @@ func (k *Keeper) written(w *sessionv1.Written) {
 	for _, one := range ended {
 		if one.fenced {
 			k.metrics.fenced.Inc()
-			one.done(ErrFenced)
+			one.done(nil, ErrFenced)
 			continue
 		}
 		k.metrics.durable.Inc()
 		k.metrics.writing.Observe(now.Sub(one.since).Seconds())
-		one.done(nil)
+		one.done(one.leftOut, nil)
 	}
 }
 

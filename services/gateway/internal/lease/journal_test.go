@@ -31,7 +31,7 @@ func TestAWriteIsAnsweredWhenItIsDurable(t *testing.T) {
 		appended(4, sized(1)), {Kind: journal.Sent, Position: 4, PacketID: 9},
 	}}
 	a := make(answers, 2)
-	s.keeper.Write(want, func(err error) { a <- err })
+	s.keeper.Write(want, func(_ []journal.Position, err error) { a <- err })
 	w := p.wantWrite("x")
 	got, err := journal.WriteFromWire(w, time.Now())
 	if err != nil {
@@ -54,6 +54,27 @@ func TestAWriteIsAnsweredWhenItIsDurable(t *testing.T) {
 	p.written(w.GetRequestId(), 12345)
 	p.wantNothing(s.keeper)
 	s.wantNone(a)
+}
+
+func TestAnEntryThatIsLeftOutIsNamed(t *testing.T) {
+	s := newStage(t, nil)
+	s.become()
+	p := s.attach()
+	got := make(chan []journal.Position, 1)
+	w := journal.Write{Client: "x", Session: 3, Epoch: 7, Changes: []journal.Change{appended(4, sized(1)), appended(5, sized(1))}}
+	s.keeper.Write(w, func(leftOut []journal.Position, err error) {
+		if err != nil {
+			t.Error(err)
+		}
+		got <- leftOut
+	})
+	id := p.wantWrite("x").GetRequestId()
+	p.send(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Written{Written: &sessionv1.Written{
+		RequestIds: []uint64{id}, LeftOut: []*sessionv1.LeftOut{{RequestId: id, Position: 5, Duplicate: true}, {RequestId: id + 1, Position: 6}},
+	}}})
+	if d := cmp.Diff([]journal.Position{5}, <-got); d != "" {
+		t.Error(d)
+	}
 }
 
 func TestAWriteThatIsRefusedForGoodIsFenced(t *testing.T) {
@@ -427,7 +448,7 @@ func BenchmarkWrite(b *testing.B) {
 		room <- struct{}{}
 		n++
 		w := journal.Write{Client: "client", Session: 1, Epoch: 1, Changes: []journal.Change{appended(n, m)}}
-		s.keeper.Write(w, func(error) { <-room })
+		s.keeper.Write(w, func([]journal.Position, error) { <-room })
 	}
 	for range cap(room) {
 		room <- struct{}{}

@@ -189,7 +189,7 @@ func (k *Keeper) end() {
 		case *write:
 			k.backlog(-1, -r.size)
 			if r.whole.left--; r.whole.left == 0 {
-				r.whole.done(ErrUnavailable)
+				r.whole.done(nil, ErrUnavailable)
 			}
 		case *retain:
 			k.backlog(-1, -r.message.Size())

@@ -1516,7 +1516,9 @@ type Written struct {
 	// Those that are durable.
 	RequestIds []uint64 `protobuf:"varint,1,rep,packed,name=request_ids,json=requestIds,proto3" json:"request_ids,omitempty"`
 	// Those that were refused for good: the session has ended or has a newer holder.
-	Fenced        []uint64 `protobuf:"varint,2,rep,packed,name=fenced,proto3" json:"fenced,omitempty"`
+	Fenced []uint64 `protobuf:"varint,2,rep,packed,name=fenced,proto3" json:"fenced,omitempty"`
+	// Entries of those that are durable which were not added.
+	LeftOut       []*LeftOut `protobuf:"bytes,3,rep,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1565,6 +1567,78 @@ func (x *Written) GetFenced() []uint64 {
 	return nil
 }
 
+func (x *Written) GetLeftOut() []*LeftOut {
+	if x != nil {
+		return x.LeftOut
+	}
+	return nil
+}
+
+// LeftOut is an entry of a Write that was not added to the inbox, while the rest of the Write was carried out.
+type LeftOut struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The Write.
+	RequestId uint64 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Position of the entry.
+	Position uint64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	// The inbox has the message, at QoS 2, at another position, or had it a short while ago: it is not to be sent.
+	// Otherwise there was no room for it.
+	Duplicate     bool `protobuf:"varint,3,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeftOut) Reset() {
+	*x = LeftOut{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeftOut) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeftOut) ProtoMessage() {}
+
+func (x *LeftOut) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeftOut.ProtoReflect.Descriptor instead.
+func (*LeftOut) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *LeftOut) GetRequestId() uint64 {
+	if x != nil {
+		return x.RequestId
+	}
+	return 0
+}
+
+func (x *LeftOut) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *LeftOut) GetDuplicate() bool {
+	if x != nil {
+		return x.Duplicate
+	}
+	return false
+}
+
 // Settled says that the routes for all subscriptions of a client that was claimed are in force at every peer, so that
 // former holders need not send its messages on any more.
 type Settled struct {
@@ -1579,7 +1653,7 @@ type Settled struct {
 
 func (x *Settled) Reset() {
 	*x = Settled{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[15]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1665,7 @@ func (x *Settled) String() string {
 func (*Settled) ProtoMessage() {}
 
 func (x *Settled) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[15]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1678,7 @@ func (x *Settled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settled.ProtoReflect.Descriptor instead.
 func (*Settled) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{15}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Settled) GetClientId() string {
@@ -1635,7 +1709,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[16]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1721,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[16]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1734,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{16}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Forget) GetClientId() string {
@@ -1690,7 +1764,7 @@ type Retain struct {
 
 func (x *Retain) Reset() {
 	*x = Retain{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[17]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1776,7 @@ func (x *Retain) String() string {
 func (*Retain) ProtoMessage() {}
 
 func (x *Retain) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[17]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1789,7 @@ func (x *Retain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retain.ProtoReflect.Descriptor instead.
 func (*Retain) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{17}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Retain) GetRequestId() uint64 {
@@ -1747,7 +1821,7 @@ type Retained struct {
 
 func (x *Retained) Reset() {
 	*x = Retained{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[18]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +1833,7 @@ func (x *Retained) String() string {
 func (*Retained) ProtoMessage() {}
 
 func (x *Retained) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[18]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +1846,7 @@ func (x *Retained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retained.ProtoReflect.Descriptor instead.
 func (*Retained) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{18}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Retained) GetRequestId() uint64 {
@@ -1809,7 +1883,7 @@ type Publish struct {
 
 func (x *Publish) Reset() {
 	*x = Publish{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[19]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +1895,7 @@ func (x *Publish) String() string {
 func (*Publish) ProtoMessage() {}
 
 func (x *Publish) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[19]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +1908,7 @@ func (x *Publish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Publish.ProtoReflect.Descriptor instead.
 func (*Publish) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{19}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Publish) GetRequestId() uint64 {
@@ -1864,7 +1938,7 @@ type Published struct {
 
 func (x *Published) Reset() {
 	*x = Published{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[20]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +1950,7 @@ func (x *Published) String() string {
 func (*Published) ProtoMessage() {}
 
 func (x *Published) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[20]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +1963,7 @@ func (x *Published) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Published.ProtoReflect.Descriptor instead.
 func (*Published) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{20}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Published) GetRequestId() uint64 {
@@ -1919,7 +1993,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[21]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1931,7 +2005,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[21]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1944,7 +2018,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{21}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Refused) GetRequestId() uint64 {
@@ -1982,7 +2056,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[22]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2068,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[22]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2081,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{22}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Release) GetRequestId() uint64 {
@@ -2057,7 +2131,7 @@ type Released struct {
 
 func (x *Released) Reset() {
 	*x = Released{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[23]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2143,7 @@ func (x *Released) String() string {
 func (*Released) ProtoMessage() {}
 
 func (x *Released) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[23]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2156,7 @@ func (x *Released) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Released.ProtoReflect.Descriptor instead.
 func (*Released) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{23}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Released) GetRequestId() uint64 {
@@ -2107,7 +2181,7 @@ type Evict struct {
 
 func (x *Evict) Reset() {
 	*x = Evict{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[24]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2193,7 @@ func (x *Evict) String() string {
 func (*Evict) ProtoMessage() {}
 
 func (x *Evict) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[24]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2206,7 @@ func (x *Evict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evict.ProtoReflect.Descriptor instead.
 func (*Evict) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{24}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Evict) GetClientId() string {
@@ -2162,7 +2236,7 @@ type Evicted struct {
 
 func (x *Evicted) Reset() {
 	*x = Evicted{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[25]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2248,7 @@ func (x *Evicted) String() string {
 func (*Evicted) ProtoMessage() {}
 
 func (x *Evicted) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[25]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2261,7 @@ func (x *Evicted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evicted.ProtoReflect.Descriptor instead.
 func (*Evicted) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{25}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Evicted) GetClientId() string {
@@ -2217,7 +2291,7 @@ type Holding struct {
 
 func (x *Holding) Reset() {
 	*x = Holding{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[26]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +2303,7 @@ func (x *Holding) String() string {
 func (*Holding) ProtoMessage() {}
 
 func (x *Holding) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[26]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +2316,7 @@ func (x *Holding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holding.ProtoReflect.Descriptor instead.
 func (*Holding) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{26}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Holding) GetClientId() string {
@@ -2274,7 +2348,7 @@ type Holdings struct {
 
 func (x *Holdings) Reset() {
 	*x = Holdings{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[27]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2286,7 +2360,7 @@ func (x *Holdings) String() string {
 func (*Holdings) ProtoMessage() {}
 
 func (x *Holdings) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[27]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2299,7 +2373,7 @@ func (x *Holdings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holdings.ProtoReflect.Descriptor instead.
 func (*Holdings) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{27}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Holdings) GetHoldings() []*Holding {
@@ -2325,7 +2399,7 @@ type WitnessRequest struct {
 
 func (x *WitnessRequest) Reset() {
 	*x = WitnessRequest{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[28]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2337,7 +2411,7 @@ func (x *WitnessRequest) String() string {
 func (*WitnessRequest) ProtoMessage() {}
 
 func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[28]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2350,7 +2424,7 @@ func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessRequest.ProtoReflect.Descriptor instead.
 func (*WitnessRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{28}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{29}
 }
 
 // WitnessResponse is the view of one instance.
@@ -2364,7 +2438,7 @@ type WitnessResponse struct {
 
 func (x *WitnessResponse) Reset() {
 	*x = WitnessResponse{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[29]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2450,7 @@ func (x *WitnessResponse) String() string {
 func (*WitnessResponse) ProtoMessage() {}
 
 func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[29]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2463,7 @@ func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessResponse.ProtoReflect.Descriptor instead.
 func (*WitnessResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{29}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WitnessResponse) GetEtcdReachable() bool {
@@ -2420,7 +2494,7 @@ type ReadInboxRequest struct {
 
 func (x *ReadInboxRequest) Reset() {
 	*x = ReadInboxRequest{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[30]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2432,7 +2506,7 @@ func (x *ReadInboxRequest) String() string {
 func (*ReadInboxRequest) ProtoMessage() {}
 
 func (x *ReadInboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[30]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +2519,7 @@ func (x *ReadInboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadInboxRequest.ProtoReflect.Descriptor instead.
 func (*ReadInboxRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{30}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReadInboxRequest) GetClientId() string {
@@ -2501,7 +2575,7 @@ type ReadInboxResponse struct {
 
 func (x *ReadInboxResponse) Reset() {
 	*x = ReadInboxResponse{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[31]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2587,7 @@ func (x *ReadInboxResponse) String() string {
 func (*ReadInboxResponse) ProtoMessage() {}
 
 func (x *ReadInboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[31]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2600,7 @@ func (x *ReadInboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadInboxResponse.ProtoReflect.Descriptor instead.
 func (*ReadInboxResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{31}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReadInboxResponse) GetEntries() []*Entry {
@@ -2551,7 +2625,7 @@ type ReadRetainedRequest struct {
 
 func (x *ReadRetainedRequest) Reset() {
 	*x = ReadRetainedRequest{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[32]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +2637,7 @@ func (x *ReadRetainedRequest) String() string {
 func (*ReadRetainedRequest) ProtoMessage() {}
 
 func (x *ReadRetainedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[32]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +2650,7 @@ func (x *ReadRetainedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRetainedRequest.ProtoReflect.Descriptor instead.
 func (*ReadRetainedRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{32}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReadRetainedRequest) GetFilter() string {
@@ -2613,7 +2687,7 @@ type RetainedMessage struct {
 
 func (x *RetainedMessage) Reset() {
 	*x = RetainedMessage{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[33]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2699,7 @@ func (x *RetainedMessage) String() string {
 func (*RetainedMessage) ProtoMessage() {}
 
 func (x *RetainedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[33]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2712,7 @@ func (x *RetainedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetainedMessage.ProtoReflect.Descriptor instead.
 func (*RetainedMessage) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{33}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RetainedMessage) GetMessage() *v1.Message {
@@ -2668,7 +2742,7 @@ type ReadRetainedResponse struct {
 
 func (x *ReadRetainedResponse) Reset() {
 	*x = ReadRetainedResponse{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[34]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2680,7 +2754,7 @@ func (x *ReadRetainedResponse) String() string {
 func (*ReadRetainedResponse) ProtoMessage() {}
 
 func (x *ReadRetainedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[34]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2693,7 +2767,7 @@ func (x *ReadRetainedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRetainedResponse.ProtoReflect.Descriptor instead.
 func (*ReadRetainedResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{34}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReadRetainedResponse) GetMessages() []*RetainedMessage {
@@ -2721,7 +2795,7 @@ type InspectSessionRequest struct {
 
 func (x *InspectSessionRequest) Reset() {
 	*x = InspectSessionRequest{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[35]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +2807,7 @@ func (x *InspectSessionRequest) String() string {
 func (*InspectSessionRequest) ProtoMessage() {}
 
 func (x *InspectSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[35]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +2820,7 @@ func (x *InspectSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectSessionRequest.ProtoReflect.Descriptor instead.
 func (*InspectSessionRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{35}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *InspectSessionRequest) GetClientId() string {
@@ -2787,7 +2861,7 @@ type InspectSessionResponse struct {
 
 func (x *InspectSessionResponse) Reset() {
 	*x = InspectSessionResponse{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[36]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +2873,7 @@ func (x *InspectSessionResponse) String() string {
 func (*InspectSessionResponse) ProtoMessage() {}
 
 func (x *InspectSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[36]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +2886,7 @@ func (x *InspectSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectSessionResponse.ProtoReflect.Descriptor instead.
 func (*InspectSessionResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{36}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *InspectSessionResponse) GetSessionId() uint64 {
@@ -2989,11 +3063,17 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\n" +
 	"session_id\x18\x03 \x01(\x04R\tsessionId\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x124\n" +
-	"\achanges\x18\x05 \x03(\v2\x1a.beeline.session.v1.ChangeR\achanges\"B\n" +
+	"\achanges\x18\x05 \x03(\v2\x1a.beeline.session.v1.ChangeR\achanges\"z\n" +
 	"\aWritten\x12\x1f\n" +
 	"\vrequest_ids\x18\x01 \x03(\x04R\n" +
 	"requestIds\x12\x16\n" +
-	"\x06fenced\x18\x02 \x03(\x04R\x06fenced\"<\n" +
+	"\x06fenced\x18\x02 \x03(\x04R\x06fenced\x126\n" +
+	"\bleft_out\x18\x03 \x03(\v2\x1b.beeline.session.v1.LeftOutR\aleftOut\"b\n" +
+	"\aLeftOut\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\x04R\bposition\x12\x1c\n" +
+	"\tduplicate\x18\x03 \x01(\bR\tduplicate\"<\n" +
 	"\aSettled\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\";\n" +
@@ -3114,7 +3194,7 @@ func file_beeline_session_v1_session_service_proto_rawDescGZIP() []byte {
 }
 
 var file_beeline_session_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_beeline_session_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_beeline_session_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_beeline_session_v1_session_service_proto_goTypes = []any{
 	(Refusal)(0),                   // 0: beeline.session.v1.Refusal
 	(Ending)(0),                    // 1: beeline.session.v1.Ending
@@ -3133,89 +3213,91 @@ var file_beeline_session_v1_session_service_proto_goTypes = []any{
 	(*Sent)(nil),                   // 14: beeline.session.v1.Sent
 	(*Write)(nil),                  // 15: beeline.session.v1.Write
 	(*Written)(nil),                // 16: beeline.session.v1.Written
-	(*Settled)(nil),                // 17: beeline.session.v1.Settled
-	(*Forget)(nil),                 // 18: beeline.session.v1.Forget
-	(*Retain)(nil),                 // 19: beeline.session.v1.Retain
-	(*Retained)(nil),               // 20: beeline.session.v1.Retained
-	(*Publish)(nil),                // 21: beeline.session.v1.Publish
-	(*Published)(nil),              // 22: beeline.session.v1.Published
-	(*Refused)(nil),                // 23: beeline.session.v1.Refused
-	(*Release)(nil),                // 24: beeline.session.v1.Release
-	(*Released)(nil),               // 25: beeline.session.v1.Released
-	(*Evict)(nil),                  // 26: beeline.session.v1.Evict
-	(*Evicted)(nil),                // 27: beeline.session.v1.Evicted
-	(*Holding)(nil),                // 28: beeline.session.v1.Holding
-	(*Holdings)(nil),               // 29: beeline.session.v1.Holdings
-	(*WitnessRequest)(nil),         // 30: beeline.session.v1.WitnessRequest
-	(*WitnessResponse)(nil),        // 31: beeline.session.v1.WitnessResponse
-	(*ReadInboxRequest)(nil),       // 32: beeline.session.v1.ReadInboxRequest
-	(*ReadInboxResponse)(nil),      // 33: beeline.session.v1.ReadInboxResponse
-	(*ReadRetainedRequest)(nil),    // 34: beeline.session.v1.ReadRetainedRequest
-	(*RetainedMessage)(nil),        // 35: beeline.session.v1.RetainedMessage
-	(*ReadRetainedResponse)(nil),   // 36: beeline.session.v1.ReadRetainedResponse
-	(*InspectSessionRequest)(nil),  // 37: beeline.session.v1.InspectSessionRequest
-	(*InspectSessionResponse)(nil), // 38: beeline.session.v1.InspectSessionResponse
-	(*v1.Message)(nil),             // 39: beeline.message.v1.Message
-	(v1.Qos)(0),                    // 40: beeline.message.v1.Qos
-	(*v1.MessageId)(nil),           // 41: beeline.message.v1.MessageId
+	(*LeftOut)(nil),                // 17: beeline.session.v1.LeftOut
+	(*Settled)(nil),                // 18: beeline.session.v1.Settled
+	(*Forget)(nil),                 // 19: beeline.session.v1.Forget
+	(*Retain)(nil),                 // 20: beeline.session.v1.Retain
+	(*Retained)(nil),               // 21: beeline.session.v1.Retained
+	(*Publish)(nil),                // 22: beeline.session.v1.Publish
+	(*Published)(nil),              // 23: beeline.session.v1.Published
+	(*Refused)(nil),                // 24: beeline.session.v1.Refused
+	(*Release)(nil),                // 25: beeline.session.v1.Release
+	(*Released)(nil),               // 26: beeline.session.v1.Released
+	(*Evict)(nil),                  // 27: beeline.session.v1.Evict
+	(*Evicted)(nil),                // 28: beeline.session.v1.Evicted
+	(*Holding)(nil),                // 29: beeline.session.v1.Holding
+	(*Holdings)(nil),               // 30: beeline.session.v1.Holdings
+	(*WitnessRequest)(nil),         // 31: beeline.session.v1.WitnessRequest
+	(*WitnessResponse)(nil),        // 32: beeline.session.v1.WitnessResponse
+	(*ReadInboxRequest)(nil),       // 33: beeline.session.v1.ReadInboxRequest
+	(*ReadInboxResponse)(nil),      // 34: beeline.session.v1.ReadInboxResponse
+	(*ReadRetainedRequest)(nil),    // 35: beeline.session.v1.ReadRetainedRequest
+	(*RetainedMessage)(nil),        // 36: beeline.session.v1.RetainedMessage
+	(*ReadRetainedResponse)(nil),   // 37: beeline.session.v1.ReadRetainedResponse
+	(*InspectSessionRequest)(nil),  // 38: beeline.session.v1.InspectSessionRequest
+	(*InspectSessionResponse)(nil), // 39: beeline.session.v1.InspectSessionResponse
+	(*v1.Message)(nil),             // 40: beeline.message.v1.Message
+	(v1.Qos)(0),                    // 41: beeline.message.v1.Qos
+	(*v1.MessageId)(nil),           // 42: beeline.message.v1.MessageId
 }
 var file_beeline_session_v1_session_service_proto_depIdxs = []int32{
 	4,  // 0: beeline.session.v1.AttachRequest.hello:type_name -> beeline.session.v1.Hello
 	6,  // 1: beeline.session.v1.AttachRequest.claim:type_name -> beeline.session.v1.Claim
-	24, // 2: beeline.session.v1.AttachRequest.release:type_name -> beeline.session.v1.Release
-	27, // 3: beeline.session.v1.AttachRequest.evicted:type_name -> beeline.session.v1.Evicted
-	29, // 4: beeline.session.v1.AttachRequest.holdings:type_name -> beeline.session.v1.Holdings
+	25, // 2: beeline.session.v1.AttachRequest.release:type_name -> beeline.session.v1.Release
+	28, // 3: beeline.session.v1.AttachRequest.evicted:type_name -> beeline.session.v1.Evicted
+	30, // 4: beeline.session.v1.AttachRequest.holdings:type_name -> beeline.session.v1.Holdings
 	15, // 5: beeline.session.v1.AttachRequest.write:type_name -> beeline.session.v1.Write
-	17, // 6: beeline.session.v1.AttachRequest.settled:type_name -> beeline.session.v1.Settled
-	19, // 7: beeline.session.v1.AttachRequest.retain:type_name -> beeline.session.v1.Retain
-	22, // 8: beeline.session.v1.AttachRequest.published:type_name -> beeline.session.v1.Published
+	18, // 6: beeline.session.v1.AttachRequest.settled:type_name -> beeline.session.v1.Settled
+	20, // 7: beeline.session.v1.AttachRequest.retain:type_name -> beeline.session.v1.Retain
+	23, // 8: beeline.session.v1.AttachRequest.published:type_name -> beeline.session.v1.Published
 	5,  // 9: beeline.session.v1.AttachResponse.welcome:type_name -> beeline.session.v1.Welcome
 	8,  // 10: beeline.session.v1.AttachResponse.claimed:type_name -> beeline.session.v1.Claimed
-	25, // 11: beeline.session.v1.AttachResponse.released:type_name -> beeline.session.v1.Released
-	26, // 12: beeline.session.v1.AttachResponse.evict:type_name -> beeline.session.v1.Evict
-	23, // 13: beeline.session.v1.AttachResponse.refused:type_name -> beeline.session.v1.Refused
+	26, // 11: beeline.session.v1.AttachResponse.released:type_name -> beeline.session.v1.Released
+	27, // 12: beeline.session.v1.AttachResponse.evict:type_name -> beeline.session.v1.Evict
+	24, // 13: beeline.session.v1.AttachResponse.refused:type_name -> beeline.session.v1.Refused
 	16, // 14: beeline.session.v1.AttachResponse.written:type_name -> beeline.session.v1.Written
-	18, // 15: beeline.session.v1.AttachResponse.forget:type_name -> beeline.session.v1.Forget
-	20, // 16: beeline.session.v1.AttachResponse.retained:type_name -> beeline.session.v1.Retained
-	21, // 17: beeline.session.v1.AttachResponse.publish:type_name -> beeline.session.v1.Publish
+	19, // 15: beeline.session.v1.AttachResponse.forget:type_name -> beeline.session.v1.Forget
+	21, // 16: beeline.session.v1.AttachResponse.retained:type_name -> beeline.session.v1.Retained
+	22, // 17: beeline.session.v1.AttachResponse.publish:type_name -> beeline.session.v1.Publish
 	7,  // 18: beeline.session.v1.Claim.will:type_name -> beeline.session.v1.Will
-	39, // 19: beeline.session.v1.Will.message:type_name -> beeline.message.v1.Message
+	40, // 19: beeline.session.v1.Will.message:type_name -> beeline.message.v1.Message
 	9,  // 20: beeline.session.v1.Claimed.session:type_name -> beeline.session.v1.Session
 	10, // 21: beeline.session.v1.Session.subscriptions:type_name -> beeline.session.v1.Subscription
 	11, // 22: beeline.session.v1.Session.taken:type_name -> beeline.session.v1.Taken
-	40, // 23: beeline.session.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
-	41, // 24: beeline.session.v1.Taken.message_id:type_name -> beeline.message.v1.MessageId
-	39, // 25: beeline.session.v1.Entry.message:type_name -> beeline.message.v1.Message
-	40, // 26: beeline.session.v1.Entry.qos:type_name -> beeline.message.v1.Qos
+	41, // 23: beeline.session.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
+	42, // 24: beeline.session.v1.Taken.message_id:type_name -> beeline.message.v1.MessageId
+	40, // 25: beeline.session.v1.Entry.message:type_name -> beeline.message.v1.Message
+	41, // 26: beeline.session.v1.Entry.qos:type_name -> beeline.message.v1.Qos
 	12, // 27: beeline.session.v1.Change.append:type_name -> beeline.session.v1.Entry
 	14, // 28: beeline.session.v1.Change.sent:type_name -> beeline.session.v1.Sent
 	11, // 29: beeline.session.v1.Change.taken:type_name -> beeline.session.v1.Taken
 	10, // 30: beeline.session.v1.Change.subscribed:type_name -> beeline.session.v1.Subscription
 	13, // 31: beeline.session.v1.Write.changes:type_name -> beeline.session.v1.Change
-	39, // 32: beeline.session.v1.Retain.message:type_name -> beeline.message.v1.Message
-	39, // 33: beeline.session.v1.Publish.message:type_name -> beeline.message.v1.Message
-	0,  // 34: beeline.session.v1.Refused.reason:type_name -> beeline.session.v1.Refusal
-	1,  // 35: beeline.session.v1.Release.ending:type_name -> beeline.session.v1.Ending
-	28, // 36: beeline.session.v1.Holdings.holdings:type_name -> beeline.session.v1.Holding
-	12, // 37: beeline.session.v1.ReadInboxResponse.entries:type_name -> beeline.session.v1.Entry
-	39, // 38: beeline.session.v1.RetainedMessage.message:type_name -> beeline.message.v1.Message
-	35, // 39: beeline.session.v1.ReadRetainedResponse.messages:type_name -> beeline.session.v1.RetainedMessage
-	10, // 40: beeline.session.v1.InspectSessionResponse.subscriptions:type_name -> beeline.session.v1.Subscription
-	2,  // 41: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
-	30, // 42: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
-	32, // 43: beeline.session.v1.SessionService.ReadInbox:input_type -> beeline.session.v1.ReadInboxRequest
-	34, // 44: beeline.session.v1.SessionService.ReadRetained:input_type -> beeline.session.v1.ReadRetainedRequest
-	37, // 45: beeline.session.v1.SessionService.InspectSession:input_type -> beeline.session.v1.InspectSessionRequest
-	3,  // 46: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
-	31, // 47: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
-	33, // 48: beeline.session.v1.SessionService.ReadInbox:output_type -> beeline.session.v1.ReadInboxResponse
-	36, // 49: beeline.session.v1.SessionService.ReadRetained:output_type -> beeline.session.v1.ReadRetainedResponse
-	38, // 50: beeline.session.v1.SessionService.InspectSession:output_type -> beeline.session.v1.InspectSessionResponse
-	46, // [46:51] is the sub-list for method output_type
-	41, // [41:46] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	17, // 32: beeline.session.v1.Written.left_out:type_name -> beeline.session.v1.LeftOut
+	40, // 33: beeline.session.v1.Retain.message:type_name -> beeline.message.v1.Message
+	40, // 34: beeline.session.v1.Publish.message:type_name -> beeline.message.v1.Message
+	0,  // 35: beeline.session.v1.Refused.reason:type_name -> beeline.session.v1.Refusal
+	1,  // 36: beeline.session.v1.Release.ending:type_name -> beeline.session.v1.Ending
+	29, // 37: beeline.session.v1.Holdings.holdings:type_name -> beeline.session.v1.Holding
+	12, // 38: beeline.session.v1.ReadInboxResponse.entries:type_name -> beeline.session.v1.Entry
+	40, // 39: beeline.session.v1.RetainedMessage.message:type_name -> beeline.message.v1.Message
+	36, // 40: beeline.session.v1.ReadRetainedResponse.messages:type_name -> beeline.session.v1.RetainedMessage
+	10, // 41: beeline.session.v1.InspectSessionResponse.subscriptions:type_name -> beeline.session.v1.Subscription
+	2,  // 42: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
+	31, // 43: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
+	33, // 44: beeline.session.v1.SessionService.ReadInbox:input_type -> beeline.session.v1.ReadInboxRequest
+	35, // 45: beeline.session.v1.SessionService.ReadRetained:input_type -> beeline.session.v1.ReadRetainedRequest
+	38, // 46: beeline.session.v1.SessionService.InspectSession:input_type -> beeline.session.v1.InspectSessionRequest
+	3,  // 47: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
+	32, // 48: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
+	34, // 49: beeline.session.v1.SessionService.ReadInbox:output_type -> beeline.session.v1.ReadInboxResponse
+	37, // 50: beeline.session.v1.SessionService.ReadRetained:output_type -> beeline.session.v1.ReadRetainedResponse
+	39, // 51: beeline.session.v1.SessionService.InspectSession:output_type -> beeline.session.v1.InspectSessionResponse
+	47, // [47:52] is the sub-list for method output_type
+	42, // [42:47] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_beeline_session_v1_session_service_proto_init() }
@@ -3255,15 +3337,15 @@ func file_beeline_session_v1_session_service_proto_init() {
 		(*Change_Subscribed)(nil),
 		(*Change_Unsubscribed)(nil),
 	}
-	file_beeline_session_v1_session_service_proto_msgTypes[22].OneofWrappers = []any{}
-	file_beeline_session_v1_session_service_proto_msgTypes[36].OneofWrappers = []any{}
+	file_beeline_session_v1_session_service_proto_msgTypes[23].OneofWrappers = []any{}
+	file_beeline_session_v1_session_service_proto_msgTypes[37].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeline_session_v1_session_service_proto_rawDesc), len(file_beeline_session_v1_session_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
