@@ -6,6 +6,7 @@ import (
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
@@ -160,19 +161,33 @@ func TestDirectMessagesBeyondTheBoundOfTheLink(t *testing.T) {
 	x.ReceivePayload(big)
 }
 
+// published has the session service publish a message on g and returns whether that has failed.
+func (g *gateway) published(m *message.Message) <-chan bool {
+	failed := make(chan bool, 1)
+	g.PublishFor(m, func(f bool) { failed <- f })
+	return failed
+}
+
 func TestWillsGoWhereAnyMessageGoes(t *testing.T) {
 	g := start(t, 2, options{})
-	for i, topic := range []string{"last/words", "p2p/heir/last", "jobs/last"} {
-		heir := g[1].connect(v5, "heir")
-		heir.MustSubscribe("last/+", 1)
-		heir.MustSubscribe(job, 1)
-		will := func(p *packets.Packet) {
-			p.Connect.WillFlag, p.Connect.WillQos = true, 1
-			p.Connect.WillTopic, p.Connect.WillPayload = topic, []byte("farewell")
-		}
-		g[0].connect(v5, "mortal"+strconv.Itoa(i), will).Close()
-		if pk := heir.ReceivePayload("farewell"); pk.TopicName != topic {
-			t.Errorf("topic %q, want %q", pk.TopicName, topic)
+	heir := g[1].connect(v5, "heir")
+	heir.MustSubscribe("last/+", 2)
+	heir.MustSubscribe("$share/g/jobs/+", 2)
+	for _, topic := range []string{"last/words", "p2p/heir/last", "jobs/last", "nobody/listens"} {
+		for qos := range byte(3) {
+			m := &message.Message{
+				ID: message.ID{Origin: "will/x", Seq: 1}, Publisher: "x", Topic: topic, Payload: []byte("farewell"), QoS: qos,
+			}
+			failed := g[0].published(m)
+			if topic != "nobody/listens" {
+				if pk := heir.ReceivePayload("farewell"); pk.TopicName != topic || pk.FixedHeader.Qos != qos {
+					t.Errorf("topic %q at QoS %d, want %q at %d", pk.TopicName, pk.FixedHeader.Qos, topic, qos)
+				}
+			}
+			if receive(t, failed, "the outcome") {
+				t.Errorf("failed: %q at QoS %d", topic, qos)
+			}
 		}
 	}
+	heir.ExpectNothing()
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/routes"
 	"github.com/beeline-mqtt/beeline/internal/tcp"
@@ -40,9 +41,18 @@ var errTest = errors.New("by order of the test")
 type registry struct {
 	gateways map[string]*gateway
 
-	mu     sync.Mutex
-	epoch  uint64
-	leases map[string]cluster.Lease
+	service  *service // nil where nobody has a durable session
+	claiming sync.Map // a mutex for each durable client
+
+	mu           sync.Mutex // guards the following
+	epoch        uint64
+	leases       map[string]cluster.Lease
+	sessions     map[string]*kept
+	lastSession  journal.SessionID
+	retained     map[string]lease.Retained
+	mostRetained int
+	version      uint64
+	written      int // changes
 }
 
 func leaseOf(holder string, epoch uint64) cluster.Lease {
@@ -70,6 +80,9 @@ type gateway struct {
 	mqtt     string // address for clients
 	answers  *valve // in what the gateway answers to its peers
 	revision int64
+	clerk    clerk
+	full     atomic.Bool // the store takes nothing that may wait
+	failing  error       // what reads of the store answer, where set; guarded by registry.mu
 
 	mu       sync.Mutex
 	onClaim  func(ctx context.Context, id string) error // comes first, where set
@@ -85,12 +98,20 @@ type options struct {
 	config    func(*Config)
 	limits    func(*client.Limits)
 	linkBytes int
+	// durable: there is somebody who holds durable sessions.
+	durable bool
 }
 
 // start makes gateways that know each other and have each other's routes.
 func start(t testing.TB, n int, o options) []*gateway {
 	t.Helper()
-	r := &registry{gateways: make(map[string]*gateway), leases: make(map[string]cluster.Lease)}
+	r := &registry{
+		gateways: make(map[string]*gateway), leases: make(map[string]cluster.Lease), sessions: make(map[string]*kept),
+		retained: make(map[string]lease.Retained), mostRetained: 1000,
+	}
+	if o.durable {
+		r.service = r.serve(t, int64(n+1))
+	}
 	gateways := make([]*gateway, n)
 	for i := range gateways {
 		gateways[i] = r.gateway(t, string(rune('a'+i)), int64(i+1), o)
@@ -101,8 +122,16 @@ func start(t testing.TB, n int, o options) []*gateway {
 
 func introduce(t testing.TB, gateways ...*gateway) {
 	t.Helper()
+	var all []mesh.Peer
 	for _, g := range gateways {
 		g.knows(gateways...)
+		all = append(all, mesh.Peer{ID: g.id, Address: g.rpc, Revision: g.revision})
+	}
+	if s := gateways[0].registry.service; s != nil {
+		s.mesh.SetPeers(all)
+		if err := s.mesh.WaitSynced(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, g := range gateways {
 		if err := g.mesh.WaitSynced(t.Context()); err != nil {
@@ -119,6 +148,9 @@ func (g *gateway) knows(gateways ...*gateway) {
 			peers = append(peers, mesh.Peer{ID: p.id, Address: p.rpc, Revision: p.revision})
 		}
 	}
+	if s := g.registry.service; s != nil {
+		peers = append(peers, mesh.Peer{ID: "s", Address: s.rpc, Revision: s.revision})
+	}
 	g.mesh.SetPeers(peers)
 }
 
@@ -127,19 +159,25 @@ func (r *registry) gateway(t testing.TB, id string, revision int64, o options) *
 	g := &gateway{
 		t: t, id: id, registry: r, revision: revision, metrics: prometheus.NewRegistry(), limits: client.DefaultLimits(),
 		table: routes.NewTable[*mesh.Link](), answers: new(valve), valves: make(map[string]*valve), arrived: make(map[string]*client.Client),
+		clerk: clerk{wake: make(chan struct{}, 1)},
 	}
 	g.limits.Patience = 200 * time.Millisecond
 	if o.limits != nil {
 		o.limits(&g.limits)
 	}
 	cfg := Config{
-		Incarnation: id, MaxClients: 1000, GroupMembers: 1000, CachedLeases: 1000, UnresolvedBytes: 1 << 20, ReceiptTimeout: g.limits.ReceiptTimeout,
+		Incarnation: id, MaxClients: 1000, GroupMembers: 1000, CachedLeases: 1000, UnresolvedBytes: 1 << 20,
+		ReceiptTimeout: g.limits.ReceiptTimeout, StoreAfter: g.limits.StoreAfter,
 	}
 	if o.config != nil {
 		o.config(&cfg)
 	}
-	logger := slog.New(slog.DiscardHandler)
-	g.Broker = New(cfg, Deps{Routes: g.table, LookUp: g.lookUp, Metrics: NewMetrics(g.metrics), Logger: logger})
+	logger := discard()
+	deps := Deps{Routes: g.table, LookUp: g.lookUp, Metrics: NewMetrics(g.metrics), Logger: logger}
+	if r.service != nil {
+		deps.Keeper = func() string { return "s" }
+	}
+	g.Broker = New(cfg, deps)
 	var err error
 	g.mesh, err = mesh.New(mesh.Config{Incarnation: id, Revision: revision, ReconnectMin: time.Millisecond, LinkBytes: o.linkBytes}, mesh.Deps{
 		Logger: logger, Metrics: g.metrics, Routes: g.table, Accept: g.Accept, Dial: g.dial,
@@ -148,7 +186,7 @@ func (r *registry) gateway(t testing.TB, id string, revision int64, o options) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.Use(g.mesh, g)
+	g.Use(g.mesh, g, store{g})
 	r.gateways[id] = g
 	g.run(logger)
 	return g
@@ -174,6 +212,7 @@ func (g *gateway) run(logger *slog.Logger) {
 
 	var brokering sync.WaitGroup
 	ctx, stop := context.WithCancel(context.Background())
+	brokering.Go(func() { g.clerk.run(ctx) })
 	brokering.Go(func() { _ = g.Run(ctx) })
 	g.atEnd(stop, &brokering)
 
@@ -181,7 +220,7 @@ func (g *gateway) run(logger *slog.Logger) {
 	conns, end := context.WithCancel(context.Background())
 	var seq atomic.Uint64
 	deps := client.Deps{
-		Broker: watched{g}, Authenticate: auth.AllowAnonymous, Authorize: auth.AllowAll,
+		Broker: observed{g}, Journal: g.Broker, Authenticate: auth.AllowAnonymous, Authorize: auth.AllowAll,
 		Serving: func() bool { return true }, Available: func() bool { return true },
 		Incarnation: g.id, NextSequence: func() uint64 { return seq.Add(1) },
 		Metrics: client.NewMetrics(g.metrics), Logger: logger,
@@ -218,14 +257,14 @@ func listen(t testing.TB, wg *sync.WaitGroup, serve func(net.Listener)) string {
 	return l.Addr().String()
 }
 
-// watched is the broker, and tells the test who comes.
-type watched struct{ *gateway }
+// observed is the broker, and tells the test who comes.
+type observed struct{ *gateway }
 
-func (w watched) Attach(ctx context.Context, c *client.Client) error {
-	w.mu.Lock()
-	w.arrived[c.ID] = c
-	w.mu.Unlock()
-	return w.Broker.Attach(ctx, c)
+func (o observed) Attach(ctx context.Context, c *client.Client) error {
+	o.mu.Lock()
+	o.arrived[c.ID] = c
+	o.mu.Unlock()
+	return o.Broker.Attach(ctx, c)
 }
 
 // claims has f decide on the claims from now on; lookUps on look-ups.
@@ -267,10 +306,17 @@ func (g *gateway) Claim(ctx context.Context, claim lease.Request, granted func(l
 		}
 	}
 	r := g.registry
+	if r.service != nil {
+		m, _ := r.claiming.LoadOrStore(id, new(sync.Mutex))
+		m.(*sync.Mutex).Lock()
+		defer m.(*sync.Mutex).Unlock()
+		r.evictHolder(id, g.id)
+	}
 	r.mu.Lock()
 	r.epoch++
 	epoch, former := r.epoch, r.leases[id]
 	r.leases[id] = cluster.Lease{Holder: g.id, Epoch: epoch}
+	session := r.open(claim, g.id, epoch)
 	r.mu.Unlock()
 	if other := r.gateways[former.Holder]; other != nil && other != g {
 		gone := make(chan struct{})
@@ -283,22 +329,39 @@ func (g *gateway) Claim(ctx context.Context, claim lease.Request, granted func(l
 			return err
 		}
 	}
-	granted(lease.Grant{Epoch: epoch})
+	granted(lease.Grant{Epoch: epoch, Session: session})
 	return nil
 }
 
 // Release implements Leases.
-func (g *gateway) Release(id string, epoch uint64, _ lease.Ending) {
+func (g *gateway) Release(id string, epoch uint64, e lease.Ending) {
 	g.mu.Lock()
 	g.released = append(g.released, epoch)
 	g.mu.Unlock()
 	r := g.registry
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.leases[id].Epoch == epoch {
 		delete(r.leases, id)
 	}
+	away := r.away(id, epoch, e)
+	r.mu.Unlock()
+	if away {
+		r.service.enter(id)
+	}
 }
+
+// Settled implements Leases.
+func (g *gateway) Settled(id string, epoch uint64) {
+	r := g.registry
+	for _, other := range r.gateways {
+		if other != g {
+			other.Forget(id, epoch)
+		}
+	}
+	r.service.leave(id, epoch)
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func (g *gateway) lookUp(_ context.Context, ids []string) (map[string]cluster.Lease, error) {
 	g.mu.Lock()
@@ -328,6 +391,10 @@ func (g *gateway) dial(address string) (*grpc.ClientConn, error) {
 			return valved{nc, g.valveAt(address)}, nil
 		}))
 	return grpc.NewClient("passthrough:///"+address, opts...)
+}
+
+func dialPlain(address string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+address, append(mesh.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 }
 
 func (g *gateway) connect(version byte, id string, opts ...rawmqtt.Option) *rawmqtt.Client {

@@ -46,7 +46,7 @@ func alone() (*Broker, *recorded) {
 		Routes: routes.NewTable[*mesh.Link](), Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.DiscardHandler),
 	})
 	m := new(recorded)
-	b.Use(m, nil)
+	b.Use(m, nil, nil)
 	return b, m
 }
 
