@@ -215,26 +215,12 @@ func TestAGatewayThatHasNotRunIsNotReady(t *testing.T) {
 func TestWithoutAnAuthenticatorNobodyIsLetIn(t *testing.T) {
 	etcd := clustertest.StartEtcd(t)
 	startSessions(t, etcd.Address())
-	p := &process{t: t, etcd: etcd.Client()}
-	d, _ := testDeps(t, p.etcd)
-	d.Authenticate, d.Authorize = nil, nil
-	g, err := New(testConfig(), d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.Gateway = g
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- g.Run(ctx, "127.0.0.1:1") }()
+	p := start(t, etcd.Address(), testConfig(), func(d *Deps) { d.Authenticate, d.Authorize = nil, nil })
 	p.awaitReady()
 	for version, want := range map[byte]byte{v3: 5, v5: 0x87} {
 		if ack := rawmqtt.Dial(t, p.address(), version).Hello("a"); ack.ReasonCode != want {
 			t.Errorf("CONNACK %#x, want %#x", ack.ReasonCode, want)
 		}
-	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
 	}
 }
 

@@ -16,10 +16,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/routes"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
@@ -63,11 +65,14 @@ func dial(address string) (*grpc.ClientConn, error) {
 }
 
 // start runs a gateway until the test ends.
-func start(t testing.TB, etcdAddress string, c Config) *process {
+func start(t testing.TB, etcdAddress string, c Config, changes ...func(*Deps)) *process {
 	t.Helper()
 	p := &process{t: t, etcd: clustertest.Client(t, etcdAddress)}
 	var deps Deps
 	deps, p.metrics = testDeps(t, p.etcd)
+	for _, change := range changes {
+		change(&deps)
+	}
 	var err error
 	if p.Gateway, err = New(c, deps); err != nil {
 		t.Fatal(err)
@@ -186,8 +191,10 @@ type sessions struct {
 func startSessions(t testing.TB, etcdAddress string) (stop func()) {
 	t.Helper()
 	s := new(sessions)
-	server := grpc.NewServer()
+	server := grpc.NewServer(mesh.ServerOptions()...)
 	sessionv1.RegisterSessionServiceServer(server, s)
+	door := new(meshDoor)
+	meshv1.RegisterMeshServiceServer(server, door)
 	address := serve(t, server)
 	deps := cluster.Deps{Client: clustertest.Client(t, etcdAddress), Keys: keys, Logger: slog.New(slog.DiscardHandler)}
 	i, err := cluster.Join(t.Context(), deps, cluster.IncarnationConfig{
@@ -196,8 +203,20 @@ func startSessions(t testing.TB, etcdAddress string) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m, err := mesh.New(mesh.Config{Incarnation: i.ID(), Revision: i.Revision(), ReconnectMin: time.Millisecond}, mesh.Deps{
+		Logger: deps.Logger, Metrics: prometheus.NewRegistry(), Routes: routes.NewTable[*mesh.Link](), Dial: dial, Serving: i.Serving,
+		Accept: func(string) mesh.Inbound { return nobodysDesk{} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	door.open(m.Service())
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
+	wg.Go(func() { _ = m.Run(ctx) })
+	wg.Go(func() {
+		_ = cluster.WatchMembers(ctx, deps, cluster.Gateway, func(v cluster.View) { m.SetPeers(membersOf(v)) })
+	})
 	wg.Go(func() {
 		_ = cluster.Lead(ctx, i, func(ctx context.Context, _ cluster.Term) { <-ctx.Done() })
 	})
@@ -210,6 +229,27 @@ func startSessions(t testing.TB, etcdAddress string) (stop func()) {
 	t.Cleanup(stop)
 	return stop
 }
+
+func membersOf(v cluster.View) []mesh.Peer {
+	var all []mesh.Peer
+	for _, m := range v.Members {
+		all = append(all, mesh.Peer{ID: m.ID, Address: m.Address, Revision: m.Revision})
+	}
+	return all
+}
+
+// nobodysDesk is the receiving end of an instance that has nobody's session.
+type nobodysDesk struct{}
+
+func (nobodysDesk) Deliver(d mesh.Delivery, _ mesh.Later) mesh.Receipt {
+	if d.Target.Kind == mesh.TargetClient {
+		return mesh.Receipt{Outcome: mesh.NotHolder, ClientID: d.Target.ClientID}
+	}
+	return mesh.Receipt{Outcome: mesh.Queued}
+}
+
+func (nobodysDesk) Flush() {}
+func (nobodysDesk) Close() {}
 
 func (s *sessions) Attach(stream sessionv1.SessionService_AttachServer) error {
 	for {
