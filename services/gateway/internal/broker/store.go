@@ -9,6 +9,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/topic"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
@@ -20,10 +21,9 @@ const (
 	// readTimeout bounds one read; readRetry is the pause before it is tried again.
 	readTimeout = 5 * time.Second
 	readRetry   = 200 * time.Millisecond
-	// inboxPage and inboxPageBytes bound a page of an inbox, retainedPage one of retained messages.
 	// noRoomPause is the pause before the session service is asked again whether it takes what need not be written yet.
 	noRoomPause = 50 * time.Millisecond
-
+	// inboxPage and inboxPageBytes bound a page of an inbox, retainedPage one of retained messages.
 	inboxPage      = 256
 	inboxPageBytes = 1 << 20
 	retainedPage   = 100
@@ -192,7 +192,7 @@ func (w *watch) due(now time.Time, room func() bool) (due []watched, next time.T
 // PublishFor publishes a message on behalf of the session service, a will. failed says that a receiver could not get
 // it, or that nobody knows.
 func (b *Broker) PublishFor(m *message.Message, done func(failed bool)) {
-	if m.Retain {
+	if m.Retain && !topic.IsDirect(m.Topic) {
 		b.deps.Store.Retain(m, func(uint64, error) { b.publishFor(m, done) })
 		return
 	}

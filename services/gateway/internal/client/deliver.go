@@ -31,8 +31,8 @@ func (c *Client) Deliver(d Delivery, t *turn.Turn) engine.Outcome {
 		if d.Until == engine.UntilQueued {
 			d.Until = engine.UntilSafe
 		}
-		if c.durable.early != nil {
-			return c.hold(d, t.Now)
+		if o, held := c.hold(d, t.Now); held {
+			return o
 		}
 	}
 	a := c.session.Offer(d, t.Now)

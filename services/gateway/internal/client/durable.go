@@ -247,18 +247,21 @@ func (c *Client) Look(now time.Time) {
 	c.durable.before = now.Add(-c.limits.StoreAfter)
 }
 
-// hold keeps a delivery back until those that are older have come as well. With c.mu held.
-func (c *Client) hold(d Delivery, now time.Time) engine.Outcome {
+// hold keeps a delivery back until those that are older have come as well, if it need be. With c.mu held.
+func (c *Client) hold(d Delivery, now time.Time) (o engine.Outcome, held bool) {
 	early := c.durable.early
+	if early == nil {
+		return 0, false
+	}
 	if early.Bytes() > c.sessionLimits.QueueBytes {
 		// Order is given up, messages are not.
 		c.releaseEarly(now)
-		return c.session.Offer(d, now)
+		return 0, false
 	}
 	if _, twice := early.Add(d.Message.ID, d.Message.Size(), d); twice {
-		return engine.Queued
+		return engine.Queued, true
 	}
-	return engine.Waiting
+	return engine.Waiting, true
 }
 
 // Settled is called when nothing older can come any more from where the session was before.

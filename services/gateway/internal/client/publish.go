@@ -41,27 +41,11 @@ func (c *Client) onPublish(p packet.Publish) error {
 		}
 		return nil
 	}
-	m := c.message(p)
-	c.publish(p.PacketID, m, p.QoS == message.ExactlyOnce && c.durable != nil && c.take(p.PacketID, m, again))
+	c.publish(p.PacketID, c.message(p), again)
 	if p.QoS > 0 || p.Retain {
 		c.waitForRoom()
 	}
 	return nil
-}
-
-// take has the packet identifier of a QoS 2 message stored, so that the message is known when it is sent again over
-// another connection, and reports whether it has to wait for that. A message that has been sent again keeps its id.
-func (c *Client) take(id uint16, m *message.Message, again bool) bool {
-	c.mu.Lock()
-	defer c.unlock(&c.turn)
-	if again {
-		if known, ok := c.session.TakenID(id); ok {
-			m.ID = known
-		}
-		return false
-	}
-	c.session.Taken(id, m.ID)
-	return true
 }
 
 // validName says whether name may be published to; a direct address has to be complete.

@@ -52,30 +52,58 @@ func (p *publishing) next() *publish {
 	return x
 }
 
-// publish sends a message on, at once or when its turn has come. taken: its packet identifier is on its way to be
-// stored. It runs on the reading goroutine.
-func (c *Client) publish(id uint16, m *message.Message, taken bool) {
-	x := &publish{id: id, m: m}
-	if taken {
-		x.waiting++
+// add takes x unless it may be sent on at once.
+func (p *publishing) add(x *publish) bool {
+	if x.waiting == 0 && len(p.list) == 0 && !p.busy {
+		return false
 	}
+	p.list = append(p.list, x)
+	p.bytes += x.m.Size()
+	return true
+}
+
+// publish sends a message on, at once or when its turn has come. again: the client has sent it over a connection before.
+// It runs on the reading goroutine.
+func (c *Client) publish(id uint16, m *message.Message, again bool) {
+	x := &publish{id: id, m: m}
 	retain := m.Retain && !topic.IsDirect(m.Topic)
 	if retain {
 		x.waiting++
 	}
-	c.mu.Lock()
-	if x.waiting == 0 && len(c.publishing.list) == 0 && !c.publishing.busy {
-		c.mu.Unlock()
+	if !c.line(x, again) {
 		c.deps.Broker.Publish(c, id, m, &c.turn)
 		return
 	}
-	c.publishing.list = append(c.publishing.list, x)
-	c.publishing.bytes += m.Size()
-	c.mu.Unlock()
 	if retain {
 		c.deps.Journal.Retain(m, func(err error) { c.retained(x, err) })
 	}
 	c.sendOn(&c.turn)
+}
+
+// line puts x behind those that are not sent on yet, and reports false if it need not wait.
+func (c *Client) line(x *publish, again bool) bool {
+	c.mu.Lock()
+	if c.durable == nil || x.m.QoS < message.ExactlyOnce {
+		defer c.mu.Unlock()
+		return c.publishing.add(x)
+	}
+	defer c.unlock(&c.turn)
+	c.take(x, again)
+	return c.publishing.add(x)
+}
+
+// take has the packet identifier of a QoS 2 message stored, so that the message is known when it is sent again over
+// another connection. One that has been sent again keeps its id and need not wait. With c.mu held until x is in the
+// line: it may be stored at once.
+func (c *Client) take(x *publish, again bool) {
+	if !again {
+		c.session.Taken(x.id, x.m.ID)
+		x.waiting++
+		return
+	}
+	if known, ok := c.session.TakenID(x.id); ok {
+		x.m.ID = known
+	}
 }
 
 // retained is told that a retained message has been stored, or not.

@@ -46,6 +46,7 @@ func (c *Client) onSubscribe(s packet.Subscribe) error {
 	c.mu.Lock()
 	c.awaited++
 	c.mu.Unlock()
+	var admitted []admission
 	var changes []journal.Change
 	for i, f := range s.Filters {
 		code, number, isNew, err := c.admit(f.Filter, f.Options)
@@ -57,26 +58,44 @@ func (c *Client) onSubscribe(s packet.Subscribe) error {
 			continue
 		}
 		r.retained = c.wantsRetained(r.retained, f.Filter, f.Options, isNew)
+		admitted = append(admitted, admission{at: i, filter: f.Filter, options: f.Options, code: code, number: number})
 		changes = append(changes, journal.Change{Kind: journal.Subscribed, Filter: f.Filter, Options: f.Options})
-		c.deps.Broker.Subscribe(c, f.Filter, f.Options, func(err error) (withdraw bool) {
-			if err != nil {
-				withdraw = c.forget(f.Filter, number)
-				code = packet.UnspecifiedError
-				if errors.Is(err, ErrTooManyMembers) {
-					code = packet.QuotaExceeded
-				}
-			}
-			r.done(i, code)
-			return withdraw
-		})
 	}
 	if c.durable != nil && len(changes) > 0 {
+		// Before anything of it can be withdrawn.
 		r.waiting.Add(1)
 		c.record(changes, r.finish)
+	}
+	for _, a := range admitted {
+		r.subscribe(a)
 	}
 	r.finish()
 	c.waitForRoom()
 	return nil
+}
+
+// admission is a filter of a SUBSCRIBE that may be subscribed to.
+type admission struct {
+	at      int
+	filter  string
+	options subscriptions.Options
+	code    packet.Code
+	number  uint64
+}
+
+func (r *subscribing) subscribe(a admission) {
+	r.c.deps.Broker.Subscribe(r.c, a.filter, a.options, func(err error) (withdraw bool) {
+		code := a.code
+		if err != nil {
+			withdraw = r.c.forget(a.filter, a.number)
+			code = packet.UnspecifiedError
+			if errors.Is(err, ErrTooManyMembers) {
+				code = packet.QuotaExceeded
+			}
+		}
+		r.done(a.at, code)
+		return withdraw
+	})
 }
 
 // admit decides on one filter: the granted QoS as its code, or why not; number tells this request for it from later
