@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -27,6 +28,8 @@ type shelf struct {
 	writes   []journal.Write
 	last     journal.SessionID
 	pageSize int
+	reads    int // pages of retained messages
+	quota    int // retained messages that there may be; 0: any number
 }
 
 // kept is what the shelf has of one session.
@@ -102,6 +105,13 @@ func (s *shelf) hold() {
 	s.holding = true
 }
 
+// fence refuses everything that is written for a session, or read of it, from now on.
+func (s *shelf) fence(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fenced[id] = true
+}
+
 func (s *shelf) letGo() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,6 +169,10 @@ func (k *kept) apply(c journal.Change) {
 func (s *shelf) ReadInbox(c *client.Client, after journal.Position, done func([]journal.Entry, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.fenced[c.ID] {
+		s.confirm(func() { done(nil, client.ErrFenced) })
+		return
+	}
 	var page []journal.Entry
 	for _, e := range s.sessions[c.ID].entries {
 		if e.Position > after && len(page) < s.pageSize {
@@ -176,6 +190,10 @@ func (s *shelf) Watch(c *client.Client) {
 func (s *shelf) Retain(m *message.Message, done func(error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.quota > 0 && len(s.retained) >= s.quota {
+		s.confirm(func() { done(client.ErrQuota) })
+		return
+	}
 	if len(m.Payload) == 0 {
 		delete(s.retained, m.Topic)
 	} else {
@@ -187,6 +205,7 @@ func (s *shelf) Retain(m *message.Message, done func(error)) {
 func (s *shelf) ReadRetained(_ *client.Client, filter string, cursor []byte, done func([]*message.Message, []byte)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.reads++
 	var names []string
 	for name := range s.retained {
 		if topic.Match(filter, name) && name > string(cursor) {
@@ -217,4 +236,39 @@ func (s *shelf) written(id string) []journal.Change {
 		}
 	}
 	return all
+}
+
+// entries returns what is in the inbox of a client's session, and how much of it has been given a packet identifier.
+func (s *shelf) entries(id string) []journal.Entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k := s.sessions[id]; k != nil {
+		return slices.Clone(k.entries)
+	}
+	return nil
+}
+
+// kinds returns the kinds of the changes of a client's session so far.
+func (s *shelf) kinds(id string) []journal.Kind {
+	var kinds []journal.Kind
+	for _, c := range s.written(id) {
+		kinds = append(kinds, c.Kind)
+	}
+	return kinds
+}
+
+// keep puts n retained messages on the shelf: t/000000 and so on.
+func (s *shelf) keep(n int, qos byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range n {
+		name := fmt.Sprintf("t/%06d", i)
+		s.retained[name] = &message.Message{Topic: name, Payload: []byte(name), QoS: qos, Retain: true}
+	}
+}
+
+func (s *shelf) pages() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reads
 }
