@@ -27,7 +27,7 @@ func (st *stream) receive(r *sessionv1.AttachRequest) error {
 		if err != nil {
 			return status.Errorf(codes.InvalidArgument, "write: %v", err)
 		}
-		k.Write(w, func(err error) { st.written(f.Write.GetRequestId(), err) })
+		k.Write(w, func(left []store.LeftOut, err error) { st.written(f.Write.GetRequestId(), left, err) })
 	case *sessionv1.AttachRequest_Settled:
 		k.Settled(f.Settled.GetClientId(), f.Settled.GetEpoch())
 	case *sessionv1.AttachRequest_Retain:
@@ -43,7 +43,7 @@ func (st *stream) receive(r *sessionv1.AttachRequest) error {
 }
 
 // written answers a write. What one sync of the disk has made durable is answered together.
-func (st *stream) written(id uint64, err error) {
+func (st *stream) written(id uint64, left []store.LeftOut, err error) {
 	to := &st.durable
 	switch {
 	case errors.Is(err, store.ErrFenced):
@@ -59,6 +59,11 @@ func (st *stream) written(id uint64, err error) {
 	full := len(*to) >= st.term.session.outbox
 	if !full {
 		*to = append(*to, id)
+		for _, l := range left {
+			st.leftOut = append(st.leftOut, &sessionv1.LeftOut{
+				RequestId: id, Position: uint64(l.Position), Duplicate: l.Duplicate,
+			})
+		}
 	}
 	st.mu.Unlock()
 	if full {
@@ -72,7 +77,9 @@ func (st *stream) written(id uint64, err error) {
 func (st *stream) answers() []*sessionv1.AttachResponse {
 	var frames []*sessionv1.AttachResponse
 	for len(st.durable)+len(st.fenced) > 0 {
-		w := &sessionv1.Written{}
+		// What was left out is named with the first ids, in the same frame or before them.
+		w := &sessionv1.Written{LeftOut: st.leftOut}
+		st.leftOut = nil
 		w.RequestIds, st.durable = cut(st.durable)
 		w.Fenced, st.fenced = cut(st.fenced)
 		frames = append(frames, &sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Written{Written: w}})

@@ -45,8 +45,9 @@ type stream struct {
 
 	mu     sync.Mutex
 	outbox []*sessionv1.AttachResponse // guarded by mu
-	// durable and fenced are writes that have not been answered yet; guarded by mu.
+	// durable and fenced are writes that have not been answered yet, leftOut what was left out of them; guarded by mu.
 	durable, fenced []uint64
+	leftOut         []*sessionv1.LeftOut
 }
 
 // end makes Attach return the error. It does not wait.

@@ -10,7 +10,7 @@ import (
 
 // Write makes changes durable for the gateway that holds a session: see store.Inboxes. It waits while too much is
 // waiting already. store.ErrFenced says that the session has a newer holder, or has ended.
-func (k *Keeper) Write(w journal.Write, done func(error)) {
+func (k *Keeper) Write(w journal.Write, done func([]store.LeftOut, error)) {
 	k.deps.Store.Write(w, func(left []store.LeftOut, err error) {
 		for _, l := range left {
 			if l.Duplicate {
@@ -19,7 +19,7 @@ func (k *Keeper) Write(w journal.Write, done func(error)) {
 				k.metrics.dropped(dropInbox)
 			}
 		}
-		done(err)
+		done(left, err)
 	})
 }
 
