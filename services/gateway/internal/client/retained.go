@@ -78,15 +78,14 @@ func (c *Client) retainedPage(page []*message.Message, cursor []byte, now time.T
 		return
 	}
 	read := &r.reads[0]
-	if _, still := c.filters[read.filter]; still {
-		for _, m := range page {
-			if _, newer := r.newer[m.Topic]; !newer {
-				c.offerRetained(m, read.options, now)
-			}
+	_, still := c.filters[read.filter]
+	for _, m := range page {
+		if _, newer := r.newer[m.Topic]; still && !newer {
+			c.offerRetained(m, read.options, now)
 		}
 	}
 	read.cursor = cursor
-	if len(cursor) > 0 {
+	if still && len(cursor) > 0 {
 		return
 	}
 	r.reads = r.reads[1:]
