@@ -118,14 +118,14 @@ func (s *shelf) Away(e claims.Effect, epoch uint64, done func(error)) {
 	s.later(func() { done(err) })
 }
 
-func (s *shelf) Write(w journal.Write, done func(error)) {
+func (s *shelf) Write(w journal.Write, done func([]store.LeftOut, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err := s.did("write %d of %s", len(w.Changes), w.Client)
 	if err == nil && s.holders[w.Client].Epoch != w.Epoch {
 		err = store.ErrFenced
 	}
-	s.later(func() { done(err) })
+	s.later(func() { done(nil, err) })
 }
 
 func (s *shelf) Retain(m *message.Message, done func(uint64, error)) {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/engine"
+	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/conn"
@@ -90,8 +91,30 @@ func (c *Client) fill(now time.Time) {
 		if !ok {
 			return
 		}
+		if c.durable != nil && c.discard(o) {
+			continue
+		}
 		c.out.Append(c.encode(c.out.Buffer(), o, now))
 	}
+}
+
+// discard drops a packet that is too large for the client, as if it had been sent and acknowledged (MQTT-3.1.2-25). It
+// can only have been waiting in the inbox: an earlier connection took larger ones. With c.mu held.
+func (c *Client) discard(o engine.Outgoing) bool {
+	if c.maximumPacket == 0 || o.Type != packet.PUBLISH || o.PacketID == 0 {
+		return false
+	}
+	po := packet.PublishOptions{QoS: o.QoS, Retain: o.Retain, IDs: o.IDs}
+	if packet.PublishSize(c.Version, o.Message, po) <= c.maximumPacket {
+		return false
+	}
+	c.deps.Metrics.dropped(dropTooLarge, 1)
+	ack := packet.Ack{Type: packet.PUBACK, PacketID: o.PacketID}
+	if o.QoS == message.ExactlyOnce {
+		ack.Type, ack.Code = packet.PUBREC, packet.PacketTooLarge
+	}
+	_, _, _ = c.session.Acked(ack) // it is in flight, and of that kind
+	return true
 }
 
 // fillAcks moves acknowledgements that are due into the output. They are few: the client's own window bounds
