@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 
+	"github.com/beeline-mqtt/beeline/internal/routes"
 	"github.com/beeline-mqtt/beeline/internal/topic"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
@@ -27,13 +28,19 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 	}
 	terms := c.Terms()
 	request := lease.Request{ClientID: c.ID, CleanStart: terms.CleanStart, Expiry: terms.Expiry, Will: terms.Will}
+	var restored []routes.Route
 	err := b.deps.Leases.Claim(ctx, request, func(g lease.Grant) {
 		b.direct.arrived(c.ID)
-		b.early.granted(c, g)
+		c.Open(g.Epoch, g.Session)
+		if c.Durable() {
+			restored = b.restore(c)
+		}
+		b.early.granted(c, g.Epoch)
 	})
 	switch {
 	case b.clients.get(c.ID).current != c:
 		// A newer connection on this gateway waits for this one to be gone; it takes the lease over.
+		b.withdraw(c)
 		return client.ErrReplaced
 	case errors.Is(err, lease.ErrSuperseded):
 		b.clients.remove(c)
@@ -44,7 +51,7 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 		return fmt.Errorf("claim %q: %w", c.ID, err)
 	}
 	if c.Durable() {
-		b.restore(c)
+		b.settle(c, restored)
 	}
 	return nil
 }
@@ -65,6 +72,12 @@ func (b *Broker) leave(c *client.Client) {
 // Detach drops what c subscribed to and gives its lease up, unless a newer connection has taken it over. What a
 // session that goes on subscribes to stays until Forget.
 func (b *Broker) Detach(c *client.Client) {
+	b.withdraw(c)
+	b.leave(c)
+}
+
+// withdraw drops what c subscribed to, or makes a ghost of it if its session goes on.
+func (b *Broker) withdraw(c *client.Client) {
 	goesOn := c.Continues()
 	for _, f := range c.Filters() {
 		if _, shared, _ := topic.ParseShared(f); shared || !goesOn {
@@ -74,7 +87,6 @@ func (b *Broker) Detach(c *client.Client) {
 	if goesOn {
 		b.ghosts.add(c)
 	}
-	b.leave(c)
 }
 
 // Evict ends the connection of a client whose lease another gateway has taken at epoch, and calls done when

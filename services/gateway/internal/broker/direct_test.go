@@ -382,7 +382,7 @@ func TestAMessageThatExpiresWhileItsReceiverIsLookedUpIsNotSent(t *testing.T) {
 	b.lookUps(func([]string) error { <-look; return nil })
 	sub := b.connect(v5, "x")
 	c := b.client("x")
-	c.Granted(0, nil) // as before its claim was granted
+	c.Granted(0) // as before its claim was granted
 	now := time.Now()
 	tn := turn.Turn{Now: now}
 	for _, m := range []*message.Message{
@@ -392,7 +392,7 @@ func TestAMessageThatExpiresWhileItsReceiverIsLookedUpIsNotSent(t *testing.T) {
 		b.Publish(nil, 0, m, &tn)
 	}
 	tn.End()
-	c.Granted(1, nil)
+	c.Granted(1)
 	close(look)
 	sub.ReceivePayload("in time")
 	sub.ExpectNothing()

@@ -82,7 +82,7 @@ func TestTheLeaseToGiveUpIsTheNewestThatWasGranted(t *testing.T) {
 					t.Skip()
 				}
 				epoch++
-				all[0].Granted(epoch, nil)
+				all[0].Granted(epoch)
 				newest[all[0].ID] = epoch
 			},
 			"end": func(t *rapid.T) {

@@ -61,9 +61,9 @@ func (b *Broker) Forget(clientID string, epoch uint64) {
 	}
 }
 
-// restore enters what a durable client is subscribed to and tells the session service when the whole cluster routes
-// to it here.
-func (b *Broker) restore(c *client.Client) {
+// restore enters what a durable client is subscribed to, and returns the routes that are to be announced: before the
+// client is known to be here, because what is sent after it would find nothing that matches.
+func (b *Broker) restore(c *client.Client) []routes.Route {
 	b.announcing.Lock()
 	defer b.announcing.Unlock()
 	var changes []routes.Route
@@ -72,10 +72,11 @@ func (b *Broker) restore(c *client.Client) {
 			changes = append(changes, r)
 		}
 	}
-	b.settle(c, changes)
+	return changes
 }
 
-// settle announces routes until they are in force, unless c has gone by then.
+// settle announces the routes of a durable client until they are in force, and tells the session service, unless c has
+// gone by then.
 func (b *Broker) settle(c *client.Client, changes []routes.Route) {
 	b.deps.Mesh.Announce(changes, func(err error) {
 		switch {

@@ -11,7 +11,6 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
-	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
 )
 
 // early holds direct messages of peers for clients that are being attached here. A peer may read in etcd that this
@@ -81,13 +80,13 @@ func (e *early) keep(id string, held []heldBack) {
 
 // granted tells a client its epoch and delivers what has been held for it, before anything else can be delivered.
 // If a newer connection replaces it meanwhile, the rest waits for that.
-func (e *early) granted(c *client.Client, g lease.Grant) {
+func (e *early) granted(c *client.Client, epoch uint64) {
 	t := turn.Turn{Now: time.Now()}
 	defer t.End()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.b.clients.granted(c.ID, g.Epoch)
-	c.Granted(g.Epoch, g.Session)
+	e.b.clients.granted(c.ID, epoch)
+	c.Granted(epoch)
 	held := e.held[c.ID]
 	for i, x := range held {
 		r := e.b.deliverDirect(x.d, x.later, &t)

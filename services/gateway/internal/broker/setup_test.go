@@ -52,7 +52,8 @@ type registry struct {
 	retained     map[string]lease.Retained
 	mostRetained int
 	version      uint64
-	written      int // changes
+	written      int  // changes
+	silent       bool // nobody is told to forget anything; set before anything happens
 }
 
 func leaseOf(holder string, epoch uint64) cluster.Lease {
@@ -343,7 +344,7 @@ func (g *gateway) Release(id string, epoch uint64, e lease.Ending) {
 	if r.leases[id].Epoch == epoch {
 		delete(r.leases, id)
 	}
-	away := r.away(id, epoch, e)
+	away := r.away(id, epoch, e) && !r.silent
 	r.mu.Unlock()
 	if away {
 		r.service.enter(id)
@@ -353,6 +354,9 @@ func (g *gateway) Release(id string, epoch uint64, e lease.Ending) {
 // Settled implements Leases.
 func (g *gateway) Settled(id string, epoch uint64) {
 	r := g.registry
+	if r.silent {
+		return
+	}
 	for _, other := range r.gateways {
 		if other != g {
 			other.Forget(id, epoch)

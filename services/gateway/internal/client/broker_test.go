@@ -67,7 +67,9 @@ func (b *broker) Attach(ctx context.Context, c *client.Client) error {
 			return context.Cause(ctx)
 		}
 	}
-	c.Granted(b.epoch.Add(1), b.shelf.open(c.ID, c.Terms()))
+	epoch := b.epoch.Add(1)
+	c.Open(epoch, b.shelf.open(c.ID, c.Terms()))
+	c.Granted(epoch)
 	return nil
 }
 

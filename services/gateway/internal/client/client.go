@@ -120,10 +120,11 @@ type Client struct {
 	abort      context.CancelFunc // ends the attaching
 	flagged    bool               // in somebody's turn
 	out        *conn.Output
-	session    *engine.Session[Ticket] // nil before CONNECT
-	filters    map[string]uint64       // the number of the SUBSCRIBE that each filter came with last
-	asked      uint64                  // filters in SUBSCRIBEs so far
-	awaited    int                     // SUBSCRIBEs without SUBACK
+	session    *engine.Session[Ticket]     // nil before CONNECT
+	filters    map[string]uint64           // the number of the SUBSCRIBE that each filter came with last
+	asked      uint64                      // filters in SUBSCRIBEs so far
+	awaited    int                         // SUBSCRIBEs without SUBACK
+	owed       []engine.Settlement[Ticket] // beside those of the session
 	unsettled  unsettledList
 	publishing publishing
 	retaining  retaining
@@ -253,7 +254,9 @@ func (c *Client) unlockSettled(now time.Time) []engine.Settlement[Ticket] {
 	}
 	c.store(now)
 	c.readMore()
-	return c.session.Settled(nil)
+	settled := c.session.Settled(c.owed)
+	c.owed = nil
+	return settled
 }
 
 // send appends a packet made by f and flushes it at the end of the turn.

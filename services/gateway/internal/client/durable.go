@@ -42,7 +42,8 @@ type Journal interface {
 // Client.mu guards what changes.
 type durable struct {
 	id      journal.SessionID
-	present bool // the session continues one that the client had
+	epoch   uint64 // of the lease
+	present bool   // the session continues one that the client had
 	// restore are the subscriptions that the session came with.
 	restore []journal.Subscription
 	watched bool // Look will be called
@@ -98,25 +99,29 @@ func (c *Client) ending() Ending {
 	return e
 }
 
-// Granted is called by the broker when the lease has been taken, before anything that happened to the lease
-// later is told. s is nil for a session that nobody keeps.
-func (c *Client) Granted(epoch uint64, s *journal.State) {
+// Open gives the client its session, under the lease that it is about to be granted: from now on it takes what matches
+// the subscriptions that the session came with. s is nil for a session that nobody keeps.
+func (c *Client) Open(epoch uint64, s *journal.State) {
 	c.mu.Lock()
-	if s != nil && c.state == opening {
-		c.session = engine.Resume[Ticket](c.sessionLimits, *s)
-		c.durable = &durable{id: s.ID, present: s.Present, restore: s.Subscriptions}
-		if s.Present {
-			c.durable.early = new(arrivals.Set[Delivery])
-		}
-		c.filters = make(map[string]uint64, len(s.Subscriptions))
-		for _, f := range s.Subscriptions {
-			c.asked++
-			c.filters[f.Filter] = c.asked
-		}
+	defer c.mu.Unlock()
+	if s == nil || c.state != opening {
+		return
 	}
-	c.mu.Unlock()
-	c.epoch.Store(epoch)
+	c.session = engine.Resume[Ticket](c.sessionLimits, *s)
+	c.durable = &durable{id: s.ID, epoch: epoch, present: s.Present, restore: s.Subscriptions}
+	if s.Present {
+		c.durable.early = new(arrivals.Set[Delivery])
+	}
+	c.filters = make(map[string]uint64, len(s.Subscriptions))
+	for _, f := range s.Subscriptions {
+		c.asked++
+		c.filters[f.Filter] = c.asked
+	}
 }
+
+// Granted is called by the broker when the lease has been taken and the session opened, before anything that happened to
+// the lease later is told. From now on messages are addressed to the client by name.
+func (c *Client) Granted(epoch uint64) { c.epoch.Store(epoch) }
 
 // Durable reports whether the client's session is kept by the session service. It does not change once the lease
 // has been granted.
@@ -175,7 +180,7 @@ func (c *Client) write(changes []journal.Change) {
 }
 
 func (c *Client) writing(changes ...journal.Change) journal.Write {
-	return journal.Write{Client: c.ID, Session: c.durable.id, Epoch: c.epoch.Load(), Changes: changes}
+	return journal.Write{Client: c.ID, Session: c.durable.id, Epoch: c.durable.epoch, Changes: changes}
 }
 
 // step does something to the session on a goroutine of the journal's, and what follows from it.
@@ -287,7 +292,9 @@ func (c *Client) releaseEarly(now time.Time) {
 		if d.Ticket == nil {
 			d.Ticket = nobody{}
 		}
-		c.session.Offer(d, now)
+		if a := c.session.Offer(d, now); a != engine.Waiting {
+			c.owed = append(c.owed, engine.Settlement[Ticket]{Ticket: d.Ticket, Outcome: a})
+		}
 	}
 }
 
