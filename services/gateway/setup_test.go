@@ -193,7 +193,7 @@ func startSessions(t testing.TB, etcdAddress string) (stop func()) {
 	s := new(sessions)
 	server := grpc.NewServer(mesh.ServerOptions()...)
 	sessionv1.RegisterSessionServiceServer(server, s)
-	door := new(meshDoor)
+	door := new(mesh.Door)
 	meshv1.RegisterMeshServiceServer(server, door)
 	address := serve(t, server)
 	deps := cluster.Deps{Client: clustertest.Client(t, etcdAddress), Keys: keys, Logger: slog.New(slog.DiscardHandler)}

@@ -114,6 +114,9 @@ func wander(t *testing.T, c *clustertest.Cluster, qos byte) {
 	wg.Go(func() {
 		pub := rawmqtt.Connect(t, c.MQTT(1), rawmqtt.V5, "pub-"+id)
 		for i := range messages {
+			if t.Failed() {
+				return
+			}
 			if ack := pub.Publish(topic, strconv.Itoa(i), qos); ack.ReasonCode != 0 {
 				t.Errorf("message %d is acknowledged with %#x", i, ack.ReasonCode)
 				return
@@ -124,7 +127,7 @@ func wander(t *testing.T, c *clustertest.Cluster, qos byte) {
 	for station := 1; next < messages; station++ {
 		until := min(messages, next+messages/stations)
 		next = read(t, sub, next, until, qos)
-		if next >= messages || t.Failed() {
+		if next >= messages {
 			break
 		}
 		if station%2 == 0 {
@@ -144,11 +147,9 @@ func read(t *testing.T, sub *rawmqtt.Client, next, until int, qos byte) int {
 		n, err := strconv.Atoi(string(pk.Payload))
 		switch {
 		case err != nil || n > next:
-			t.Errorf("message %q where %d was next", pk.Payload, next)
-			return next
-		case n < next && (qos == 2 || !pk.FixedHeader.Dup):
-			t.Errorf("message %d again where %d was next (dup %v)", n, next, pk.FixedHeader.Dup)
-			return next
+			t.Fatalf("message %q where %d was next", pk.Payload, next)
+		case n < next && qos == 2:
+			t.Fatalf("message %d again where %d was next (dup %v)", n, next, pk.FixedHeader.Dup)
 		case n == next:
 			next++
 		}
