@@ -15,6 +15,9 @@ type Peer struct {
 	Address string
 	// Revision is the etcd create revision of its key. It orders processes by the time of their start.
 	Revision int64
+	// Quiet says that it publishes nothing, as session instances do not. It gets this process's routes, but nobody
+	// waits until it has them.
+	Quiet bool
 }
 
 // TargetKind says how the receiver of a delivery finds its sessions.

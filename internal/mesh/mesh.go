@@ -295,7 +295,7 @@ func (m *Mesh) living() []*Link {
 }
 
 // Synced reports whether, for every peer that started before this process, this process's routes are in force
-// there and the peer's routes are in force here. It is false before the first SetPeers. Clients are to be
+// there, unless it is quiet, and the peer's routes are in force here. It is false before the first SetPeers. Clients are to be
 // served only after it has been true once.
 func (m *Mesh) Synced() bool {
 	m.mu.Lock()
@@ -308,7 +308,7 @@ func (m *Mesh) synced() bool {
 		return false
 	}
 	for _, l := range m.links {
-		if l.peer.Revision < m.cfg.Revision && (!l.announced.Load() || !l.in.inForce.Load()) {
+		if l.peer.Revision < m.cfg.Revision && (!l.announced.Load() && !l.peer.Quiet || !l.in.inForce.Load()) {
 			return false
 		}
 	}
@@ -401,10 +401,12 @@ func (m *Mesh) enter(f func()) bool {
 
 // acked takes a route version that a peer has in force.
 func (m *Mesh) acked(l *Link, version uint64) {
-	m.routesMu.Lock()
-	over := m.routes.ack(l, version, nil)
-	m.routesMu.Unlock()
-	call(over)
+	if !l.peer.Quiet {
+		m.routesMu.Lock()
+		over := m.routes.ack(l, version, nil)
+		m.routesMu.Unlock()
+		call(over)
+	}
 	if !l.announced.Swap(true) {
 		m.progressed()
 	}

@@ -199,7 +199,7 @@ func (l *Link) detach(ctx context.Context, s *outStream) {
 func (l *Link) write(ctx context.Context, s *outStream) {
 	if s.feed.sent > 0 {
 		l.m.routesMu.Lock()
-		l.m.routes.sent(l)
+		l.told()
 		l.m.routesMu.Unlock()
 		l.m.acked(l, s.feed.sent)
 	}
@@ -235,6 +235,13 @@ func (l *Link) write(ctx context.Context, s *outStream) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// told has announcements wait for the peer, if it is one to wait for. The mesh's routesMu is held.
+func (l *Link) told() {
+	if !l.peer.Quiet {
+		l.m.routes.sent(l)
 	}
 }
 
@@ -391,7 +398,7 @@ func (r *routeFeed) next(l *Link) (*frame, uint64, error) {
 			r.pending, r.parts = a.since(r.sent), true
 		}
 		if r.parts {
-			a.sent(l)
+			l.told()
 		}
 		d := &meshv1.RouteDigest{Version: a.version, Count: uint64(len(a.own)), Hash: a.hash}
 		l.m.routesMu.Unlock()

@@ -282,6 +282,26 @@ func TestAPeerThatDoesNotAnswerHoldsUpOnlyWhatItDoesNotHave(t *testing.T) {
 	}
 }
 
+func TestNobodyWaitsUntilAQuietPeerHasTheRoutes(t *testing.T) {
+	x := startNode(t, "x", nodeOptions{revision: 1})
+	y := startNode(t, "y", nodeOptions{revision: 2, config: func(c *Config) { c.RouteAckTimeout = time.Hour }})
+	quiet := x.peer()
+	quiet.Quiet = true
+	x.SetPeers([]Peer{y.peer()})
+	y.SetPeers([]Peer{quiet})
+	synced(t, y)
+	if err := announce(t, x, ordinary("its own")); err != nil {
+		t.Fatal(err)
+	}
+	if got := wants(y, "its own"); !slices.Equal(got, []string{"x"}) {
+		t.Errorf("it wants %v", got)
+	}
+	x.serving.Store(false) // from now on it drops what it receives
+	if err := announce(t, y, ordinary("new")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestThePeersDeathEndsTheWaitForIt(t *testing.T) {
 	x := startNode(t, "x", nodeOptions{revision: 1})
 	y := startNode(t, "y", nodeOptions{revision: 2, config: func(c *Config) { c.RouteAckTimeout = time.Hour }})

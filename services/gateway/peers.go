@@ -30,10 +30,11 @@ func (p *peers) see(kind cluster.Kind, v cluster.View) {
 		return
 	}
 	var all []mesh.Peer
-	for _, view := range p.views {
+	for kind, view := range p.views {
 		for _, m := range view.Members {
 			if m.ID != p.self {
-				all = append(all, mesh.Peer{ID: m.ID, Address: m.Address, Revision: m.Revision})
+				quiet := kind == cluster.Session
+				all = append(all, mesh.Peer{ID: m.ID, Address: m.Address, Revision: m.Revision, Quiet: quiet})
 			}
 		}
 	}

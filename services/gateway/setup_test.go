@@ -210,7 +210,7 @@ func startSessions(t testing.TB, etcdAddress string) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	door.open(m.Service())
+	door.Open(m.Service())
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = m.Run(ctx) })
