@@ -18,17 +18,25 @@ func ordinary(s journal.Subscription) bool {
 // enter puts s into the index with these subscriptions, in place of those that it has there, and announces them until
 // they are in force everywhere. With none it is taken out of the index.
 func (k *Keeper) enter(s *session, subs []journal.Subscription, inForce func()) {
+	k.comeHere(s, subs, func() {}, inForce)
+}
+
+// comeHere is enter for a session that comes here: here, called with mu held, makes it so. From then on it may be given
+// messages that its former holder has sent on, and has to know what it subscribes to.
+func (k *Keeper) comeHere(s *session, subs []journal.Subscription, here, inForce func()) {
 	k.announcing.Lock()
-	changes := k.subscribe(nil, s, subs)
+	changes := k.subscribe(nil, s, subs, here)
 	k.announce(changes, inForce)
 	k.announcing.Unlock()
 }
 
-// subscribe changes the index and returns what that means for the routes. With announcing held.
-func (k *Keeper) subscribe(changes []routes.Route, s *session, subs []journal.Subscription) []routes.Route {
+// subscribe changes the index and returns what that means for the routes; and is done in one step with the first half of
+// it. With announcing held.
+func (k *Keeper) subscribe(changes []routes.Route, s *session, subs []journal.Subscription, and func()) []routes.Route {
 	k.mu.Lock()
 	old := s.subs
 	s.subs = subs
+	and()
 	k.mu.Unlock()
 	keep := make(map[string]struct{}, len(subs))
 	for _, n := range subs {

@@ -160,13 +160,12 @@ func (k *Keeper) arrive(s *session) error {
 	if err != nil {
 		return k.check("read session", err)
 	}
-	k.mu.Lock()
 	of := &settling{hold: new(arrivals.Set[*entry]), had: map[message.ID]struct{}{}}
-	s.here, s.next, s.settling = true, st.Next, of
-	// If a peer does not acknowledge the routes, nobody can wait for it for ever.
-	k.after(k.cfg.GiveUp, s, of)
-	k.mu.Unlock()
-	k.enter(s, st.Subscriptions, func() { k.inForce(s, of) })
+	k.comeHere(s, st.Subscriptions, func() {
+		s.here, s.next, s.settling = true, st.Next, of
+		// If a peer does not acknowledge the routes, nobody can wait for it for ever.
+		k.after(k.cfg.GiveUp, s, of)
+	}, func() { k.inForce(s, of) })
 	return nil
 }
 

@@ -131,10 +131,9 @@ func (k *Keeper) show(a *adoption, sessions []taken) {
 		if t.gone {
 			continue
 		}
-		k.mu.Lock()
-		t.s.here, t.s.next, t.s.adopted = true, t.st.Next, a
-		k.mu.Unlock()
-		changes = k.subscribe(changes, t.s, t.st.Subscriptions)
+		changes = k.subscribe(changes, t.s, t.st.Subscriptions, func() {
+			t.s.here, t.s.next, t.s.adopted = true, t.st.Next, a
+		})
 		here = append(here, t.s)
 	}
 	k.announce(changes, func() {
