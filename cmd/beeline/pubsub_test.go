@@ -249,7 +249,6 @@ func TestWhatTheBrokerRefusesIsAnError(t *testing.T) {
 		{"nobody listens", "connect: dial tcp 127.0.0.1:1: ", "connection refused", []string{"pub", "-t", "a", "-u", "mqtt://127.0.0.1:1"}},
 		{"no WebSocket there", "connect: ", "connect: ", []string{"pub", "-t", "a", "-u", at("ws", 0, "ws") + "/elsewhere"}},
 		{"a certificate of an authority that is not known", "x509: ", "x509: ", []string{"pub", "-t", "a", "-u", at("mqtts", 0, "mqtts")}},
-		{"retained in MQTT 5", "publish: ", "", []string{"pub", "-t", "a", "-r", "-u", u}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

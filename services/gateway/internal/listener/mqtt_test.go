@@ -58,6 +58,13 @@ func (s *single) Subscribe(_ *client.Client, _ string, _ subscriptions.Options, 
 
 func (s *single) Unsubscribe(*client.Client, string) {}
 
+// empty is a client.Journal in which nothing is retained. No client here has a durable session.
+type empty struct{ client.Journal }
+
+func (empty) ReadRetained(_ *client.Client, _ string, _ []byte, done func([]*message.Message, []byte)) {
+	go done(nil, nil)
+}
+
 // halfAMegabyte is a message that fills sockets.
 var halfAMegabyte = make([]byte, 500_000)
 
@@ -72,7 +79,7 @@ func deliver(c *client.Client, qos byte) engine.Outcome {
 // mqtt serves MQTT and counts it in registry.
 func mqtt(b client.Broker, limits *client.Limits, registry *prometheus.Registry) listener.Handler {
 	deps := &client.Deps{
-		Broker: b, Authenticate: auth.AllowAnonymous, Authorize: auth.AllowAll,
+		Broker: b, Journal: empty{}, Authenticate: auth.AllowAnonymous, Authorize: auth.AllowAll,
 		Serving: func() bool { return true }, Available: func() bool { return true },
 		NextSequence: func() uint64 { return 1 }, Metrics: client.NewMetrics(registry),
 		Logger: slog.New(slog.DiscardHandler),
