@@ -57,6 +57,7 @@ type Cluster struct {
 	mu    sync.Mutex      // guards the following
 	parts map[[2]int]Wire // between gateways, by who dials and who is dialled
 	known []*Gateway      // Gateways, for those who do not run on the test's goroutine
+	peers []*Process      // and the session instances, which are peers of the gateways as well
 }
 
 // Session is one session instance.
@@ -112,6 +113,12 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	}
 	c.mu.Lock()
 	c.known = c.Gateways
+	for _, s := range c.Sessions {
+		c.peers = append(c.peers, s.Process)
+	}
+	for _, g := range c.Gateways {
+		c.peers = append(c.peers, g.Process)
+	}
 	c.mu.Unlock()
 	c.Boot(t)
 	return c
@@ -217,13 +224,13 @@ func (c *Cluster) EtcdLeader(t testing.TB) *Process {
 	return nil
 }
 
-// pids are the processes of the gateways. Before those are known there is none.
+// pids are the processes that dial gateways. Before those are known there is none.
 func (c *Cluster) pids() []int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	pids := make([]int, len(c.known))
-	for i, g := range c.known {
-		pids[i] = g.PID()
+	pids := make([]int, len(c.peers))
+	for i, p := range c.peers {
+		pids[i] = p.PID()
 	}
 	return pids
 }
