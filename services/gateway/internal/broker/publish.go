@@ -37,9 +37,13 @@ func (b *Broker) Publish(from *client.Client, id uint16, m *message.Message, t *
 
 // send is Publish for a publication that waits, nil at QoS 0.
 func (b *Broker) send(from *client.Client, m *message.Message, p *publication, t *turn.Turn) {
-	if topic.IsDirect(m.Topic) {
+	switch {
+	case topic.IsDirect(m.Topic):
 		b.direct.publish(m, p, t)
-	} else {
+	case b.direct.stall(from, m, p, t):
+		p.Pending()
+		return
+	default:
 		b.publish(from, m, p, t)
 	}
 	if p != nil {
