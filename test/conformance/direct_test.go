@@ -137,10 +137,10 @@ func TestDirectToMovingClient(t *testing.T) {
 				p.publish(topic, strconv.Itoa(published), qos)
 				published++
 			}
-			lives := []*life{s.begin(0)}
+			lives := []*life{s.move(0)}
 			lives[0].accepted(s, func() {})
 			for i := range moves {
-				next, room := s.begin(i+1), limits.QueueMessages/2
+				next, room := s.move(i+1), limits.QueueMessages/2
 				next.accepted(s, func() {
 					if room--; room > 0 { // the queue of a receiver does not fill
 						publish()
@@ -166,10 +166,10 @@ type life struct {
 	got <-chan packets.Packet
 }
 
-// begin has the client connect for the n-th time, at one of two gateways in turn, and does not wait for the answer.
+// move has the client connect for the n-th time, at one of two gateways in turn, and does not wait for the answer.
 // Neither is the publisher's, if there are several: what comes there does not wait for ever for what is on its way
 // back from another gateway, and overtakes it when that is slow.
-func (s *stage) begin(n int) *life {
+func (s *stage) move(n int) *life {
 	s.Helper()
 	c := s.dial(1 + n%2)
 	c.SendRaw(rawmqtt.Bytes(s.T, rawmqtt.ConnectPacket(s.version, s.id("moves"))))

@@ -140,7 +140,7 @@ func (s *stage) topic(rest string) string { return s.name + "/" + rest }
 func (s *stage) id(role string) string { return s.name + "-" + role }
 
 // address is where the clients of the stage's n-th gateway connect.
-func (s *stage) address(n int) string { return cluster.MQTT(s.at[n]) }
+func (s *stage) address(n int) string { return cluster.MQTT(s.at[n%gateways]) }
 
 // publisher connects a client at the stage's first gateway.
 func (s *stage) publisher(opts ...rawmqtt.Option) *rawmqtt.Client {
@@ -158,6 +158,44 @@ func (s *stage) subscriber(opts ...rawmqtt.Option) *rawmqtt.Client {
 func (s *stage) client(n int, role string, opts ...rawmqtt.Option) *rawmqtt.Client {
 	s.Helper()
 	return rawmqtt.Connect(s.T, s.address(n), s.version, s.id(role), opts...)
+}
+
+// come connects a client that wants its session to go on, at the n-th gateway, and says whether there was one.
+func (s *stage) come(n int, role string, opts ...rawmqtt.Option) (c *rawmqtt.Client, present bool) {
+	s.Helper()
+	c = s.dial(n)
+	ack := c.Hello(s.id(role), append([]rawmqtt.Option{durable}, opts...)...)
+	if ack.ReasonCode != 0 {
+		s.Fatalf("CONNACK %#x for %q", ack.ReasonCode, s.id(role))
+	}
+	return c, ack.SessionPresent
+}
+
+// begin connects a client, at the n-th gateway, that has no session and wants one.
+func (s *stage) begin(n int, role string, opts ...rawmqtt.Option) *rawmqtt.Client {
+	s.Helper()
+	c, present := s.come(n, role, opts...)
+	if present {
+		s.Fatalf("%q has a session already", s.id(role))
+	}
+	return c
+}
+
+// back connects a client, at the n-th gateway, that has a session.
+func (s *stage) back(n int, role string, opts ...rawmqtt.Option) *rawmqtt.Client {
+	s.Helper()
+	c, present := s.come(n, role, opts...)
+	if !present {
+		s.Fatalf("the session of %q is not present", s.id(role))
+	}
+	return c
+}
+
+// leave disconnects a client; when it returns the server has ended the connection.
+func (s *stage) leave(c *rawmqtt.Client) {
+	s.Helper()
+	c.SendRaw(frame(packets.Disconnect << 4))
+	s.closes(c, 0)
 }
 
 // dial opens a connection to the n-th gateway and sends nothing.
@@ -212,6 +250,17 @@ func durable(p *packets.Packet) {
 		p.Properties.SessionExpiryInterval, p.Properties.SessionExpiryIntervalFlag = 3600, true
 	}
 }
+
+// expiry asks for a session that outlives its connection for so long.
+func expiry(seconds uint32) rawmqtt.Option {
+	return func(p *packets.Packet) {
+		p.Connect.Clean = false
+		p.Properties.SessionExpiryInterval, p.Properties.SessionExpiryIntervalFlag = seconds, true
+	}
+}
+
+// clean asks for a session without a past.
+func clean(p *packets.Packet) { p.Connect.Clean = true }
 
 func receiveMaximum(n uint16) rawmqtt.Option {
 	return func(p *packets.Packet) { p.Properties.ReceiveMaximum = n }

@@ -123,13 +123,6 @@ func TestSubscribe(t *testing.T) {
 		s.confirmed(p, s.topic("more"), "x", 0)
 		c.ReceivePayload("x")
 	})
-	everywhere(t, "3.8.4 Retain Handling of any kind is taken, and nothing retained comes", v5, func(s *stage) {
-		c := s.subscriber()
-		for handling := range byte(3) {
-			c.Subscribe(packets.Subscription{Filter: s.topic("a"), Qos: 1, RetainHandling: handling, RetainAsPublished: true})
-		}
-		c.ExpectNothing()
-	})
 	everywhere(t, "2.2.1 a subscription may carry user properties", v5, func(s *stage) {
 		c := s.subscriber()
 		user := prop(0x26, concat(text("a"), text("b")))

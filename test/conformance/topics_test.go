@@ -94,6 +94,21 @@ func TestAllTopics(t *testing.T) {
 		c.ReceivePayload("asked for")
 		c.ExpectNothing()
 	})
+	alone(t, "MQTT-4.7.2-1 nor do they find what is retained there", both, func(s *stage) {
+		p, c := s.publisher(), s.subscriber()
+		s.retain(p, "$"+s.name+"/a", "hidden", 1)
+		s.retain(p, s.topic("a"), "seen", 1)
+		for _, f := range []string{"#", "+/#", "+/a", s.topic("a")} {
+			c.MustSubscribe(f, 1)
+			if got := c.ReceivePayload("seen"); got.TopicName != s.topic("a") || !got.FixedHeader.Retain {
+				s.Errorf("topic %q, %+v", got.TopicName, got.FixedHeader)
+			}
+		}
+		c.ExpectNothing()
+		s.leave(c)
+		s.retain(p, "$"+s.name+"/a", "", 1)
+		s.retain(p, s.topic("a"), "", 1)
+	})
 	alone(t, "4.7.1.2 # is everything else, and a message comes once", both, func(s *stage) {
 		p, c := s.publisher(), s.subscriber()
 		for _, f := range []string{"#", "/#", "+", s.topic("#")} {

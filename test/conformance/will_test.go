@@ -178,19 +178,6 @@ func TestWillMessage(t *testing.T) {
 
 func TestWillIsRefused(t *testing.T) {
 	t.Parallel()
-	retained := func(p *packets.Packet) { p.Connect.WillRetain = true }
-	everywhere(t, "MQTT-3.2.2-13 a retained will is refused with 0x9A", v5, func(s *stage) {
-		c := s.dial(1)
-		s.code(c.Hello(s.id("a"), will(s.topic("will/a"), "x", 0), retained).ReasonCode, 0x9a)
-		c.ExpectClosed()
-	})
-	everywhere(t, "3.1.1 MQTT-3.1.2-17 a retained will is published without RETAIN", v311, func(s *stage) {
-		m := s.mourner()
-		s.client(0, "mortal", will(s.topic("will/a"), "gone", 1), retained).Close()
-		if m.ReceivePayload("gone").FixedHeader.Retain {
-			s.Error("RETAIN is set")
-		}
-	})
 	everywhere(t, "MQTT-3.1.3-11 MQTT-4.7.0-1 a will for no topic name is refused", both, func(s *stage) {
 		for _, topic := range []string{"a/#", "+/a", ""} {
 			c := s.dial(1)
