@@ -48,6 +48,9 @@ type receiver interface {
 	Retain(m *message.Message, done func(version uint64, err error))
 	// Settled says that the routes of a client that was opened at an epoch are in force everywhere.
 	Settled(client string, epoch uint64)
+	// Ghost says that a gateway still answers MOVED for a client that it held at an epoch, and does not know whether it
+	// has to.
+	Ghost(client string, epoch uint64)
 }
 
 // reader shows what is kept. Its methods wait for the disk.

@@ -143,6 +143,12 @@ func (s *shelf) Settled(client string, epoch uint64) {
 	_ = s.did("settled %s at %v", client, s.holders[client].Epoch == epoch)
 }
 
+func (s *shelf) Ghost(client string, epoch uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.did("ghost of %s at %d", client, epoch)
+}
+
 func (s *shelf) Close() error {
 	s.answers.Wait()
 	s.mu.Lock()

@@ -231,6 +231,14 @@ func (st *stream) compareFrame(ctx context.Context, h *sessionv1.Holdings) bool 
 			delete(st.stored, one.GetClientId())
 		}
 	}
+	for _, one := range h.GetHoldings() {
+		if one.GetSettled() {
+			st.term.kept.Settled(one.GetClientId(), one.GetEpoch())
+		}
+	}
+	for _, ghost := range h.GetGhosts() {
+		st.term.kept.Ghost(ghost.GetClientId(), ghost.GetEpoch())
+	}
 	st.term.step(func(q *claims.Queue, now time.Time) {
 		for _, one := range h.GetHoldings() {
 			if epoch, stale := newer(st.gateway, one.GetEpoch(), records[one.GetClientId()]); stale {

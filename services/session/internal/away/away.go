@@ -165,6 +165,10 @@ type session struct {
 	// subs are in the index: of a session that is here, or of a ghost, which was here at epoch ghost.
 	subs  []journal.Subscription
 	ghost uint64
+	// settled is the epoch of the gateway whose routes for it are in force everywhere; forget says that a former holder
+	// has to be told when they are.
+	settled uint64
+	forget  bool
 	// settling is what a session that has come here a short while ago remembers.
 	settling *settling
 	// adopted is the adoption that it is part of, from whom with which; nil long after.

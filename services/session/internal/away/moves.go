@@ -21,6 +21,9 @@ func (k *Keeper) Open(o claims.Effect, done func(*journal.State, error)) {
 		p := open(r, o, sessionID(), now())
 		answer := func(st *journal.State, err error) {
 			k.opened(s, o)
+			if err == nil {
+				k.forgetLater(s, o.Epoch, r.Session != 0, st != nil && st.Present)
+			}
 			k.release(s)
 			done(st, err)
 		}
@@ -167,20 +170,4 @@ func (k *Keeper) arrive(s *session) error {
 		k.after(k.cfg.GiveUp, s, of)
 	}, func() { k.inForce(s, of) })
 	return nil
-}
-
-// Settled says that the routes of a client that has been opened at an epoch are in force everywhere: nobody needs its
-// ghost any more.
-func (k *Keeper) Settled(client string, epoch uint64) {
-	k.with(client, func(s *session) {
-		k.work.push(func() {
-			k.mu.Lock()
-			over := !s.here && len(s.subs) > 0 && s.ghost < epoch
-			k.mu.Unlock()
-			if over {
-				k.forgetGhost(s)
-			}
-			k.release(s)
-		})
-	})
 }

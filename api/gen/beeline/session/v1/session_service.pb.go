@@ -2284,7 +2284,9 @@ type Holding struct {
 	// Client id.
 	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	// Epoch of its lease.
-	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// As if Settled had been sent for it.
+	Settled       bool `protobuf:"varint,3,opt,name=settled,proto3" json:"settled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2333,6 +2335,13 @@ func (x *Holding) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *Holding) GetSettled() bool {
+	if x != nil {
+		return x.Settled
+	}
+	return false
+}
+
 // Holdings lists clients of this gateway, so that what happened while it was not attached can be told: those that
 // etcd does not show at that epoch are evicted. A gateway sends all of its holdings first on each stream.
 type Holdings struct {
@@ -2341,7 +2350,10 @@ type Holdings struct {
 	Holdings []*Holding `protobuf:"bytes,1,rep,name=holdings,proto3" json:"holdings,omitempty"`
 	// Set on the last frame, which may be empty. A fresh instance answers no claim before it has compared the
 	// holdings of every gateway that was alive when it became active, or a second has passed.
-	Last          bool `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	Last bool `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	// Durable clients that were here at an epoch and for which the gateway still answers MOVED: it needs to be told when
+	// it can forget them.
+	Ghosts        []*Holding `protobuf:"bytes,3,rep,name=ghosts,proto3" json:"ghosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2388,6 +2400,13 @@ func (x *Holdings) GetLast() bool {
 		return x.Last
 	}
 	return false
+}
+
+func (x *Holdings) GetGhosts() []*Holding {
+	if x != nil {
+		return x.Ghosts
+	}
+	return nil
 }
 
 // WitnessRequest is empty.
@@ -3117,13 +3136,15 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"<\n" +
 	"\aEvicted\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"<\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"V\n" +
 	"\aHolding\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"W\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
+	"\asettled\x18\x03 \x01(\bR\asettled\"\x8c\x01\n" +
 	"\bHoldings\x127\n" +
 	"\bholdings\x18\x01 \x03(\v2\x1b.beeline.session.v1.HoldingR\bholdings\x12\x12\n" +
-	"\x04last\x18\x02 \x01(\bR\x04last\"\x10\n" +
+	"\x04last\x18\x02 \x01(\bR\x04last\x123\n" +
+	"\x06ghosts\x18\x03 \x03(\v2\x1b.beeline.session.v1.HoldingR\x06ghosts\"\x10\n" +
 	"\x0eWitnessRequest\"8\n" +
 	"\x0fWitnessResponse\x12%\n" +
 	"\x0eetcd_reachable\x18\x01 \x01(\bR\retcdReachable\"\xb8\x01\n" +
@@ -3279,25 +3300,26 @@ var file_beeline_session_v1_session_service_proto_depIdxs = []int32{
 	0,  // 35: beeline.session.v1.Refused.reason:type_name -> beeline.session.v1.Refusal
 	1,  // 36: beeline.session.v1.Release.ending:type_name -> beeline.session.v1.Ending
 	29, // 37: beeline.session.v1.Holdings.holdings:type_name -> beeline.session.v1.Holding
-	12, // 38: beeline.session.v1.ReadInboxResponse.entries:type_name -> beeline.session.v1.Entry
-	40, // 39: beeline.session.v1.RetainedMessage.message:type_name -> beeline.message.v1.Message
-	36, // 40: beeline.session.v1.ReadRetainedResponse.messages:type_name -> beeline.session.v1.RetainedMessage
-	10, // 41: beeline.session.v1.InspectSessionResponse.subscriptions:type_name -> beeline.session.v1.Subscription
-	2,  // 42: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
-	31, // 43: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
-	33, // 44: beeline.session.v1.SessionService.ReadInbox:input_type -> beeline.session.v1.ReadInboxRequest
-	35, // 45: beeline.session.v1.SessionService.ReadRetained:input_type -> beeline.session.v1.ReadRetainedRequest
-	38, // 46: beeline.session.v1.SessionService.InspectSession:input_type -> beeline.session.v1.InspectSessionRequest
-	3,  // 47: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
-	32, // 48: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
-	34, // 49: beeline.session.v1.SessionService.ReadInbox:output_type -> beeline.session.v1.ReadInboxResponse
-	37, // 50: beeline.session.v1.SessionService.ReadRetained:output_type -> beeline.session.v1.ReadRetainedResponse
-	39, // 51: beeline.session.v1.SessionService.InspectSession:output_type -> beeline.session.v1.InspectSessionResponse
-	47, // [47:52] is the sub-list for method output_type
-	42, // [42:47] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	29, // 38: beeline.session.v1.Holdings.ghosts:type_name -> beeline.session.v1.Holding
+	12, // 39: beeline.session.v1.ReadInboxResponse.entries:type_name -> beeline.session.v1.Entry
+	40, // 40: beeline.session.v1.RetainedMessage.message:type_name -> beeline.message.v1.Message
+	36, // 41: beeline.session.v1.ReadRetainedResponse.messages:type_name -> beeline.session.v1.RetainedMessage
+	10, // 42: beeline.session.v1.InspectSessionResponse.subscriptions:type_name -> beeline.session.v1.Subscription
+	2,  // 43: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
+	31, // 44: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
+	33, // 45: beeline.session.v1.SessionService.ReadInbox:input_type -> beeline.session.v1.ReadInboxRequest
+	35, // 46: beeline.session.v1.SessionService.ReadRetained:input_type -> beeline.session.v1.ReadRetainedRequest
+	38, // 47: beeline.session.v1.SessionService.InspectSession:input_type -> beeline.session.v1.InspectSessionRequest
+	3,  // 48: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
+	32, // 49: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
+	34, // 50: beeline.session.v1.SessionService.ReadInbox:output_type -> beeline.session.v1.ReadInboxResponse
+	37, // 51: beeline.session.v1.SessionService.ReadRetained:output_type -> beeline.session.v1.ReadRetainedResponse
+	39, // 52: beeline.session.v1.SessionService.InspectSession:output_type -> beeline.session.v1.InspectSessionResponse
+	48, // [48:53] is the sub-list for method output_type
+	43, // [43:48] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_beeline_session_v1_session_service_proto_init() }
