@@ -26,10 +26,13 @@ func (s store) Write(w journal.Write, done func([]journal.Position, error)) {
 		return
 	}
 	r.written += len(w.Changes)
+	var leftOut []journal.Position
 	for _, c := range w.Changes {
-		k.apply(c)
+		if k.apply(c) {
+			leftOut = append(leftOut, c.Entry.Position)
+		}
 	}
-	s.g.clerk.do(func() { done(nil, nil) })
+	s.g.clerk.do(func() { done(leftOut, nil) })
 }
 
 func (s store) ReadInbox(

@@ -51,9 +51,18 @@ func (g *ghosts) take(id string, epoch uint64) []*client.Client {
 	return taken
 }
 
-// Forget drops what is left of a client's sessions under leases older than epoch: its messages go to its new holder
-// only.
+// lingering is how long a ghost stays when nobody sends it messages any more. What was sent before may still be on its
+// way, and would find nobody; its publisher would be told that all is well.
+const lingering = time.Second
+
+// Forget drops, after a while, what is left of a client's sessions under leases older than epoch: its messages go to its
+// new holder only.
 func (b *Broker) Forget(clientID string, epoch uint64) {
+	time.AfterFunc(lingering, func() { b.forget(clientID, epoch) })
+}
+
+// forget is Forget at once: for a client that is here again.
+func (b *Broker) forget(clientID string, epoch uint64) {
 	for _, c := range b.ghosts.take(clientID, epoch) {
 		for _, f := range c.Filters() {
 			b.Unsubscribe(c, f)
@@ -82,7 +91,7 @@ func (b *Broker) settle(c *client.Client, changes []routes.Route) {
 		switch {
 		case errors.Is(err, mesh.ErrClosed):
 		case err == nil:
-			b.Forget(c.ID, c.Epoch())
+			b.forget(c.ID, c.Epoch())
 			b.deps.Leases.Settled(c.ID, c.Epoch())
 			time.AfterFunc(settleGrace, c.Settled)
 			time.AfterFunc(settleGrace+b.cfg.ReceiptTimeout, c.ForgetSeen)

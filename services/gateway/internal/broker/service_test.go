@@ -52,7 +52,7 @@ type kept struct {
 	entries []journal.Entry
 	taken   map[uint16]message.ID
 	next    journal.Position
-	seen    map[message.ID]bool // since it is away
+	seen    map[message.ID]bool // the ids of all that was ever appended
 }
 
 // serve runs the service's mesh until the test ends.
@@ -160,12 +160,17 @@ func (k *kept) append(m *message.Message) {
 	k.entries = append(k.entries, e)
 }
 
-func (k *kept) apply(c journal.Change) {
+// apply makes a change, unless it is a message at QoS 2 that the inbox has, or had: then it is left out.
+func (k *kept) apply(c journal.Change) (leftOut bool) {
 	at := slices.IndexFunc(k.entries, func(e journal.Entry) bool { return e.Position == c.Position })
 	switch c.Kind {
 	case journal.Append:
-		k.entries = append(k.entries, c.Entry)
 		k.next = c.Entry.Position + 1
+		if c.Entry.QoS == message.ExactlyOnce && k.seen[c.Entry.Message.ID] {
+			return true
+		}
+		k.entries = append(k.entries, c.Entry)
+		k.seen[c.Entry.Message.ID] = true
 	case journal.Sent:
 		if at >= 0 {
 			k.entries[at].PacketID = c.PacketID
@@ -187,6 +192,7 @@ func (k *kept) apply(c journal.Change) {
 	case journal.Unsubscribed:
 		delete(k.filters, c.Filter)
 	}
+	return false
 }
 
 // state is what the next holder gets.
@@ -235,7 +241,7 @@ func (r *registry) open(q lease.Request, holder string, epoch uint64) *journal.S
 		r.lastSession++
 		k = &kept{
 			client: q.ClientID, id: r.lastSession, filters: make(map[string]subscriptions.Options),
-			taken: make(map[uint16]message.ID), next: 1,
+			taken: make(map[uint16]message.ID), seen: make(map[message.ID]bool), next: 1,
 		}
 		r.sessions[q.ClientID] = k
 	}
@@ -258,7 +264,7 @@ func (r *registry) away(id string, epoch uint64, e lease.Ending) bool {
 		return false
 	}
 	r.epoch++
-	k.holder, k.epoch, k.seen = "", r.epoch, make(map[message.ID]bool)
+	k.holder, k.epoch = "", r.epoch
 	return true
 }
 

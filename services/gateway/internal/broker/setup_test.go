@@ -362,7 +362,7 @@ func (g *gateway) Settled(id string, epoch uint64) {
 			other.Forget(id, epoch)
 		}
 	}
-	r.service.leave(id, epoch)
+	time.AfterFunc(lingering, func() { r.service.leave(id, epoch) })
 }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -1,0 +1,230 @@
+package broker
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/test/rawmqtt"
+)
+
+// A durable client moves from gateway to gateway while others publish on all of them, to its filter and to itself.
+func TestNothingIsLostDoubledOrReorderedWhenAReceiverMoves(t *testing.T) {
+	for qos := byte(1); qos <= 2; qos++ {
+		for _, topic := range []string{"news/x", "p2p/x/n"} {
+			t.Run(fmt.Sprint(topic, " QoS ", qos), func(t *testing.T) {
+				versions(t, func(t *testing.T, version byte) {
+					g := start(t, 3, options{durable: true})
+					d := newDevice(t, version, "x")
+					d.connect(g[0])
+					d.conn.MustSubscribe("news/#", qos)
+					d.run()
+					stop := make(chan struct{})
+					var all []*publisher
+					for i, at := range g {
+						all = append(all, at.publish(fmt.Sprint("p", i), topic, qos, stop))
+					}
+					const moves = 12
+					for i := range moves {
+						eventually(t, "some messages", func() bool { return d.count() > 20*(i+1) })
+						switch rand.IntN(3) {
+						case 0: // it is lost, and away for a while
+							d.close()
+							time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
+						case 1: // it is lost
+							d.close()
+						} // or it is taken over
+						if !d.connect(g[rand.IntN(3)]) {
+							t.Fatal("its session is lost")
+						}
+						d.run()
+					}
+					close(stop)
+					for _, p := range all {
+						p.done.Wait()
+					}
+					d.wantAll(all)
+					d.close()
+					g[0].registry.forgotten(t, "x")
+				})
+			})
+		}
+	}
+}
+
+func TestASessionThatIsAwayGetsItsMessagesWhenItComesBack(t *testing.T) {
+	versions(t, func(t *testing.T, version byte) {
+		g := start(t, 3, options{durable: true})
+		r := g[0].registry
+		x := g[0].connect(version, "x", lasting)
+		x.MustSubscribe("news/#", 2)
+		x.MustSubscribe("quiet", 0)
+		r.leaves(x, "x")
+		pub := g[1].connect(v5, "pub")
+		for i, topic := range []string{"news/1", "p2p/x/n", "news/1", "p2p/x/n"} {
+			if ack := pub.Publish(topic, fmt.Sprint(i), 1+byte(i)%2); ack.ReasonCode != 0 {
+				t.Errorf("%s: reason code %#x", topic, ack.ReasonCode)
+			}
+		}
+		pub.Publish("quiet", "nobody stores QoS 0", 1)
+		if n := len(r.inbox("x")); n != 4 {
+			t.Errorf("%d messages in the inbox, want 4: %q", n, r.inbox("x"))
+		}
+		c := rawmqtt.Dial(t, g[2].mqtt, version)
+		if ack := c.Hello("x", lasting); !ack.SessionPresent {
+			t.Fatal("no session present")
+		}
+		for i := range 4 {
+			c.ReceivePayload(fmt.Sprint(i))
+		}
+		pub.Publish("news/2", "live", 1)
+		c.ReceivePayload("live")
+		c.ExpectNothing()
+		if got := r.holder("x"); got != "c" {
+			t.Errorf("held by %q", got)
+		}
+	})
+}
+
+func TestNobodyHasASessionOfThatName(t *testing.T) {
+	g := start(t, 2, options{durable: true})
+	pub := g[0].connect(v5, "pub")
+	for range 2 { // and what is known of it by then
+		if ack := pub.Publish("p2p/nobody/n", "m", 1); ack.ReasonCode != byte(packet.NoMatchingSubscribers) {
+			t.Errorf("reason code %#x, want 0x10", ack.ReasonCode)
+		}
+	}
+	x := g[1].connect(v5, "nobody", lasting) // somebody, now
+	pub.Publish("p2p/nobody/n", "m", 1)
+	x.ReceivePayload("m")
+}
+
+func TestADirectMessageAtQoS0ForAClientThatIsAwayIsDropped(t *testing.T) {
+	g := start(t, 2, options{durable: true})
+	g[0].registry.leaves(g[0].connect(v5, "x", lasting), "x")
+	pub := g[1].connect(v5, "pub")
+	for i := range 2 {
+		pub.Publish("p2p/x/n", "m", 0)
+		eventually(t, "it is counted", func() bool {
+			return g[1].metric("beeline_gateway_forwards_dropped_total", "reason=client_away") == float64(i+1)
+		})
+	}
+	if got := g[0].registry.inbox("x"); len(got) > 0 {
+		t.Errorf("in the inbox: %q", got)
+	}
+}
+
+// A former holder answers MOVED until it is told to forget: here, and to peers.
+func TestAFormerHolderSendsMessagesAfterTheSession(t *testing.T) {
+	for n, at := range []string{"published there", "published elsewhere"} {
+		t.Run(at, func(t *testing.T) {
+			g := start(t, 3, options{durable: true})
+			r := g[0].registry
+			x := g[0].connect(v5, "x", lasting)
+			x.MustSubscribe("news/#", 1)
+			pub := g[2*n].connect(v5, "pub")
+			pub.Publish("news/1", "before", 1)
+			x.ReceivePayload("before")
+
+			// What b announces reaches nobody: x is at b and everybody still routes to a.
+			for _, other := range []*gateway{g[0], g[2]} {
+				g[1].to(other).shut()
+			}
+			defer func() {
+				for _, other := range []*gateway{g[0], g[2]} {
+					g[1].to(other).open()
+				}
+			}()
+			y := g[1].connect(v5, "x", lasting)
+			if reason := x.ExpectClosed(); reason != byte(packet.SessionTakenOver) {
+				t.Errorf("closed with %#x, want 0x8E", reason)
+			}
+			for i := range 5 {
+				send(pub, "news/2", fmt.Sprint(i), 1)
+			}
+			handled(pub)
+			if len(g[0].ghosts.m["x"]) != 1 {
+				t.Errorf("%d ghosts", len(g[0].ghosts.m["x"]))
+			}
+			y.ExpectNothing() // they wait for what may be older
+			for _, other := range []*gateway{g[0], g[2]} {
+				g[1].to(other).open()
+			}
+			for i := range 5 {
+				y.ReceivePayload(fmt.Sprint(i))
+			}
+			wantAcks(t, pub, 5, packet.Success)
+			y.ExpectNothing()
+			r.forgotten(t, "x")
+			if g[0].subs.Len() != 0 {
+				t.Error("a subscription is left at the former holder")
+			}
+		})
+	}
+}
+
+func TestForgetDropsGhostsOfOlderLeasesOnly(t *testing.T) {
+	g := start(t, 1, options{durable: true})[0]
+	g.registry.silent = true
+	x := g.connect(v5, "x", lasting)
+	x.MustSubscribe("news/#", 1)
+	x.MustSubscribe("$share/g/jobs", 1)
+	c := g.client("x")
+	c.LoseLease() // as if another gateway had taken it
+	x.Disconnect()
+	eventually(t, "its ghost", func() bool {
+		g.ghosts.mu.Lock()
+		defer g.ghosts.mu.Unlock()
+		return len(g.ghosts.m["x"]) == 1
+	})
+	if g.groups.m[sharedOf("g", "jobs")] != nil {
+		t.Error("a ghost is a member of a shared subscription")
+	}
+	g.forget("x", c.Epoch())
+	g.forget("y", 1000)
+	if g.subs.Len() != 1 {
+		t.Errorf("%d subscriptions are left, want its one", g.subs.Len())
+	}
+	g.forget("x", c.Epoch()+1)
+	if g.subs.Len() != 0 || len(g.ghosts.m) != 0 {
+		t.Errorf("%d subscriptions and %d ghosts are left", g.subs.Len(), len(g.ghosts.m))
+	}
+}
+
+func TestASessionThatEndsWithItsConnectionLeavesNoGhost(t *testing.T) {
+	g := start(t, 1, options{durable: true})[0]
+	x := g.connect(v5, "x", lasting)
+	x.MustSubscribe("news/#", 1)
+	x.SendRaw([]byte{0xE0, 7, 0, 5, 0x11, 0, 0, 0, 0})
+	x.ExpectClosed()
+	x.Close()
+	eventually(t, "it is gone", func() bool { return g.clients.count.Load() == 0 && g.subs.Len() == 0 })
+	if len(g.ghosts.m) != 0 || g.registry.holder("x") != "" {
+		t.Errorf("%d ghosts, held by %q", len(g.ghosts.m), g.registry.holder("x"))
+	}
+}
+
+// Members of shared subscriptions that are away get nothing; what they have not acknowledged goes to others.
+func TestADurableMemberThatLeavesIsReplaced(t *testing.T) {
+	g := start(t, 2, options{durable: true})
+	x, y := g[0].connect(v5, "x", lasting), g[1].connect(v5, "y", lasting)
+	x.MustSubscribe("$share/g/jobs/+", 1)
+	pub := g[1].connect(v5, "pub")
+	id := send(pub, "jobs/1", "job", 1)
+	x.Expect(packets.Publish)
+	y.MustSubscribe("$share/g/jobs/+", 1)
+	x.Close()
+	y.ReceivePayload("job")
+	pub.ExpectAck(packets.Puback, id)
+	eventually(t, "x is away", func() bool { return g[0].registry.holder("x") == "s" })
+	id = send(pub, "jobs/2", "next", 1)
+	y.ReceivePayload("next")
+	pub.ExpectAck(packets.Puback, id)
+	if got := g[0].registry.inbox("x"); len(got) > 0 {
+		t.Errorf("in the inbox: %q", got)
+	}
+}
