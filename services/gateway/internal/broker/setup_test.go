@@ -150,7 +150,7 @@ func (g *gateway) knows(gateways ...*gateway) {
 		}
 	}
 	if s := g.registry.service; s != nil {
-		peers = append(peers, mesh.Peer{ID: "s", Address: s.rpc, Revision: s.revision})
+		peers = append(peers, mesh.Peer{ID: "s", Address: s.rpc, Revision: s.revision, Quiet: true})
 	}
 	g.mesh.SetPeers(peers)
 }

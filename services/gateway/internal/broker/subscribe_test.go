@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"log/slog"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -16,11 +17,14 @@ import (
 
 // recorded is a Mesh without peers that takes announcements down and leaves their outcome to the test.
 type recorded struct {
+	mu      sync.Mutex
 	changes []routes.Route
 	done    []func(error)
 }
 
 func (r *recorded) Announce(changes []routes.Route, done func(error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.changes = append(r.changes, changes...)
 	r.done = append(r.done, done)
 }
@@ -29,6 +33,8 @@ func (r *recorded) Link(string) *mesh.Link { return nil }
 
 // taken returns what was announced since the last call.
 func (r *recorded) taken() []routes.Route {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	c := r.changes
 	r.changes = nil
 	return c
@@ -123,3 +129,16 @@ func TestASubscriptionThatDoesNotReachTheOthersIsTakenBack(t *testing.T) {
 		})
 	}
 }
+
+// announcing is a Mesh that takes announcements down and passes them on.
+type announcing struct {
+	*recorded
+	Mesh
+}
+
+func (a announcing) Announce(changes []routes.Route, done func(error)) {
+	a.recorded.Announce(changes, nil)
+	a.Mesh.Announce(changes, done)
+}
+
+func (a announcing) Link(incarnation string) *mesh.Link { return a.Mesh.Link(incarnation) }
