@@ -267,8 +267,8 @@ func TestRetainedMessagesAreReadAsTheClientTakesThem(t *testing.T) {
 			if most := (100/2+r.limits.SendMaximum)/20 + 2; pages > most {
 				t.Errorf("%d pages were read for a client that takes nothing, want %d at most", pages, most)
 			}
-			deliver(attached, delivery("live", "live", 1)) // there is room for others
 			c.Unsubscribe("t/#")
+			deliver(attached, delivery("live", "live", 1)) // there is room for others
 			for _, id := range flight {
 				c.Ack(packets.Puback, id)
 			}
