@@ -228,3 +228,75 @@ func TestADurableMemberThatLeavesIsReplaced(t *testing.T) {
 		t.Errorf("in the inbox: %q", got)
 	}
 }
+
+// What comes for a session before its new holder knows of the lease is for its subscriptions, too.
+func TestWhatIsHeldForASessionThatArrivesMatchesItsSubscriptions(t *testing.T) {
+	g := start(t, 2, options{durable: true})
+	r := g[0].registry
+	x := g[0].connect(v5, "x", lasting)
+	x.MustSubscribe("news/#", 1)
+	r.leaves(x, "x")
+	pub := g[0].connect(v5, "pub")
+	recorded, answer := make(chan struct{}), make(chan struct{})
+	g[1].records(func(string) error {
+		close(recorded)
+		<-answer
+		return nil
+	})
+	x = rawmqtt.Dial(t, g[1].mqtt, v5)
+	x.Send(rawmqtt.ConnectPacket(v5, "x", lasting))
+	receive(t, recorded, "the record of its lease")
+	var ids []uint16
+	for i := range 5 {
+		ids = append(ids, send(pub, "news/1", fmt.Sprint(i), 1))
+	}
+	holds(t, g[1], 5)
+	close(answer)
+	if ack := x.Expect(packets.Connack); !ack.SessionPresent {
+		t.Error("no session present")
+	}
+	for i := range 5 {
+		x.ReceivePayload(fmt.Sprint(i))
+	}
+	for _, id := range ids {
+		if ack := pub.ExpectAck(packets.Puback, id); ack.ReasonCode != 0 {
+			t.Errorf("reason code %#x", ack.ReasonCode)
+		}
+	}
+}
+
+// A connection that got the lease and was replaced before it was welcome leaves a ghost: its successor has the session.
+func TestAConnectionThatIsReplacedAsItArrivesLosesNothing(t *testing.T) {
+	g := start(t, 1, options{durable: true})[0]
+	x := g.connect(v5, "x", lasting)
+	x.MustSubscribe("news/#", 1)
+	g.registry.leaves(x, "x")
+	pub := g.connect(v5, "pub")
+	recorded, answer := make(chan struct{}, 2), make(chan struct{})
+	g.records(func(string) error {
+		recorded <- struct{}{}
+		<-answer
+		return nil
+	})
+	first := rawmqtt.Dial(t, g.mqtt, v5)
+	first.Send(rawmqtt.ConnectPacket(v5, "x", lasting))
+	receive(t, recorded, "the first claim")
+	c := g.client("x")
+	second := rawmqtt.Dial(t, g.mqtt, v5)
+	second.Send(rawmqtt.ConnectPacket(v5, "x", lasting))
+	g.replaced(c)
+	answer <- struct{}{}
+	first.ExpectClosed()
+	receive(t, recorded, "the second claim")
+	id := send(pub, "news/1", "m", 1)
+	handled(pub)
+	answer <- struct{}{}
+	second.Expect(packets.Connack)
+	second.ReceivePayload("m")
+	pub.ExpectAck(packets.Puback, id)
+	second.ExpectNothing()
+	g.registry.forgotten(t, "x")
+	if g.subs.Len() != 1 {
+		t.Errorf("%d subscriptions are left, want one", g.subs.Len())
+	}
+}
