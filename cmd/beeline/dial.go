@@ -26,6 +26,9 @@ type target struct {
 	certFile     string
 	keyFile      string
 	keepAlive    uint16
+	// resume goes on with the session that the client has, and sessionExpiry (seconds) is how long MQTT 5 keeps it.
+	resume        bool
+	sessionExpiry uint32
 }
 
 func (t *target) flags(f *pflag.FlagSet) {
@@ -45,6 +48,9 @@ func (t *target) authFlags(f *pflag.FlagSet) {
 	f.StringVar(&t.certFile, "cert-file", "", "client certificate (PEM)")
 	f.StringVar(&t.keyFile, "key-file", "", "private key (PEM) of the client certificate")
 }
+
+// keeps reports whether the session may outlive the connection.
+func (t *target) keeps() bool { return t.resume || t.sessionExpiry > 0 }
 
 func (t *target) v5() (bool, error) {
 	switch t.version {

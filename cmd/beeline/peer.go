@@ -2,18 +2,19 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"net"
-	"net/url"
+	"sync"
 	"time"
 	"unicode/utf8"
 
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
-	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.golang/paho/session/state"
 )
 
 // pair is one user property.
@@ -67,6 +68,7 @@ type peer interface {
 	subscribe(ctx context.Context, filters []string, qos byte) error
 	// lost gets one error when the connection is over and close has not been called.
 	lost() <-chan error
+	// close ends the connection when what was taken has been acknowledged. deliver must not wait any more.
 	close()
 }
 
@@ -88,6 +90,19 @@ func bounded(ctx context.Context, timeout time.Duration) (context.Context, conte
 	return context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer from the broker within %v", timeout))
 }
 
+// settled waits for whoever has m, and keeps nobody else from it.
+func settled(m *sync.Mutex) {
+	m.Lock()
+	defer m.Unlock()
+}
+
+// Before a session is left that stays, the broker is asked something: it has seen the acknowledgements before its
+// answer. Without that they may be lost, if it sends more while we close the connection. farewell bounds it.
+const farewell = 2 * time.Second
+
+// nobodys is a filter that nobody has subscribed to.
+func nobodys() string { return "beeline/" + rand.Text() }
+
 // because prefers the reason why ctx has ended to the error that came of it.
 func because(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
@@ -96,9 +111,9 @@ func because(ctx context.Context, err error) error {
 	return err
 }
 
-// connect opens an MQTT connection; deliver is called for every message, one after the other. ctx bounds the
-// opening only.
-func connect(ctx context.Context, t *target, deliver func(received)) (peer, error) {
+// connect opens an MQTT connection; deliver is called for every message, one after the other, and says whether it is
+// taken: what is not is not acknowledged either. ctx bounds the opening only.
+func connect(ctx context.Context, t *target, deliver func(received) (taken bool)) (peer, error) {
 	v5, err := t.v5()
 	if err != nil {
 		return nil, err
@@ -130,20 +145,44 @@ type peer5 struct {
 	end  chan error
 	over context.Context //nolint:containedctx // of the connection: the client library goes on waiting for answers without one
 	fail context.CancelCauseFunc
+	acks *acks5
+	// keeps: the session stays.
+	keeps bool
 }
 
-func connect5(ctx context.Context, t login, deliver func(received)) (peer, error) {
+// acks5 is the session state of the client library, which acknowledges what was taken alone. The library calls it
+// after each message, on the goroutine that delivers.
+type acks5 struct {
+	*state.State
+
+	// delivering is held from when a message is delivered until it is acknowledged, or is not to be.
+	delivering sync.Mutex
+	taken      bool // of the message that is being delivered; guarded by delivering
+}
+
+// Ack implements the library's session.
+func (a *acks5) Ack(m *packets.Publish) error {
+	defer a.delivering.Unlock()
+	if !a.taken {
+		return nil
+	}
+	return a.State.Ack(m)
+}
+
+func connect5(ctx context.Context, t login, deliver func(received) bool) (peer, error) {
 	nc, err := t.dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", because(ctx, err))
 	}
-	p := &peer5{end: make(chan error, 1)}
+	p := &peer5{end: make(chan error, 1), acks: &acks5{State: state.NewInMemory()}, keeps: t.keeps()}
 	p.over, p.fail = context.WithCancelCause(context.Background())
 	p.c = paho.NewClient(paho.ClientConfig{
 		Conn:     packets.NewThreadSafeConn(nc), // it pings while others write
 		ClientID: t.clientID,
+		Session:  p.acks,
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(r paho.PublishReceived) (bool, error) {
-			deliver(from5(r.Packet))
+			p.acks.delivering.Lock()
+			p.acks.taken = deliver(from5(r.Packet))
 			return true, nil
 		}},
 		PacketTimeout: math.MaxInt64, // contexts bound everything
@@ -159,8 +198,11 @@ func connect5(ctx context.Context, t login, deliver func(received)) (peer, error
 	most := uint16(receiveMaximum)
 	cp := &paho.Connect{
 		Properties: &paho.ConnectProperties{ReceiveMaximum: &most, RequestProblemInfo: true},
-		ClientID:   t.clientID, KeepAlive: t.keepAlive, CleanStart: true,
+		ClientID:   t.clientID, KeepAlive: t.keepAlive, CleanStart: !t.resume,
 		Username: t.username, UsernameFlag: t.username != "", Password: t.password, PasswordFlag: t.password != nil,
+	}
+	if t.sessionExpiry > 0 {
+		cp.Properties.SessionExpiryInterval = &t.sessionExpiry
 	}
 	ack, err := p.c.Connect(ctx, cp)
 	switch {
@@ -256,80 +298,12 @@ func (p *peer5) subscribe(ctx context.Context, filters []string, qos byte) error
 
 func (p *peer5) lost() <-chan error { return p.end }
 
-func (p *peer5) close() { _ = p.c.Disconnect(&paho.Disconnect{}) }
-
-type peer3 struct {
-	c   mqtt.Client
-	nc  chan net.Conn // the connection, from when there is one
-	end chan error
+func (p *peer5) close() {
+	settled(&p.acks.delivering)
+	if p.keeps {
+		ctx, cancel := context.WithTimeout(p.over, farewell)
+		defer cancel()
+		_, _ = p.c.Unsubscribe(ctx, &paho.Unsubscribe{Topics: []string{nobodys()}})
+	}
+	_ = p.c.Disconnect(&paho.Disconnect{})
 }
-
-func connect3(ctx context.Context, t login, deliver func(received)) (peer, error) {
-	p := &peer3{nc: make(chan net.Conn, 1), end: make(chan error, 1)}
-	o := mqtt.NewClientOptions().AddBroker(t.url).SetClientID(t.clientID).SetProtocolVersion(4).
-		SetCleanSession(true).SetAutoReconnect(false).SetKeepAlive(time.Duration(t.keepAlive) * time.Second).
-		SetUsername(t.username).SetPassword(string(t.password)).
-		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
-			nc, err := t.dial(ctx)
-			if err == nil {
-				p.nc <- nc
-			}
-			return nc, err
-		}).
-		SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) {
-			deliver(received{Topic: m.Topic(), Payload: data(m.Payload()), QoS: m.Qos(), Retain: m.Retained()})
-		}).
-		SetConnectionLostHandler(func(_ mqtt.Client, err error) { p.end <- fmt.Errorf("connection lost: %w", err) })
-	p.c = mqtt.NewClient(o)
-	opening := p.c.Connect()
-	if err := finished(ctx, opening); err != nil {
-		select {
-		case nc := <-p.nc:
-			_ = nc.Close() // it may be waiting for an answer
-		default: // dialling ends with ctx
-		}
-		<-opening.Done()
-		return nil, fmt.Errorf("connect: %w", because(ctx, err))
-	}
-	return p, nil
-}
-
-// finished waits for an operation of the 3.1.1 client.
-func finished(ctx context.Context, t mqtt.Token) error {
-	select {
-	case <-t.Done():
-		return t.Error()
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func (p *peer3) publish(ctx context.Context, m sent) error {
-	if err := finished(ctx, p.c.Publish(m.topic, m.qos, m.retain, m.payload)); err != nil {
-		return fmt.Errorf("publish: %w", err)
-	}
-	return nil
-}
-
-func (p *peer3) subscribe(ctx context.Context, filters []string, qos byte) error {
-	all := make(map[string]byte, len(filters))
-	for _, f := range filters {
-		all[f] = qos
-	}
-	t := p.c.SubscribeMultiple(all, nil)
-	if err := finished(ctx, t); err != nil {
-		return fmt.Errorf("subscribe: %w", err)
-	}
-	if st, ok := t.(*mqtt.SubscribeToken); ok {
-		for f, code := range st.Result() {
-			if code >= 0x80 {
-				return fmt.Errorf("subscribe: %q was refused", f)
-			}
-		}
-	}
-	return nil
-}
-
-func (p *peer3) lost() <-chan error { return p.end }
-
-func (p *peer3) close() { p.c.Disconnect(250) }

@@ -106,7 +106,7 @@ func (o *pubOptions) run(ctx context.Context, in io.Reader) error {
 func (o *pubOptions) connect(ctx context.Context) (peer, error) {
 	ctx, cancel := bounded(ctx, o.timeout)
 	defer cancel()
-	return connect(ctx, &o.target, func(received) {})
+	return connect(ctx, &o.target, func(received) bool { return true })
 }
 
 func (o *pubOptions) publish(ctx context.Context, p peer) error {

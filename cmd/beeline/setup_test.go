@@ -31,7 +31,16 @@ var shared struct {
 	client pki.Files // a certificate for the listener mutual
 }
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+// asCommand, in its environment, makes this program the command itself: for tests that need it as a process of its own.
+const asCommand = "BEELINE_TEST_AS_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		main()
+		return
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) (code int) {
 	dir, err := os.MkdirTemp("", "beeline")

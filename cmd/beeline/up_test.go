@@ -15,12 +15,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// endpointsIn waits for endpoints.json, as a script would, and reads it.
 func (p *process) endpointsIn(dir string) endpoints {
 	p.t.Helper()
+	return endpointsIn(p.t, dir, p.ended)
+}
+
+// endpointsIn waits for endpoints.json, as a script would, and reads it. It fails when up has ended.
+func endpointsIn(t testing.TB, dir string, ended <-chan struct{}) endpoints {
+	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	late := time.After(patience)
+	late := time.After(3 * patience) // what was killed is waited for when it is started again
 	for {
 		text, err := os.ReadFile(filepath.Join(dir, "endpoints.json"))
 		if err == nil {
@@ -28,16 +33,16 @@ func (p *process) endpointsIn(dir string) endpoints {
 			d := json.NewDecoder(strings.NewReader(string(text)))
 			d.DisallowUnknownFields()
 			if err := d.Decode(&e); err != nil {
-				p.t.Fatalf("endpoints.json: %v in\n%s", err, text)
+				t.Fatalf("endpoints.json: %v in\n%s", err, text)
 			}
 			return e
 		}
 		select {
 		case <-tick.C:
-		case <-p.ended:
-			p.t.Fatalf("ended with %v", p.err)
+		case <-ended:
+			t.Fatal("it has ended, and there is no endpoints.json")
 		case <-late:
-			p.t.Fatal("no endpoints.json")
+			t.Fatal("no endpoints.json")
 		}
 	}
 }

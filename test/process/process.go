@@ -27,6 +27,8 @@ type Process struct {
 	// Path and Args are the program.
 	Path string
 	Args []string
+	// Env is added to the environment that we have.
+	Env []string
 	// LogFile gets all that it ever says, on standard output and error.
 	LogFile string
 
@@ -43,6 +45,7 @@ func (p *Process) Start() error {
 	}
 	defer func() { _ = log.Close() }() // the program has its own
 	cmd := exec.Command(p.Path, p.Args...)
+	cmd.Env = append(os.Environ(), p.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	// Should we be killed, nobody would clean up. A group of its own keeps the Ctrl-C for us from it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
