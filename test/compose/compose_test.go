@@ -41,6 +41,7 @@ func TestAClusterInContainers(t *testing.T) {
 		{"a fourth gateway gets its share", p.takesAFourth},
 		{"the active session instance may be restarted", p.restartsTheActiveSession},
 		{"the logs have no errors", p.logsNoErrors},
+		{"what is owed outlives the containers", p.keepsWhatIsOwed},
 		{"nothing is left when it is down", p.comesDown},
 	} {
 		if !t.Run(step.name, step.run) {
@@ -102,6 +103,9 @@ func (p *project) isConfined(t *testing.T) {
 		want := []string{"pki-" + s}
 		if s == "etcd" {
 			want = []string{"etcd", "pki-etcd"}
+		}
+		if strings.HasPrefix(s, "session-") {
+			want = append(want, "session") // one for both
 		}
 		if diff := cmp.Diff(want, names); s != "certs" && diff != "" {
 			t.Errorf("volumes of %s (-want +got):\n%s", s, diff)
@@ -223,6 +227,8 @@ func (p *project) restartsTheActiveSession(t *testing.T) {
 		active, standby = standby, active
 	}
 	ann := p.sub(t, "gateway-1", "ann", "news")
+	p.leave(t, "gateway-2", "absent", "owed")
+	p.pub(t, "gateway-1", "owed", "before")
 	p.do(t, "stop", active)
 	p.pub(t, "gateway-1", "p2p/ann/note", "connected")
 	ann.awaitCount(1)
@@ -231,6 +237,10 @@ func (p *project) restartsTheActiveSession(t *testing.T) {
 	await(t, active+" is ready", func() bool { return p.inspect(t, active).State.Health.Status == "healthy" })
 	if got := p.metric(t, active, "beeline_session_active"); got != "0" {
 		t.Errorf("beeline_session_active of %s is %q", active, got)
+	}
+	p.pub(t, "gateway-1", "owed", "after")
+	if diff := cmp.Diff([]string{"owed before", "owed after"}, p.fetch(t, "gateway-3", "absent", 2)); diff != "" {
+		t.Errorf("a client that was away (-want +got):\n%s", diff)
 	}
 	p.cross(t, four...)
 	if lines, _ := ann.got(); len(lines) != 1 {
@@ -245,6 +255,24 @@ func (p *project) logsNoErrors(t *testing.T) {
 				t.Error(strings.TrimSpace(line))
 			}
 		}
+	}
+}
+
+// The volumes stay when the project is brought down without a word about them.
+func (p *project) keepsWhatIsOwed(t *testing.T) {
+	p.leave(t, "gateway-1", "traveller", "mail/#")
+	p.pub(t, "gateway-2", "mail/1", "one")
+	p.pub(t, "gateway-3", "mail/2", "two", "--qos", "2")
+	p.pub(t, "gateway-2", "state", "kept", "--retain")
+	p.do(t, "down")
+	began := time.Now()
+	p.up(t, three...)
+	t.Logf("ready again after %v", time.Since(began).Round(100*time.Millisecond))
+	if diff := cmp.Diff([]string{"mail/1 one", "mail/2 two"}, p.fetch(t, "gateway-3", "traveller", 2)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"state kept"}, p.sub(t, "gateway-1", "reader", "state").awaitCount(1)); diff != "" {
+		t.Errorf("retained (-want +got):\n%s", diff)
 	}
 }
 

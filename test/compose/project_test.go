@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -160,20 +161,29 @@ func (p *project) mqtt(t *testing.T, gateway string) string {
 	return "mqtt://" + p.do(t, "port", gateway, "1883")
 }
 
-// pub publishes at QoS 1.
-func (p *project) pub(t *testing.T, gateway, topic, message string) {
+// pub publishes at QoS 1, unless more flags say otherwise.
+func (p *project) pub(t *testing.T, gateway, topic, message string, more ...string) {
 	t.Helper()
-	p.run(t, p.beeline, "pub", "--url", p.mqtt(t, gateway), "--topic", topic, "--message", message, "--qos", "1")
+	p.run(t, p.beeline, append([]string{
+		"pub", "--url", p.mqtt(t, gateway), "--topic", topic, "--message", message, "--qos", "1",
+	}, more...)...)
 }
 
 // subscriber is a beeline sub that runs until the test ends.
 type subscriber struct {
-	t      *testing.T
-	id     string
-	ended  chan struct{}
-	mu     sync.Mutex // guards the following
-	lines  []string
-	change chan struct{}
+	t       *testing.T
+	id      string
+	process *os.Process
+	ended   chan struct{}
+	mu      sync.Mutex // guards the following
+	lines   []string
+	change  chan struct{}
+}
+
+// stop ends it in order. It may have ended.
+func (s *subscriber) stop() {
+	_ = s.process.Signal(syscall.SIGTERM)
+	<-s.ended
 }
 
 // sub subscribes a client to a filter at QoS 1, and returns when the subscription is in force.
@@ -186,9 +196,29 @@ func (p *project) sub(t *testing.T, gateway, id, filter string) *subscriber {
 	return s
 }
 
-func (p *project) trySub(t *testing.T, gateway, id, filter string) (*subscriber, error) {
+// leave has a client subscribe to a filter and go; its session stays.
+func (p *project) leave(t *testing.T, gateway, id, filter string) {
 	t.Helper()
-	cmd := exec.Command(p.beeline, "sub", "--url", p.mqtt(t, gateway), "--id", id, "--topic", filter, "--qos", "1")
+	s, err := p.trySub(t, gateway, id, filter, "--clean=false")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+}
+
+// fetch has a client come back to its session and take n messages. It returns what came.
+func (p *project) fetch(t *testing.T, gateway, id string, n int) []string {
+	t.Helper()
+	out := p.run(t, p.beeline, "sub", "--url", p.mqtt(t, gateway), "--id", id, "--clean=false",
+		"--count", strconv.Itoa(n), "--timeout", patience.String())
+	return strings.Split(out, "\n")
+}
+
+func (p *project) trySub(t *testing.T, gateway, id, filter string, more ...string) (*subscriber, error) {
+	t.Helper()
+	cmd := exec.Command(p.beeline, append([]string{
+		"sub", "--url", p.mqtt(t, gateway), "--id", id, "--topic", filter, "--qos", "1",
+	}, more...)...)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -200,7 +230,7 @@ func (p *project) trySub(t *testing.T, gateway, id, filter string) (*subscriber,
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	s := &subscriber{t: t, id: id, ended: make(chan struct{}), change: make(chan struct{})}
+	s := &subscriber{t: t, id: id, process: cmd.Process, ended: make(chan struct{}), change: make(chan struct{})}
 	said := make(chan string, 1)
 	complaints := make(chan struct{})
 	go func() {
@@ -216,10 +246,7 @@ func (p *project) trySub(t *testing.T, gateway, id, filter string) (*subscriber,
 		<-complaints
 		_ = cmd.Wait()
 	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		<-s.ended
-	})
+	t.Cleanup(s.stop)
 	if first := <-said; first != "ready" {
 		return nil, fmt.Errorf("%s at %s: %q", id, gateway, first)
 	}
