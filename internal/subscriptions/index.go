@@ -106,6 +106,16 @@ func (x *Index[K]) Has(filter string) bool {
 	return x.filters.Get(filter) != nil
 }
 
+// Count returns how many have subscribed to filter.
+func (x *Index[K]) Count(filter string) int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if s := x.filters.Get(filter); s != nil {
+		return len(s.list)
+	}
+	return 0
+}
+
 // Len returns the number of subscriptions.
 func (x *Index[K]) Len() int {
 	x.mu.RLock()

@@ -87,13 +87,14 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	sessions := cluster.NewSessions(cd, g.deps.Dial)
 	b := broker.New(broker.Config{
 		Incarnation: inc.ID(), MaxClients: g.cfg.MaxClients, GroupMembers: g.cfg.GroupMembers, CachedLeases: g.cfg.CachedLeases,
-		UnresolvedBytes: int(g.cfg.UnresolvedBytes), ReceiptTimeout: g.cfg.Limits.ReceiptTimeout, StoreAfter: g.cfg.Limits.StoreAfter,
+		UnresolvedBytes: int(g.cfg.UnresolvedBytes), ReceiptTimeout: g.cfg.Limits.ReceiptTimeout,
+		Linger: g.cfg.Limits.ReceiptTimeout, StoreAfter: g.cfg.Limits.StoreAfter,
 	}, broker.Deps{
 		Routes: table, LookUp: directory.LookUp, Keeper: activeOf(sessions), Metrics: g.metrics.broker, Logger: logger,
 	})
 	sequence := counter()
 	keeper := lease.New(lease.Config{
-		Incarnation: inc.ID(), OnEvict: b.Evict, OnForget: b.Forget, OnPublish: b.PublishFor, Holdings: b.Holdings,
+		Incarnation: inc.ID(), OnEvict: b.Evict, OnForget: b.Forget, OnPublish: b.PublishFor, Holdings: b.Holdings, Ghosts: b.Ghosts,
 	}, lease.Deps{Sessions: sessions, Metrics: registered, Logger: logger})
 	m, err := mesh.New(mesh.Config{
 		Incarnation: inc.ID(), Revision: inc.Revision(), LinkBytes: int(g.cfg.LinkBytes), RouteAckTimeout: g.cfg.RouteAckTimeout,

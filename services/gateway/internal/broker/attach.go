@@ -112,14 +112,16 @@ func (b *Broker) Evict(clientID string, epoch uint64, done func()) {
 	})
 }
 
-// Holdings yields the clients held here with their epochs, those among them whose connection is being replaced.
-func (b *Broker) Holdings() iter.Seq2[string, uint64] {
-	return func(yield func(string, uint64) bool) {
+// Holdings yields the clients held here with their leases, those among them whose connection is being replaced.
+func (b *Broker) Holdings() iter.Seq2[string, lease.Held] {
+	return func(yield func(string, lease.Held) bool) {
 		for i := range shards {
 			var all []entry
 			b.clients.each(i, func(e entry) { all = append(all, e) })
 			for _, e := range all {
-				if epoch := e.epoch(); epoch > 0 && !yield(e.current.ID, epoch) {
+				held := lease.Held{Epoch: e.epoch()}
+				held.Settled = held.Epoch == e.current.Epoch() && e.current.RoutesInForce()
+				if held.Epoch > 0 && !yield(e.current.ID, held) {
 					return
 				}
 			}

@@ -323,11 +323,11 @@ func TestHoldingsAreTheClientsWithALease(t *testing.T) {
 	receive(t, claiming, "a claim")
 
 	all := maps.Collect(g.Holdings())
-	if len(all) != 200 || all["c0"] != 1 || all["c199"] != 200 {
-		t.Errorf("%d holdings, c0 at %d, c199 at %d", len(all), all["c0"], all["c199"])
+	if len(all) != 200 || all["c0"].Epoch != 1 || all["c199"].Epoch != 200 {
+		t.Errorf("%d holdings, c0 %v, c199 %v", len(all), all["c0"], all["c199"])
 	}
-	if all["c7"] != 8 {
-		t.Errorf("c7, which is being replaced, is shown at %d, want 8", all["c7"])
+	if all["c7"].Epoch != 8 {
+		t.Errorf("c7, which is being replaced, is shown as %v, want 8", all["c7"])
 	}
 	for range g.Holdings() {
 		break // whoever has seen enough may stop
@@ -336,8 +336,8 @@ func TestHoldingsAreTheClientsWithALease(t *testing.T) {
 	decide <- nil
 	wantConnack(t, waiting, packet.Success)
 	wantConnack(t, again, packet.Success)
-	if after := maps.Collect(g.Holdings()); after["c7"] < 201 || after["new"] < 201 || len(after) != 201 {
-		t.Errorf("c7 at %d, new at %d of %v", after["c7"], after["new"], len(slices.Collect(maps.Keys(after))))
+	if after := maps.Collect(g.Holdings()); after["c7"].Epoch < 201 || after["new"].Epoch < 201 || len(after) != 201 {
+		t.Errorf("c7 %v, new %v of %v", after["c7"], after["new"], len(slices.Collect(maps.Keys(after))))
 	}
 }
 

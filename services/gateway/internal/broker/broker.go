@@ -67,6 +67,9 @@ type Config struct {
 	UnresolvedBytes int
 	// ReceiptTimeout is when nobody waits for a message any more.
 	ReceiptTimeout time.Duration
+	// Linger is how long a message may be on its way to where a session was. Shorter than ReceiptTimeout, it may be lost
+	// although its publisher is told that all is well.
+	Linger time.Duration
 	// StoreAfter is how long a message for a durable session waits for its acknowledgement before it is stored.
 	StoreAfter time.Duration
 }
@@ -99,10 +102,13 @@ type Broker struct {
 	direct  *direct
 	early   early
 	ghosts  ghosts
-	durable map[string]int // durable subscribers of each ordinary filter; guarded by announcing
-	watch   watch
-	reading chan struct{} // has room for as many reads of the store as may be under way
-	scratch sync.Pool
+	// durable are the durable subscribers of each ordinary filter, lingering those of them that linger; guarded by
+	// announcing.
+	durable   map[string]int
+	lingering map[string]int
+	watch     watch
+	reading   chan struct{} // has room for as many reads of the store as may be under way
+	scratch   sync.Pool
 
 	// announcing makes "first subscriber here, so announce" one step: routes reach the mesh in the order in
 	// which they changed. It is held over calls into the route tables, which do not block.
@@ -116,7 +122,7 @@ func New(cfg Config, deps Deps) *Broker {
 	b.clients.init()
 	b.direct = newDirect(b)
 	b.early = early{b: b, held: make(map[string][]heldBack)}
-	b.durable = make(map[string]int)
+	b.durable, b.lingering = make(map[string]int), make(map[string]int)
 	b.watch.init()
 	b.reading = make(chan struct{}, readsAtOnce)
 	b.scratch.New = func() any { return new(scratch) }

@@ -76,7 +76,7 @@ func (g *gateway) Settled(id string, epoch uint64) {
 			other.Forget(id, epoch)
 		}
 	}
-	time.AfterFunc(lingering, func() { r.service.leave(id, epoch) })
+	time.AfterFunc(time.Second, func() { r.service.leave(id, epoch) })
 }
 
 func (g *gateway) lookUp(_ context.Context, ids []string) (map[string]cluster.Lease, error) {

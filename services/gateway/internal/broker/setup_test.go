@@ -168,7 +168,7 @@ func (r *registry) gateway(t testing.TB, id string, revision int64, o options) *
 	}
 	cfg := Config{
 		Incarnation: id, MaxClients: 1000, GroupMembers: 1000, CachedLeases: 1000, UnresolvedBytes: 1 << 20,
-		ReceiptTimeout: g.limits.ReceiptTimeout, StoreAfter: g.limits.StoreAfter,
+		ReceiptTimeout: g.limits.ReceiptTimeout, Linger: time.Second, StoreAfter: g.limits.StoreAfter,
 	}
 	if o.config != nil {
 		o.config(&cfg)

@@ -42,9 +42,9 @@ func (b *Broker) enter(c *client.Client, filter string, o subscriptions.Options)
 	s, shared, _ := topic.ParseShared(filter) // valid: the client has checked it
 	if !shared {
 		if _, had := b.subs.Subscribe(filter, c, o); !had && c.Durable() {
-			b.durable[filter]++
+			count(b.durable, filter, 1)
 		}
-		return routes.Route{Filter: filter, Members: 1, Durable: b.durable[filter] > 0}, true
+		return b.route(filter), true
 	}
 	members, ok := b.groups.join(s, c, o, b.cfg.GroupMembers)
 	if !ok {
@@ -84,24 +84,15 @@ func (b *Broker) unsubscribe(c *client.Client, filter string) {
 
 // unsubscribeOrdinary drops a subscription that is not shared. With b.announcing held.
 func (b *Broker) unsubscribeOrdinary(c *client.Client, filter string) {
-	last, found := b.subs.Unsubscribe(filter, c)
-	if !found {
+	before := b.route(filter)
+	if _, found := b.subs.Unsubscribe(filter, c); !found {
 		return
 	}
-	changed := last
 	if c.Durable() {
-		b.durable[filter]--
-		if b.durable[filter] == 0 {
-			delete(b.durable, filter)
-			changed = true
-		}
+		count(b.durable, filter, -1)
 	}
-	if changed {
-		r := routes.Route{Filter: filter, Durable: b.durable[filter] > 0}
-		if !last {
-			r.Members = 1
-		}
-		b.deps.Mesh.Announce([]routes.Route{r}, notAwaited)
+	if b.route(filter) != before {
+		b.announce(filter)
 	}
 }
 

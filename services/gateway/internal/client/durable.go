@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/arrivals"
@@ -51,6 +52,8 @@ type durable struct {
 	before time.Time
 	// early are deliveries that wait for older ones which their senders have sent elsewhere; nil once they need not.
 	early *arrivals.Set[Delivery]
+	// inForce: the whole cluster routes to the client here.
+	inForce atomic.Bool
 	// suspended: the connection has ended and everything that it owes has been written.
 	suspended bool
 }
@@ -126,6 +129,12 @@ func (c *Client) Granted(epoch uint64) { c.epoch.Store(epoch) }
 // Durable reports whether the client's session is kept by the session service. It does not change once the lease
 // has been granted.
 func (c *Client) Durable() bool { return c.durable != nil }
+
+// SetRoutesInForce says that the whole cluster routes to the client, which is durable, here.
+func (c *Client) SetRoutesInForce() { c.durable.inForce.Store(true) }
+
+// RoutesInForce reports whether SetRoutesInForce has been called.
+func (c *Client) RoutesInForce() bool { return c.durable != nil && c.durable.inForce.Load() }
 
 // SessionID names the durable session.
 func (c *Client) SessionID() journal.SessionID { return c.durable.id }

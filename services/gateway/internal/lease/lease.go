@@ -61,7 +61,10 @@ type Config struct {
 	// not block.
 	OnPublish func(m *message.Message, done func(failed bool))
 	// Holdings yields the clients for which a claim was granted and which were not released or evicted since.
-	Holdings func() iter.Seq2[string, uint64]
+	Holdings func() iter.Seq2[string, Held]
+	// Ghosts yields the durable clients for which OnForget is waited for, with the epochs at which they were held here; it
+	// may be nil. The keeper is not to be called meanwhile.
+	Ghosts func() iter.Seq2[string, uint64]
 	// ClaimTimeout is how long Claim waits at most: 5 s when zero.
 	ClaimTimeout time.Duration
 	// Waiting is how many claims may be unanswered: 65,536 when zero. Beyond it a claim is ErrUnavailable. Releases
@@ -72,6 +75,13 @@ type Config struct {
 	Room int
 	// Linger is how long the keeper waits for answers at the end: 2 s when zero.
 	Linger time.Duration
+}
+
+// Held is how a client is held.
+type Held struct {
+	Epoch uint64
+	// Settled says that Settled has been called for it.
+	Settled bool
 }
 
 // Deps are what a Keeper works with; all are required.

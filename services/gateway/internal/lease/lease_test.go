@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -160,6 +162,24 @@ func TestANewClaimTakesThePlaceOfAStrayRelease(t *testing.T) {
 	}
 	p.cut()
 	s.attach().wantNothing(s.keeper)
+}
+
+func TestGhostsAreShownWithTheHoldingsAndWhatHasSettled(t *testing.T) {
+	s := newStage(t, func(c *Config) {
+		c.Ghosts = func() iter.Seq2[string, uint64] { return maps.All(map[string]uint64{"ghost": 7}) }
+	})
+	s.held["settled"], s.held["opened"] = 3, 4
+	s.become()
+	p := <-s.service.attached
+	h := p.next().GetHoldings()
+	if !h.GetLast() || len(h.GetGhosts()) != 1 || h.GetGhosts()[0].GetClientId() != "ghost" || h.GetGhosts()[0].GetEpoch() != 7 {
+		t.Errorf("ghosts are shown as %v", h)
+	}
+	for _, one := range h.GetHoldings() {
+		if one.GetSettled() != (one.GetClientId() == "settled") {
+			t.Errorf("shown: %v", one)
+		}
+	}
 }
 
 func TestAfterABreakHoldingsAreShownAndUnansweredRequestsRepeatedInOrder(t *testing.T) {

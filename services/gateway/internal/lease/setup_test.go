@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -321,10 +322,14 @@ func (s *stage) attach() *peer {
 	}
 }
 
-func (s *stage) holdings() iter.Seq2[string, uint64] {
+func (s *stage) holdings() iter.Seq2[string, Held] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return maps.All(maps.Clone(s.held))
+	all := make(map[string]Held, len(s.held))
+	for id, epoch := range s.held {
+		all[id] = Held{Epoch: epoch, Settled: strings.HasPrefix(id, "settled")}
+	}
+	return maps.All(all)
 }
 
 func (s *stage) onEvict(client string, epoch uint64, done func()) {

@@ -182,11 +182,19 @@ func (k *Keeper) write(ctx context.Context, s *stream, rpc sessionv1.SessionServ
 func (k *Keeper) resume(s *stream) {
 	// While there is no stream nothing is granted or evicted.
 	h := &sessionv1.Holdings{}
-	for id, epoch := range k.config.Holdings() {
-		h.Holdings = append(h.Holdings, &sessionv1.Holding{ClientId: id, Epoch: epoch})
-		if len(h.Holdings) == holdingsFrame {
+	add := func(to *[]*sessionv1.Holding, one *sessionv1.Holding) {
+		*to = append(*to, one)
+		if len(h.GetHoldings())+len(h.GetGhosts()) == holdingsFrame {
 			s.tell(holdings{h})
 			h = &sessionv1.Holdings{}
+		}
+	}
+	for id, held := range k.config.Holdings() {
+		add(&h.Holdings, &sessionv1.Holding{ClientId: id, Epoch: held.Epoch, Settled: held.Settled})
+	}
+	if k.config.Ghosts != nil {
+		for id, epoch := range k.config.Ghosts() {
+			add(&h.Ghosts, &sessionv1.Holding{ClientId: id, Epoch: epoch})
 		}
 	}
 	h.Last = true
