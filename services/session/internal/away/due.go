@@ -6,11 +6,13 @@ import (
 )
 
 // timer says that something may be due for a client: what its record says; or, if of is set, that it lets go what it
-// has held back, or forgets what it has had.
+// has held back, or forgets what it has had; or, if ghost is, that nothing is on its way any more to the ghost of that
+// epoch.
 type timer struct {
-	at time.Time
-	s  *session
-	of *settling
+	at    time.Time
+	s     *session
+	of    *settling
+	ghost uint64
 }
 
 // timers are what time brings, the earliest first. A timer is not taken out when it does not count any more: whoever

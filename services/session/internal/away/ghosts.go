@@ -6,22 +6,33 @@ func (k *Keeper) Settled(client string, epoch uint64) {
 	k.with(client, func(s *session) {
 		k.work.push(func() {
 			k.mu.Lock()
-			over := !s.here && len(s.subs) > 0 && s.ghost < epoch
+			if !s.here && len(s.subs) > 0 && s.ghost < epoch {
+				// What publishers have sent here before, and still wait for, may be on its way.
+				k.add(timer{at: now().Add(k.cfg.Late), s: s, ghost: s.ghost})
+			}
 			present := !s.here && s.stored && leaseOf(s.rec) == epoch
 			tell := present && s.forget
 			if present {
 				s.settled, s.forget = epoch, false
 			}
 			k.mu.Unlock()
-			if over {
-				k.forgetGhost(s)
-			}
 			if tell {
 				k.deps.Forget(client, epoch)
 			}
 			k.release(s)
 		})
 	})
+}
+
+// forgetOld ends the ghost that s is, if it is still that of an epoch.
+func (k *Keeper) forgetOld(s *session, epoch uint64) {
+	k.mu.Lock()
+	still := !s.here && s.ghost == epoch
+	k.mu.Unlock()
+	if still {
+		k.forgetGhost(s)
+	}
+	k.release(s)
 }
 
 // Ghost says that a gateway, which has attached again, still answers Moved for a client that it held at an epoch. It is

@@ -50,6 +50,8 @@ func (k *Keeper) fell(d timer) {
 		default:
 			d.s.settling = nil
 		}
+	case d.ghost > 0:
+		k.with(d.s.client, func(s *session) { k.work.push(func() { k.forgetOld(s, d.ghost) }) })
 	default:
 		k.with(d.s.client, k.lapse)
 	}
