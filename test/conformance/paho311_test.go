@@ -2,13 +2,12 @@ package conformance
 
 import (
 	"fmt"
-	"io"
-	"log" //nolint:depguard // the client library takes loggers of this kind
 	"testing"
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
+	"github.com/beeline-mqtt/beeline/test/clustertest"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
@@ -16,8 +15,9 @@ import (
 type paho311 struct {
 	s *stage
 	mqtt.Client
-	got  chan mqtt.Message
-	lost chan error
+	present bool // the session
+	got     chan mqtt.Message
+	lost    chan error
 }
 
 // url is where the n-th gateway takes clients over a transport.
@@ -31,7 +31,7 @@ func (s *stage) url(transport string, n int) string {
 	return "tcp://" + s.address(n)
 }
 
-func (s *stage) paho311(transport string, n int, role string) *paho311 {
+func (s *stage) paho311(transport string, n int, role string, change ...func(*mqtt.ClientOptions)) *paho311 {
 	s.Helper()
 	c := &paho311{s: s, got: make(chan mqtt.Message, 1000), lost: make(chan error, 10)}
 	o := mqtt.NewClientOptions().AddBroker(s.url(transport, n)).SetClientID(s.id(role)).
@@ -40,8 +40,15 @@ func (s *stage) paho311(transport string, n int, role string) *paho311 {
 		SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { c.got <- m }).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { c.lost <- err })
 	o.WebsocketOptions = &mqtt.WebsocketOptions{}
+	for _, f := range change {
+		f(o)
+	}
 	c.Client = mqtt.NewClient(o)
-	c.wait("connect", c.Connect())
+	connect := c.Connect()
+	c.wait("connect", connect)
+	if t, ok := connect.(*mqtt.ConnectToken); ok {
+		c.present = t.SessionPresent()
+	}
 	s.Cleanup(func() { c.Disconnect(0) })
 	return c
 }
@@ -92,9 +99,21 @@ func (c *paho311) receive(payload string) mqtt.Message {
 	return nil
 }
 
+// kept has a client keep its session, and what it has to send, in a store.
+func kept(store mqtt.Store) func(*mqtt.ClientOptions) {
+	return func(o *mqtt.ClientOptions) { o.SetCleanSession(false).SetResumeSubs(true).SetStore(store) }
+}
+
+// through has a client connect over a line.
+func through(l *line) func(*mqtt.ClientOptions) {
+	return func(o *mqtt.ClientOptions) {
+		o.Servers = nil
+		o.AddBroker("tcp://" + l.address())
+	}
+}
+
 func TestPaho311(t *testing.T) {
 	t.Parallel()
-	mqtt.ERROR, mqtt.CRITICAL = log.New(io.Discard, "", 0), log.New(io.Discard, "", 0)
 	for _, transport := range []string{"TCP", "TLS", "WebSocket"} {
 		everywhere(t, "Paho over "+transport+" publishes and subscribes at each QoS, by topic and by client id", v311, func(s *stage) {
 			p, c := s.paho311(transport, 0, "publisher"), s.paho311(transport, 1, "subscriber")
@@ -145,4 +164,94 @@ func TestPaho311(t *testing.T) {
 			twin.receive("to the twin")
 		})
 	}
+}
+
+func TestPaho311Sessions(t *testing.T) {
+	t.Parallel()
+	everywhere(t, "MQTT-3.1.2-5 Paho gets what came while it was away, once", v311, func(s *stage) {
+		p, dir := s.publisher(), s.TempDir()
+		c := s.paho311("TCP", 1, "away", kept(mqtt.NewFileStore(dir)))
+		if c.present {
+			s.Error("a session is present")
+		}
+		c.subscribe(s.topic("#"), 2)
+		for round := range 3 {
+			c.Disconnect(100)
+			for i := range 40 {
+				p.Publish(s.topic("a"), fmt.Sprint(round, i), byte(1+i%2))
+			}
+			if c = s.paho311("TCP", (round+2)%gateways, "away", kept(mqtt.NewFileStore(dir))); !c.present {
+				s.Error("no session is present")
+			}
+			for i := range 40 {
+				if m := c.receive(fmt.Sprint(round, i)); m.Qos() != byte(1+i%2) || m.Retained() {
+					s.Errorf("QoS %d, retained %v", m.Qos(), m.Retained())
+				}
+			}
+			p.Publish(s.topic("a"), "live", 1)
+			c.receive("live")
+		}
+		c.wait("unsubscribe", c.Unsubscribe(s.topic("#")))
+		if len(c.got) > 0 {
+			s.Errorf("%d messages too many", len(c.got))
+		}
+	})
+	everywhere(t, "MQTT-4.4.0-1 MQTT-4.3.3-10 Paho sends again from its store on another gateway, and QoS 2 comes once", v311, func(s *stage) {
+		c := s.begin(1, "stays")
+		c.MustSubscribe(s.topic("#"), 2)
+		got := listen(c)
+		l, dir := s.line(0), s.TempDir()
+		const rounds, each = 5, 12
+		seen := map[string]int{}
+		for round := range rounds {
+			p := s.paho311("", 0, "returns", kept(mqtt.NewFileStore(dir)), through(l))
+			if p.present != (round > 0) {
+				s.Errorf("session present: %v in round %d", p.present, round)
+			}
+			l.mute() // no acknowledgement comes back
+			for i := range each {
+				p.Publish(s.topic("a"), byte(1+i%2), false, fmt.Sprint(1+i%2, round, i))
+			}
+			for len(seen) < each*(round+1) {
+				seen[string(s.next(got).Payload)]++
+			}
+			l.cut(round + 1)
+			p.Disconnect(0)
+		}
+		store := mqtt.NewFileStore(dir)
+		p := s.paho311("", 0, "returns", kept(store), through(l))
+		clustertest.Eventually(s.T, "everything is acknowledged", func() bool { return len(store.All()) == 0 })
+		p.publish(s.topic("b"), "last", 2)
+		for {
+			payload := string(s.next(got).Payload)
+			if payload == "last" {
+				break
+			}
+			seen[payload]++
+		}
+		for payload, n := range seen {
+			if n > 1 && payload[0] == '2' {
+				s.Errorf("%q came %d times at QoS 2", payload, n)
+			}
+		}
+		if len(seen) != rounds*each {
+			s.Errorf("%d messages came, want %d", len(seen), rounds*each)
+		}
+	})
+	everywhere(t, "MQTT-3.3.1-8 MQTT-3.1.2-8 Paho and retained messages, wills", v311, func(s *stage) {
+		l, m := s.line(0), s.paho311("TCP", 1, "mourner")
+		m.subscribe(s.topic("will/+"), 1)
+		s.paho311("", 0, "mortal", through(l), func(o *mqtt.ClientOptions) { o.SetWill(s.topic("will/a"), "gone", 1, true) })
+		l.cut(0)
+		if m.receive("gone").Retained() {
+			s.Error("retained, to a subscription that was there before")
+		}
+		late := s.paho311("TCP", 2, "late")
+		late.subscribe(s.topic("will/a"), 1)
+		if !late.receive("gone").Retained() {
+			s.Error("not retained")
+		}
+		m.wait("clear", m.Publish(s.topic("will/a"), 1, true, ""))
+		late.receive("")
+	})
 }

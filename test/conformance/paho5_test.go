@@ -5,12 +5,16 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/eclipse/paho.golang/autopaho"
 	"github.com/eclipse/paho.golang/paho"
+	"github.com/eclipse/paho.golang/paho/session/state"
+	"github.com/eclipse/paho.golang/paho/store/file"
 
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
@@ -23,7 +27,7 @@ type paho5 struct {
 	disconnect chan *paho.Disconnect
 }
 
-func (s *stage) paho5(transport string, n int, role string) *paho5 {
+func (s *stage) paho5(transport string, n int, role string, change ...func(*autopaho.ClientConfig)) *paho5 {
 	s.Helper()
 	c := &paho5{s: s, got: make(chan *paho.Publish, 1000), disconnect: make(chan *paho.Disconnect, 10)}
 	server, err := url.Parse(strings.Replace(s.url(transport, n), "tcp://", "mqtt://", 1))
@@ -43,12 +47,22 @@ func (s *stage) paho5(transport string, n int, role string) *paho5 {
 			OnServerDisconnect: func(d *paho.Disconnect) { c.disconnect <- d },
 		},
 	}
+	for _, f := range change {
+		f(&cfg)
+	}
 	ctx, cancel := context.WithTimeout(s.Context(), rawmqtt.Patience)
 	defer cancel()
 	// The connection lives as long as the context that it is made with.
 	if c.ConnectionManager, err = autopaho.NewConnection(s.Context(), cfg); err != nil {
 		s.Fatal(err)
 	}
+	s.Cleanup(func() { // the context has been cancelled
+		select {
+		case <-c.Done():
+		case <-time.After(rawmqtt.Patience):
+			s.Error("the client does not end")
+		}
+	})
 	if err := c.AwaitConnection(ctx); err != nil {
 		s.Fatalf("connect: %v", err)
 	}
@@ -173,4 +187,126 @@ func TestPaho5(t *testing.T) {
 			twin.receive("to the twin")
 		})
 	}
+}
+
+// stays has a client keep its session in files, and come back whenever its connection is lost, over a line.
+func (s *stage) stays(l *line, dir string) func(*autopaho.ClientConfig) {
+	s.Helper()
+	server := &url.URL{Scheme: "mqtt", Host: l.address()}
+	sent, err := file.New(dir, "sent", ".mqtt")
+	if err != nil {
+		s.Fatal(err)
+	}
+	received, err := file.New(dir, "received", ".mqtt")
+	if err != nil {
+		s.Fatal(err)
+	}
+	return func(cfg *autopaho.ClientConfig) {
+		cfg.ServerUrls = []*url.URL{server}
+		cfg.CleanStartOnInitialConnection, cfg.SessionExpiryInterval = false, 3600
+		cfg.OnConnectionDown = nil
+		cfg.ReconnectBackoff = autopaho.NewConstantBackoff(5 * time.Millisecond)
+		cfg.Session = state.New(sent, received)
+	}
+}
+
+func TestPaho5Sessions(t *testing.T) {
+	t.Parallel()
+	everywhere(t, "MQTT-3.1.2-5 Paho gets what came while it was away, once", v5, func(s *stage) {
+		p, l, dir := s.publisher(), s.line(1), s.TempDir()
+		c := s.paho5("TCP", 1, "away", s.stays(l, dir))
+		c.subscribe(paho.SubscribeOptions{Topic: s.topic("#"), QoS: 2})
+		for round := range 3 {
+			c.do("disconnect", c.Disconnect)
+			for i := range 40 {
+				p.Publish(s.topic("a"), fmt.Sprint(round, i), byte(1+i%2))
+			}
+			l.cut(round)
+			c = s.paho5("TCP", 1, "away", s.stays(l, dir))
+			for i := range 40 {
+				if m := c.receive(fmt.Sprint(round, i)); m.QoS != byte(1+i%2) || m.Retain {
+					s.Errorf("QoS %d, retained %v", m.QoS, m.Retain)
+				}
+			}
+			p.Publish(s.topic("a"), "live", 1)
+			c.receive("live")
+		}
+	})
+	everywhere(t, "MQTT-4.4.0-1 MQTT-4.3.3-10 Paho goes from gateway to gateway and publishes: QoS 2 comes once", v5, func(s *stage) {
+		c := s.begin(1, "stays")
+		c.MustSubscribe(s.topic("#"), 2)
+		got := listen(c)
+		l := s.line(0)
+		p := s.paho5("TCP", 0, "returns", s.stays(l, s.TempDir()))
+		const rounds, each = 5, 12
+		seen := map[string]int{}
+		for round := range rounds {
+			p.do("connect", p.AwaitConnection)
+			l.mute() // no acknowledgement comes back
+			var answered sync.WaitGroup
+			for i := range each {
+				answered.Go(func() {
+					p.publish(&paho.Publish{Topic: s.topic("a"), QoS: byte(1 + i%2), Payload: []byte(fmt.Sprint(1+i%2, round, i))})
+				})
+			}
+			for len(seen) < each*(round+1) {
+				seen[string(s.next(got).Payload)]++
+			}
+			l.cut(round + 1)
+			answered.Wait() // over the next connection
+		}
+		p.publish(&paho.Publish{Topic: s.topic("a"), QoS: 2, Payload: []byte("last")})
+		for payload := ""; payload != "last"; {
+			payload = string(s.next(got).Payload)
+			seen[payload]++
+		}
+		for payload, n := range seen {
+			if n > 1 && payload[0] == '2' {
+				s.Errorf("%q came %d times at QoS 2", payload, n)
+			}
+		}
+		if len(seen) != rounds*each+1 {
+			s.Errorf("%d messages came, want %d", len(seen), rounds*each+1)
+		}
+	})
+	everywhere(t, "MQTT-4.4.0-1 MQTT-4.3.3-1 Paho goes from gateway to gateway and receives: QoS 2 comes once, in order", v5, func(s *stage) {
+		l := s.line(1)
+		c := s.paho5("TCP", 0, "moves", s.stays(l, s.TempDir()))
+		c.subscribe(paho.SubscribeOptions{Topic: s.topic("a"), QoS: 2})
+		p := s.pipeline(s.publisher())
+		const rounds, each = 5, 30
+		for round := range rounds {
+			for i := range each {
+				p.publish(s.topic("a"), strconv.Itoa(round*each+i), 2)
+			}
+			l.cut(round + 2)
+		}
+		p.finish()
+		for i := range rounds * each {
+			c.receive(strconv.Itoa(i))
+		}
+	})
+	everywhere(t, "MQTT-3.3.1-8 MQTT-3.3.1-12 MQTT-3.1.3-9 Paho and retained messages, wills", v5, func(s *stage) {
+		l, m := s.line(0), s.paho5("TCP", 1, "mourner")
+		m.subscribe(paho.SubscribeOptions{Topic: s.topic("will/+"), QoS: 1, RetainAsPublished: true})
+		delay := uint32(1)
+		s.paho5("TCP", 0, "mortal", s.stays(l, s.TempDir()), func(cfg *autopaho.ClientConfig) {
+			cfg.OnConnectionDown = func() bool { return false }
+			cfg.WillMessage = &paho.WillMessage{Topic: s.topic("will/a"), Payload: []byte("gone"), QoS: 1, Retain: true}
+			cfg.WillProperties = &paho.WillProperties{WillDelayInterval: &delay}
+		})
+		l.cut(0)
+		if !m.receive("gone").Retain {
+			s.Error("without RETAIN, to a subscription with Retain As Published")
+		}
+		late := s.paho5("TCP", 2, "late")
+		late.subscribe(paho.SubscribeOptions{Topic: s.topic("will/a"), QoS: 1})
+		if !late.receive("gone").Retain {
+			s.Error("not retained")
+		}
+		m.publish(&paho.Publish{Topic: s.topic("will/a"), QoS: 1, Retain: true})
+		if late.receive("").Retain {
+			s.Error("retained")
+		}
+	})
 }
