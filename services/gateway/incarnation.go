@@ -92,7 +92,6 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	}, broker.Deps{
 		Routes: table, LookUp: directory.LookUp, Keeper: activeOf(sessions), Metrics: g.metrics.broker, Logger: logger,
 	})
-	sequence := counter()
 	keeper := lease.New(lease.Config{
 		Incarnation: inc.ID(), OnEvict: b.Evict, OnForget: b.Forget, OnPublish: b.PublishFor, Holdings: b.Holdings, Ghosts: b.Ghosts,
 	}, lease.Deps{Sessions: sessions, Metrics: registered, Logger: logger})
@@ -111,7 +110,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	l := &life{limits: &g.cfg.Limits, deps: client.Deps{
 		Broker: b, Journal: b, Authenticate: g.deps.Authenticate, Authorize: g.deps.Authorize,
 		Serving: inc.Serving, Available: keeper.Available,
-		Incarnation: inc.ID(), NextSequence: sequence, Metrics: g.metrics.clients, Logger: logger,
+		Incarnation: inc.ID(), NextSequence: counter(), Metrics: g.metrics.clients, Logger: logger,
 	}}
 	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
 	err = lifecycle.Run(ctx, stopGrace,
@@ -126,12 +125,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 			defer g.door.Open(m.Service())()
 			return m.Run(ctx)
 		}),
-		lifecycle.Simple("gateways", func(ctx context.Context) error {
-			return cluster.WatchMembers(ctx, cd, cluster.Gateway, func(v cluster.View) { peers.see(cluster.Gateway, v) })
-		}),
-		lifecycle.Simple("session instances", func(ctx context.Context) error {
-			return cluster.WatchMembers(ctx, cd, cluster.Session, func(v cluster.View) { peers.see(cluster.Session, v) })
-		}),
+		lifecycle.Simple("members", func(ctx context.Context) error { return peers.watch(ctx, cd) }),
 		lifecycle.Simple("leases", keeper.Run),
 		lifecycle.Simple("broker", b.Run),
 		lifecycle.Part{Name: "clients", Run: func(ctx context.Context, started func()) error {

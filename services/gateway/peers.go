@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"context"
+	"errors"
 	"sync"
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
@@ -19,6 +21,19 @@ type peers struct {
 
 func newPeers(self string) *peers {
 	return &peers{self: self, views: make(map[cluster.Kind]cluster.View)}
+}
+
+// watch follows both kinds until ctx ends.
+func (p *peers) watch(ctx context.Context, d cluster.Deps) error {
+	var wg sync.WaitGroup
+	var errs [2]error
+	for i, kind := range [...]cluster.Kind{cluster.Gateway, cluster.Session} {
+		wg.Go(func() {
+			errs[i] = cluster.WatchMembers(ctx, d, kind, func(v cluster.View) { p.see(kind, v) })
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs[:]...)
 }
 
 // see takes a view of one kind. Nothing is passed on before both are known: a peer that is missing counts as dead.
