@@ -1,5 +1,5 @@
-// Command beeline runs a whole Beeline on one machine, talks MQTT to any broker, and makes certificates. Its sub-commands are the
-// files beside this one.
+// Command beeline runs a whole Beeline on one machine, talks MQTT to any broker, and makes certificates. Its
+// sub-commands are the files beside this one.
 package main
 
 import (
@@ -29,6 +29,6 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), pubCommand(), subCommand(), benchCommand(), certsCommand())
+	root.AddCommand(upCommand(), pubCommand(), subCommand(), benchCommand(), certsCommand(), storeCommand())
 	return root
 }

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -199,6 +200,9 @@ func (n *Node) Address() string {
 
 // AdminAddress is where the admin server listens; empty before it does, or when there is none.
 func (n *Node) AdminAddress() string { return n.admin.Addr() }
+
+// Handle adds a handler to the admin server, before Run.
+func (n *Node) Handle(pattern string, h http.Handler) { n.admin.Handle(pattern, h) }
 
 // Close gives up what New has taken. A node that has been run has given it up already.
 func (n *Node) Close() error {

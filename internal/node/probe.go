@@ -49,32 +49,52 @@ func ProbeOf(args []string) (Probe, []string) {
 }
 
 // Ask puts the question to the admin server of c. The error has the server's own words; nil says yes.
-func (p Probe) Ask(ctx context.Context, c Config) (err error) {
+func (p Probe) Ask(ctx context.Context, c Config) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	url, err := c.AdminURL()
+	if err != nil {
+		return err
+	}
+	_, err = call(ctx, http.MethodGet, url+string(p))
+	return err
+}
+
+// AdminURL is where the admin server of the process with this configuration is reached on its machine.
+func (c Config) AdminURL() (string, error) {
 	host, port, err := net.SplitHostPort(c.Admin.Address)
 	if err != nil || port == "0" {
-		return fmt.Errorf("admin.address is %q: it has to say where to ask", c.Admin.Address)
+		return "", fmt.Errorf("admin.address is %q: it has to say where to ask", c.Admin.Address)
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+string(p), nil)
+	return "http://" + net.JoinHostPort(host, port), nil
+}
+
+// Post has an admin server do something that takes its time, and returns its answer. The error has its own words.
+func Post(ctx context.Context, url string) (answer string, err error) {
+	return call(ctx, http.MethodPost, url)
+}
+
+func call(ctx context.Context, method, url string) (answer string, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	// A transport of its own: no proxy of the environment is asked, and the connection ends with the answer.
 	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
 	if err != nil {
-		return fmt.Errorf("ask: %w", err)
+		return "", fmt.Errorf("ask: %w", err)
 	}
 	defer func() { err = errors.Join(err, resp.Body.Close()) }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, probeAnswer))
 	if err != nil {
-		return fmt.Errorf("read the answer: %w", err)
+		return "", fmt.Errorf("read the answer: %w", err)
 	}
+	answer = strings.TrimSpace(string(body))
 	if resp.StatusCode != http.StatusOK {
-		return errors.New(strings.ReplaceAll(strings.TrimSpace(string(body)), "\n", "; "))
+		return "", errors.New(strings.ReplaceAll(answer, "\n", "; "))
 	}
-	return nil
+	return answer, nil
 }

@@ -62,11 +62,17 @@ type Admin struct {
 	cfg  AdminConfig
 	deps AdminDeps
 	addr atomic.Pointer[string]
+	more map[string]http.Handler
 }
 
 // NewAdmin makes the server. Nothing listens before its part runs.
 func NewAdmin(cfg AdminConfig, deps AdminDeps) *Admin {
-	return &Admin{cfg: cfg, deps: deps}
+	return &Admin{cfg: cfg, deps: deps, more: map[string]http.Handler{}}
+}
+
+// Handle adds a handler for a pattern of http.ServeMux, before the part runs. Web pages of other origins cannot call it.
+func (a *Admin) Handle(pattern string, h http.Handler) {
+	a.more[pattern] = http.NewCrossOriginProtection().Handler(h)
 }
 
 // Addr is the address on which the server listens; empty before its part has started and when there is none.
@@ -127,6 +133,9 @@ func (a *Admin) handler() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.deps.Metrics, promhttp.HandlerOpts{
 		ErrorLog: slog.NewLogLogger(a.deps.Logger.Handler(), slog.LevelError),
 	}))
+	for pattern, h := range a.more {
+		mux.Handle(pattern, h)
+	}
 	if a.cfg.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)

@@ -179,3 +179,26 @@ func (broken) Describe(ch chan<- *prometheus.Desc) {
 func (broken) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.NewInvalidMetric(prometheus.NewDesc("beeline_test_broken", "Broken.", nil, nil), errors.New("no honey"))
 }
+
+func TestAHandlerThatWasAddedIsNotForOtherOrigins(t *testing.T) {
+	a, _, _ := newAdmin(t, AdminConfig{})
+	a.Handle("POST /act", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "done") }))
+	for _, tt := range []struct {
+		name, method, origin string
+		status               int
+	}{
+		{"a command", http.MethodPost, "", http.StatusOK},
+		{"a page from elsewhere", http.MethodPost, "https://example.org", http.StatusForbidden},
+		{"another method", http.MethodGet, "", http.StatusMethodNotAllowed},
+	} {
+		r := httptest.NewRequest(tt.method, "/act", http.NoBody)
+		if tt.origin != "" {
+			r.Header.Set("Origin", tt.origin)
+		}
+		w := httptest.NewRecorder()
+		a.handler().ServeHTTP(w, r)
+		if w.Code != tt.status {
+			t.Errorf("%s: %d, want %d", tt.name, w.Code, tt.status)
+		}
+	}
+}

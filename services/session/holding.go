@@ -22,7 +22,7 @@ type holding struct {
 	*away.Keeper
 
 	life    *life
-	store   store.Store
+	store   *pebble.Store
 	metrics *telemetry.Scope
 	running sync.WaitGroup
 }
@@ -47,6 +47,7 @@ func (l *life) keep(ctx context.Context, d desk, revision int64) (kept, uint64, 
 		}
 	})
 	l.holder.Store(h.Keeper)
+	l.session.store.Store(h.store)
 	return h, base, nil
 }
 
@@ -88,6 +89,7 @@ func (h *holding) openStore(ctx context.Context, d desk) error {
 
 // Close implements kept.
 func (h *holding) Close() error {
+	h.life.session.store.CompareAndSwap(h.store, nil)
 	h.life.holder.CompareAndSwap(h.Keeper, nil)
 	h.running.Wait()
 	defer h.metrics.End()

@@ -25,6 +25,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/services/session/internal/away"
+	"github.com/beeline-mqtt/beeline/services/session/internal/store/pebble"
 )
 
 // Deps are what a session instance works with; all are required.
@@ -59,6 +60,8 @@ type Session struct {
 	// numbers tell the answers to one stream of a gateway from those to the next.
 	numbers atomic.Uint64
 	joined  atomic.Bool
+	// store is that of the present term; nil while there is none.
+	store atomic.Pointer[pebble.Store]
 
 	mu   sync.Mutex
 	term *term           // guarded by mu; nil while another instance is active

@@ -181,16 +181,22 @@ func (c *Cluster) CAFile() string { return filepath.Join(c.cfg.Dir, "pki", "ca.c
 // CA issues further certificates.
 func (c *Cluster) CA() *pki.CA { return c.ca }
 
+// Store is the configuration of the session services in a directory, of which all have the same store: one that takes
+// another's place takes over what that one has stored.
+func Store(dir string) session.Config {
+	c := session.DefaultConfig()
+	c.Data = filepath.Join(dir, "session")
+	return c
+}
+
 // AddSession starts a session service and waits until it is ready: active, or a standby if there is one already.
 func (c *Cluster) AddSession(ctx context.Context) (*Process, error) {
 	n, err := c.node(ctx, "session", node.Options{Server: mesh.ServerOptions(), Dial: mesh.DialOptions()})
 	if err != nil {
 		return nil, err
 	}
-	cfg := session.DefaultConfig()
+	cfg := Store(c.cfg.Dir)
 	cfg.Address = n.Address()
-	// All have the same: one that takes another's place takes over what that one has stored.
-	cfg.Data = filepath.Join(c.cfg.Dir, "session")
 	if c.cfg.Session != nil {
 		c.cfg.Session(&cfg)
 	}
@@ -200,6 +206,7 @@ func (c *Cluster) AddSession(ctx context.Context) (*Process, error) {
 	}
 	s.Register(n.Server)
 	n.Readiness.Add("session", s.Ready)
+	n.Handle("POST "+session.BackupPath, s.BackupHandler())
 	p := c.run(n, "session", s.Run)
 	alone := len(c.Sessions()) == 0
 	if err := c.waitReady(ctx, p, func() bool { return s.Active() || !alone }); err != nil {

@@ -38,14 +38,18 @@ func main() {
 func run(ctx context.Context) error {
 	defaults := settings{Node: node.DefaultConfig(), Session: session.DefaultConfig()}
 	probe, args := node.ProbeOf(os.Args[1:])
+	store, args := storeCommandOf(args)
 	cfg, err := config.Load(defaults, config.Source{
-		Program: "session", Commands: node.ProbeUsage, Args: args, Environ: os.Environ(), Output: os.Stdout,
+		Program: "session", Commands: node.ProbeUsage + storeUsage, Args: args, Environ: os.Environ(), Output: os.Stdout,
 	})
 	if err != nil {
 		return err
 	}
 	if probe != "" {
 		return probe.Ask(ctx, cfg.Node)
+	}
+	if store.verb != "" {
+		return store.run(ctx, cfg)
 	}
 	n, err := node.New(ctx, cfg.Node, "session", os.Stderr, node.Options{Server: mesh.ServerOptions(), Dial: mesh.DialOptions()})
 	if err != nil {
@@ -58,5 +62,6 @@ func run(ctx context.Context) error {
 	}
 	s.Register(n.Server)
 	n.Readiness.Add("session", s.Ready)
+	n.Handle("POST "+session.BackupPath, s.BackupHandler())
 	return n.Run(ctx, processors.Part(), lifecycle.Simple("session", s.Run))
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
@@ -30,7 +32,7 @@ func TestWrongConfigurationOfTheSessionServiceNamesTheKey(t *testing.T) {
 func TestASessionProcess(t *testing.T) {
 	etcd := clustertest.StartEtcd(t)
 	call := nodetest.Call{
-		Env:  []string{"BEELINE_ETCD__ENDPOINTS=" + etcd.Address(), "BEELINE_SESSION__DATA=" + t.TempDir()},
+		Env:  []string{"BEELINE_ETCD__ENDPOINTS=" + etcd.Address(), "BEELINE_SESSION__DATA=" + filepath.Join(t.TempDir(), "store")},
 		Args: []string{"--rpc.tls.insecure", "--listen", "127.0.0.1:0", "--admin.address", "127.0.0.1:0"},
 	}
 	active := nodetest.Start(t, call)
@@ -39,9 +41,28 @@ func TestASessionProcess(t *testing.T) {
 	standby.AwaitReady()
 	active.Probe(0, "ready")
 	active.Probe(0, "health")
+	admin := func(p *nodetest.Process) []string {
+		return []string{"--rpc.tls.insecure", "--admin.address", strings.TrimPrefix(p.Admin, "http://")}
+	}
+	r := nodetest.Run(t, nodetest.Call{Env: call.Env, Args: append([]string{"backup", "monday"}, admin(active)...)})
+	if r.Code != 0 || !strings.HasSuffix(r.Stdout, "-backups/monday\n") {
+		t.Errorf("back-up: %+v", r)
+	}
+	nodetest.Fails(t, nodetest.Call{Env: call.Env, Args: append([]string{"backup"}, admin(standby)...)}, "back up: this is not the active session instance")
+	restore := nodetest.Call{Env: call.Env, Args: []string{"restore", strings.TrimSpace(r.Stdout), "--rpc.tls.insecure"}}
+	nodetest.Fails(t, restore, "restore: stop all session instances first: ")
 	for _, p := range []*nodetest.Process{active, standby} {
 		if code := p.Terminate(); code != 0 {
 			t.Errorf("exit code %d; log:\n%s", code, p.Log())
 		}
+	}
+	if r := nodetest.Run(t, restore); r.Code != 0 || !strings.HasPrefix(r.Stdout, "the former store is ") {
+		t.Errorf("restore: %+v", r)
+	}
+	nodetest.Fails(t, nodetest.Call{Env: call.Env, Args: []string{"restore", "--rpc.tls.insecure"}}, "restore: which directory?")
+	again := nodetest.Start(t, call)
+	again.AwaitReady()
+	if code := again.Terminate(); code != 0 {
+		t.Errorf("exit code %d; log:\n%s", code, again.Log())
 	}
 }

@@ -3,6 +3,7 @@ package pebble
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -42,6 +43,18 @@ func Restore(from string, o Options) error {
 		return fmt.Errorf("restore store: %w", err)
 	}
 	return errors.Join(s.verify(), s.Close())
+}
+
+// InUse fails with store.ErrLocked while a store is open in dir. What is not there is not in use.
+func InUse(dir string) error {
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	lock, err := lockDirectory(vfs.Default, dir)
+	if err != nil {
+		return err
+	}
+	return lock.Close()
 }
 
 func missing(ok bool) error {

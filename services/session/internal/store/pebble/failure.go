@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -88,9 +89,11 @@ func (s *Store) closeFailed() error {
 
 func lockDirectory(fs vfs.FS, dir string) (*pebble.Lock, error) {
 	lock, err := pebble.LockDirectory(dir, fs)
+	var denied *os.PathError // of opening the file, which says nothing about the lock
 	switch {
 	case err == nil:
 		return lock, nil
+	case errors.As(err, &denied):
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EACCES), strings.Contains(err.Error(), "held by current process"):
 		return nil, fmt.Errorf("%w: %q", store.ErrLocked, dir)
 	}
