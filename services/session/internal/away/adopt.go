@@ -103,6 +103,7 @@ func (k *Keeper) View(gateways []string, epoch uint64) {
 	for _, g := range gateways {
 		k.view.alive[g] = true
 	}
+	k.note(gateways)
 	dead := map[string][]*session{}
 	for h := range before {
 		// Also one that holds nobody any more: the peers keep its routes, and what matches them, until it is adopted.
@@ -130,6 +131,10 @@ func (k *Keeper) View(gateways []string, epoch uint64) {
 	}
 	a := k.boot
 	k.boot = nil
+	if first {
+		// Of those that were noted some live.
+		a.incarnations = slices.DeleteFunc(a.incarnations, func(h string) bool { return k.view.alive[h] })
+	}
 	for h, sessions := range dead {
 		switch {
 		case !first:
@@ -143,6 +148,20 @@ func (k *Keeper) View(gateways []string, epoch uint64) {
 	}
 	if first {
 		k.begin(a)
+	}
+}
+
+// note has the store remember gateways, so that a successor of this instance has those adopted that died meanwhile, even
+// if they held nobody when they did. With mu held.
+func (k *Keeper) note(gateways []string) {
+	for _, g := range gateways {
+		if k.noted[g] {
+			continue
+		}
+		k.noted[g] = true
+		k.pump.push(func() {
+			k.deps.Store.AddUnadopted(g, func(err error) { _ = k.check("note gateway", err) })
+		})
 	}
 }
 

@@ -127,7 +127,29 @@ func TestASuccessorAdoptsWhatItsPredecessorHeld(t *testing.T) {
 	w.wantInbox("x", 1, 9)
 	w.wantInbox("y", 1, 2, 9)
 	w.wantInbox("z")
-	w.wait("the adoption is over", func() bool { return slices.Equal(w.store.Unadopted(), []string{ownPrefix + "ss-2"}) })
+	// Whoever lives is remembered, too.
+	w.wait("the adoption is over", func() bool {
+		left := w.store.Unadopted()
+		slices.Sort(left)
+		return slices.Equal(left, []string{"g2", ownPrefix + "ss-2"})
+	})
+}
+
+func TestASuccessorAdoptsAGatewayThatDiedMeanwhileAndHeldNobody(t *testing.T) {
+	w := newWorld(t, nil)
+	w.View([]string{"g1", "g2"}, 1)
+	w.wait("the gateways are noted", func() bool { return len(w.store.Unadopted()) == 3 })
+	w.obedient = false
+	w.stop()
+	w.start("ss-2", nil)
+	w.View([]string{"g2"}, w.epoch())
+	w.adoption("ss-1").done(nil)
+	w.adoption("g1").done(nil)
+	w.wait("the adoption is over", func() bool {
+		left := w.store.Unadopted()
+		slices.Sort(left)
+		return slices.Equal(left, []string{"g2", ownPrefix + "ss-2"})
+	})
 }
 
 func TestAnAdoptionThatWasBrokenOffIsBroughtToItsEnd(t *testing.T) {

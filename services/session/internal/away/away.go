@@ -133,6 +133,8 @@ type Keeper struct {
 	holders map[string]map[*session]struct{}
 	left    left
 	view    view
+	// noted are the gateways that the store remembers.
+	noted map[string]bool
 	// boot is what is to be adopted with the first view.
 	boot *adoption
 	// starting wait for Run; adopting hold peers back; orphans are those whose orphans are taken, by incarnation.
@@ -194,7 +196,7 @@ func New(c Config, d Deps) (*Keeper, error) {
 		cfg: c.withDefaults(), deps: d, metrics: d.Metrics,
 		pump: newQueue(1), work: newQueue(workers), wake: make(chan struct{}, 1), begun: make(chan struct{}, 1),
 		index: subscriptions.New[*session](), clients: map[string]*session{}, holders: map[string]map[*session]struct{}{},
-		orphans: map[string][]*adoption{}, gates: map[string]*gate{}, left: left{},
+		orphans: map[string][]*adoption{}, gates: map[string]*gate{}, left: left{}, noted: map[string]bool{},
 	}
 	k.metrics.reset()
 	k.wills = &wills{k: k}
