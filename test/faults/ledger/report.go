@@ -149,7 +149,7 @@ func (l *Ledger) sum(r *Report, row *Row, s *session, x *stream) {
 			if came {
 				break
 			}
-			if lost++; lost <= keep {
+			if lost++; r.Count[Lost]+lost <= keep {
 				r.Wrongs = append(r.Wrongs, Wrong{Lost, s.name, fmt.Sprintf("%s on %q, sent %s",
 					Message{x.Stream, n}.Payload(), x.Topic, x.sent[n].story())})
 			}
