@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -80,6 +81,14 @@ func killed(name string, lasts float64, which func(c *processes.Cluster) *proces
 	}
 }
 
+// long is how long the longer pauses are, in times to live: 30 s for those who have the time (make faults).
+func long() float64 {
+	if os.Getenv("BEELINE_TEST_FAULTS") != "" {
+		return 7.5
+	}
+	return 1.75
+}
+
 func paused(name string, lasts float64, which func(c *processes.Cluster) *processes.Process) trial {
 	return trial{
 		name + " is paused", func(t *testing.T, c *processes.Cluster) { which(c).Pause(t) }, lasts,
@@ -100,7 +109,7 @@ func TestDurableSessionsSurviveTheirGateways(t *testing.T) {
 		killed("gateway 0", 0.1, theGateway(0)), // it is back before anybody has noticed
 		killed("gateway 1", 1.5, theGateway(1)),
 		paused("gateway 2", 0.5, theGateway(2)),
-		paused("gateway 2", 1.75, theGateway(2)),
+		paused("gateway 2", long(), theGateway(2)),
 		trial{"gateways 0 and 1 are told to stop, one after the other", func(t *testing.T, c *processes.Cluster) {
 			for _, g := range c.Gateways[:2] {
 				if code, _ := g.Terminate(t, 20*time.Second); code != 0 {
@@ -117,7 +126,7 @@ func TestDurableSessionsSurviveTheSessionService(t *testing.T) {
 		killed("the session service", 0.1, theSession),
 		killed("the session service", 1.5, theSession),
 		paused("the session service", 0.5, theSession),
-		paused("the session service", 1.75, theSession))
+		paused("the session service", long(), theSession))
 }
 
 func TestDurableSessionsSurviveEtcd(t *testing.T) {
@@ -125,7 +134,7 @@ func TestDurableSessionsSurviveEtcd(t *testing.T) {
 		killed("etcd", 0.1, theEtcd),
 		killed("etcd", 1.75, theEtcd),
 		paused("etcd", 0.5, theEtcd),
-		paused("etcd", 1.75, theEtcd)) // which ends all leases
+		paused("etcd", long(), theEtcd)) // which ends all leases
 }
 
 func TestDurableSessionsSurvivePartitions(t *testing.T) {
