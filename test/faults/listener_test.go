@@ -3,11 +3,13 @@
 package faults
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/beeline-mqtt/beeline/internal/topic"
 	"github.com/beeline-mqtt/beeline/test/faults/ledger"
 )
 
@@ -15,6 +17,8 @@ import (
 // one a new one with each connection.
 type listener struct {
 	regular
+	// group is the shared subscription that it is a member of, if it is of one: then it subscribes to that alone.
+	group string
 
 	// mu of regular guards the following.
 	session    string
@@ -79,9 +83,15 @@ func (l *listener) begin(x *line, connection int, present bool) {
 	l.line, l.connection, l.asking, l.deaf, l.mute = x, connection, false, time.Time{}, false
 }
 
+// owner is what gets the messages of its subscription: its session, or the group.
+func (l *listener) owner() string { return cmp.Or(l.group, l.session) }
+
 // listen stays until the connection is over, hangs, or has lasted as long as chance wants it.
 func (l *listener) listen(x *line) {
-	const filter = "regulars/#"
+	filter, owner := "regulars/#", l.owner()
+	if l.group != "" {
+		filter = "$share/" + l.group + "/" + filter
+	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	until := time.NewTimer(l.between(500*time.Millisecond, 4*time.Second))
@@ -93,7 +103,7 @@ func (l *listener) listen(x *line) {
 		ask, deaf := !l.subscribed && !l.asking, time.Now().Before(l.deaf)
 		if ask {
 			l.asking = true
-			l.w.Subscribe(l.session, filter)
+			l.w.Subscribe(owner, "regulars/#")
 		}
 		l.mu.Unlock()
 		if ask {
@@ -179,15 +189,19 @@ func (l *listener) handle(x *line, pk packets.Packet) {
 		l.asking = false
 		if pk.ReasonCodes[0] < 0x80 {
 			l.subscribed = true
-			l.w.Subscribed(l.session)
+			l.w.Subscribed(l.owner())
 		}
 	case packets.Publish:
 		// Who is mute takes no responsibility for what comes: it has not got it.
 		if l.mute && pk.FixedHeader.Qos > 0 {
 			return
 		}
+		group := l.group
+		if topic.IsDirect(pk.TopicName) {
+			group = ""
+		}
 		l.w.Received(ledger.Delivery{
-			Session: l.session, Connection: l.connection, Topic: pk.TopicName, Payload: string(pk.Payload),
+			Session: l.session, Group: group, Connection: l.connection, Topic: pk.TopicName, Payload: string(pk.Payload),
 			QoS: pk.FixedHeader.Qos, PacketID: pk.PacketID, DUP: pk.FixedHeader.Dup,
 		})
 		switch pk.FixedHeader.Qos {

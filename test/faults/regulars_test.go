@@ -33,7 +33,7 @@ type regulars struct {
 }
 
 // attend has regulars come: speakers of both versions, at QoS 1 and 2, to all, and to some of the listeners
-// alone; of each four listeners three are durable.
+// alone; of each four listeners three are durable. Two more are a group that shares what is said.
 func attend(t testing.TB, speakers, listeners int, seed uint64, addresses []string) *regulars {
 	w := &regulars{
 		Ledger: ledger.New(time.Now), t: t, addresses: addresses, pace: 25 * time.Millisecond,
@@ -41,6 +41,13 @@ func attend(t testing.TB, speakers, listeners int, seed uint64, addresses []stri
 	}
 	for i := range listeners {
 		l := &listener{regular: w.regular(fmt.Sprintf("listener-%d", i), i, seed, i%4 != 3)}
+		w.listeners = append(w.listeners, l)
+		w.wg.Go(l.run)
+	}
+	// The members of a group are of both versions, and durable: what is stored for one of them is for no other.
+	w.OpenGroup("group")
+	for i := range 2 {
+		l := &listener{regular: w.regular(fmt.Sprintf("member-%d", i), i, seed, true), group: "group"}
 		w.listeners = append(w.listeners, l)
 		w.wg.Go(l.run)
 	}

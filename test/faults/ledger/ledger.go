@@ -11,6 +11,7 @@
 package ledger
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -41,7 +42,9 @@ func (m Message) Payload() string { return m.Publisher + " " + strconv.Itoa(m.Nu
 
 // Delivery is a PUBLISH that a session got.
 type Delivery struct {
-	Session    string
+	Session string
+	// Group is the one that got it through this member, if it came for a shared subscription.
+	Group      string
 	Connection int
 	Topic      string
 	Payload    string
@@ -89,6 +92,7 @@ func (m *sent) success() bool { return m.acknowledged && m.code < 0x80 }
 type session struct {
 	name    string
 	durable bool
+	group   bool // its members get each message once between them, each in an order of its own
 	ended   bool
 	filters []filter
 	open    map[uint16]Message // at QoS 2, between PUBLISH and PUBREL
@@ -183,6 +187,14 @@ func (l *Ledger) Open(name string, durable bool) {
 	l.order = append(l.order, name)
 }
 
+// OpenGroup writes down that there is a shared subscription, all of whose members are durable.
+func (l *Ledger) OpenGroup(name string) {
+	l.Open(name, true)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sessions[name].group = true
+}
+
 // Subscribe writes down that a session is about to ask for a filter.
 func (l *Ledger) Subscribe(name, text string) {
 	l.mu.Lock()
@@ -218,8 +230,8 @@ func (l *Ledger) Forgotten(client string) {
 func (l *Ledger) Received(d Delivery) (fresh bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := l.sessions[d.Session]
-	x, m, why := l.find(d)
+	s, to := l.sessions[d.Session], l.sessions[cmp.Or(d.Group, d.Session)]
+	x, m, why := l.find(to, d)
 	if why != "" {
 		l.wrong(Invented, d.Session, "%q on %q (packet %d, connection %d): %s", d.Payload, d.Topic, d.PacketID, d.Connection, why)
 		return false
@@ -239,7 +251,7 @@ func (l *Ledger) Received(d Delivery) (fresh bool) {
 		}
 		s.open[d.PacketID] = m
 	}
-	l.enter(s, x, m, d)
+	l.enter(to, x, m, d)
 	return true
 }
 
@@ -251,7 +263,7 @@ func (l *Ledger) Released(name string, packetID uint16) {
 }
 
 // find returns the message that a PUBLISH carries, or why there is none.
-func (l *Ledger) find(d Delivery) (x *stream, m Message, why string) {
+func (l *Ledger) find(to *session, d Delivery) (x *stream, m Message, why string) {
 	publisher, text, found := strings.Cut(d.Payload, " ")
 	n, err := strconv.Atoi(text)
 	if !found || err != nil {
@@ -266,7 +278,7 @@ func (l *Ledger) find(d Delivery) (x *stream, m Message, why string) {
 	case d.QoS > x.QoS:
 		return nil, m, fmt.Sprintf("QoS %d, published with %d", d.QoS, x.QoS)
 	}
-	if !l.sessions[d.Session].matches(d.Topic) {
+	if !to.matches(d.Topic) {
 		return nil, m, "it has no such subscription"
 	}
 	return x, Message{Stream: x.Stream, Number: n}, ""
@@ -296,7 +308,7 @@ func (l *Ledger) enter(s *session, x *stream, m Message, d Delivery) {
 	}
 	// What was sent on several connections may have come from any of them. All that can be said is that it came
 	// from the last one, or before.
-	if highest, known := c.highest[was.last]; known && m.Number < highest {
+	if highest, known := c.highest[was.last]; known && m.Number < highest && !s.group {
 		c.reordered++
 		l.wrong(Reordered, s.name, "%s on %q after %d, packet %d (DUP %t) on connection %d; sent %s", m.Payload(), m.Topic,
 			highest, d.PacketID, d.DUP, d.Connection, was.story())

@@ -285,6 +285,61 @@ func TestTheFirstSubackOfAFilterCounts(t *testing.T) {
 	}
 }
 
+// A group gets each message once, by whichever member; what a member gets again under its packet is no second one.
+func TestTheMembersOfAGroupShare(t *testing.T) {
+	deliver := func(b book, member string, m ledger.Message, id uint16) {
+		b.Received(ledger.Delivery{Session: member, Group: "g", Topic: m.Topic, Payload: m.Payload(), QoS: m.QoS, PacketID: id, DUP: true})
+	}
+	type count = map[ledger.Kind]int
+	for _, tt := range []struct {
+		name  string
+		story func(b book, m []ledger.Message)
+		want  [3]count // by QoS
+	}{
+		{"each once", func(b book, m []ledger.Message) {
+			deliver(b, "a", m[0], 1)
+			deliver(b, "b", m[1], 1)
+			deliver(b, "a", m[2], 2)
+		}, [3]count{1: {}, 2: {}}},
+		{"one after a later one, by another member", func(b book, m []ledger.Message) {
+			deliver(b, "a", m[1], 1)
+			deliver(b, "b", m[0], 1)
+			deliver(b, "b", m[2], 2)
+		}, [3]count{1: {}, 2: {}}},
+		{"one by nobody", func(b book, m []ledger.Message) {
+			deliver(b, "a", m[0], 1)
+			deliver(b, "b", m[2], 1)
+		}, [3]count{1: {ledger.Lost: 1}, 2: {ledger.Lost: 1}}},
+		{"one by both", func(b book, m []ledger.Message) {
+			for i, x := range m {
+				deliver(b, "a", x, uint16(i+1))
+			}
+			deliver(b, "b", m[1], 1)
+		}, [3]count{1: {}, 2: {ledger.Doubled: 1}}},
+		{"one again under its packet", func(b book, m []ledger.Message) {
+			for i, x := range m {
+				deliver(b, "a", x, uint16(i+1))
+			}
+			deliver(b, "a", m[2], 3)
+		}, [3]count{1: {}, 2: {}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for qos := byte(1); qos <= 2; qos++ {
+				b := book{ledger.New(fixed), ledger.Stream{Publisher: "p", Topic: "crowd/p", QoS: qos, Durable: true}}
+				b.OpenGroup("g")
+				b.Subscribe("g", "crowd/#")
+				b.Subscribed("g")
+				b.Open("a", true)
+				b.Open("b", true)
+				tt.story(b, b.sent(3))
+				if diff := cmp.Diff(tt.want[qos], b.Report().Count); diff != "" {
+					t.Errorf("QoS %d (-want +got):\n%s\n%v", qos, diff, b.Report())
+				}
+			}
+		})
+	}
+}
+
 func TestWhatIsOutstandingIsKnownMeanwhile(t *testing.T) {
 	b := begin(1, true, true)
 	m := b.sent(3)
