@@ -108,17 +108,26 @@ type filter struct {
 // matches reports whether the session has asked for what is published to a topic.
 func (s *session) matches(name string) bool {
 	for _, f := range s.filters {
-		if topic.Match(f.text, name) {
+		if f.matches(name) {
 			return true
 		}
 	}
 	return false
 }
 
+// matches knows, other than MQTT, filters of what is for one client alone.
+func (f filter) matches(name string) bool {
+	if topic.IsDirect(name) {
+		prefix, all := strings.CutSuffix(f.text, "#")
+		return all && topic.IsDirect(f.text) && strings.HasPrefix(name, prefix)
+	}
+	return topic.Match(f.text, name)
+}
+
 // since is the moment from which the session is owed what is published to a topic: what was sent after it.
 func (s *session) since(name string) (since Mark, ever bool) {
 	for _, f := range s.filters {
-		if f.granted > 0 && topic.Match(f.text, name) && (!ever || f.granted < since) {
+		if f.granted > 0 && f.matches(name) && (!ever || f.granted < since) {
 			since, ever = f.granted, !s.ended
 		}
 	}
@@ -298,8 +307,9 @@ func (l *Ledger) enter(s *session, x *stream, m Message, d Delivery) {
 	was := &x.sent[m.Number]
 	if c.came[m.Number] > 1 {
 		c.repeated++
-		// A message that was sent once may come once, and so may one between two durable sessions.
-		if d.QoS == 2 && (!was.again || x.Durable && s.durable) {
+		// A message that was sent once may come once, and so may one between two durable sessions. A group may choose
+		// another member when it is sent again.
+		if d.QoS == 2 && (!was.again || x.Durable && s.durable && !s.group) {
 			c.doubled++
 			l.wrong(Doubled, s.name, "%s on %q at QoS 2 for the %d. time, packet %d (DUP %t) on connection %d; sent %s", m.Payload(), m.Topic,
 				c.came[m.Number], d.PacketID, d.DUP, d.Connection, was.story())

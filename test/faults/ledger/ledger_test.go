@@ -275,6 +275,25 @@ func TestOnlyWhatWasSentAfterTheSubackIsOwed(t *testing.T) {
 }
 
 // A second SUBSCRIBE takes nothing back of what the first has made owed.
+// What is for one client alone is owed to that one, and to nobody who subscribes to everything.
+func TestDirectMessagesAreForOne(t *testing.T) {
+	b := book{ledger.New(fixed), ledger.Stream{Publisher: "p", Topic: "p2p/r/x", QoS: 1, Durable: true}}
+	for _, name := range []string{"r", "s", "all"} {
+		b.Open(name, true)
+		b.Subscribe(name, map[string]string{"r": "p2p/r/#", "s": "p2p/s/#", "all": "#"}[name])
+		b.Subscribed(name)
+	}
+	m := b.sent(2)
+	b.came(m[0], 1)
+	for _, name := range []string{"s", "all"} {
+		b.Received(ledger.Delivery{Session: name, Topic: m[0].Topic, Payload: m[0].Payload(), QoS: 1, PacketID: 1})
+	}
+	r := b.Report()
+	if diff := cmp.Diff(map[ledger.Kind]int{ledger.Lost: 1, ledger.Invented: 2}, r.Count); diff != "" || r.Wrongs[2].Client != "r" {
+		t.Errorf("(-want +got):\n%s\n%v", diff, r)
+	}
+}
+
 func TestTheFirstSubackOfAFilterCounts(t *testing.T) {
 	b := begin(1, true, true)
 	b.sent(1)
@@ -316,6 +335,13 @@ func TestTheMembersOfAGroupShare(t *testing.T) {
 			}
 			deliver(b, "b", m[1], 1)
 		}, [3]count{1: {}, 2: {ledger.Doubled: 1}}},
+		{"one that was sent again, by both", func(b book, m []ledger.Message) {
+			for i, x := range m {
+				deliver(b, "a", x, uint16(i+1))
+			}
+			b.Resend(m[1], 2)
+			deliver(b, "b", m[1], 1)
+		}, [3]count{1: {}, 2: {}}},
 		{"one again under its packet", func(b book, m []ledger.Message) {
 			for i, x := range m {
 				deliver(b, "a", x, uint16(i+1))
