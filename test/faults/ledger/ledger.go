@@ -128,7 +128,7 @@ func (f filter) matches(name string) bool {
 func (s *session) since(name string) (since Mark, ever bool) {
 	for _, f := range s.filters {
 		if f.granted > 0 && f.matches(name) && (!ever || f.granted < since) {
-			since, ever = f.granted, !s.ended
+			since, ever = f.granted, !s.ended && !s.group
 		}
 	}
 	return since, ever
@@ -196,7 +196,8 @@ func (l *Ledger) Open(name string, durable bool) {
 	l.order = append(l.order, name)
 }
 
-// OpenGroup writes down that there is a shared subscription, all of whose members are durable.
+// OpenGroup writes down that there is a shared subscription. Nothing is owed to it: members that are away get nothing,
+// and whether one was there at the time is not known here.
 func (l *Ledger) OpenGroup(name string) {
 	l.Open(name, true)
 	l.mu.Lock()
