@@ -114,10 +114,12 @@ func (l *listener) listen(x *line) {
 		}
 		x.say(packets.Pingreq, 0)
 		if !deaf && x.silence() > hangs {
+			l.note("is not served")
 			return
 		}
 		select {
 		case <-x.ended:
+			l.note("is thrown out")
 			return
 		case <-l.w.stop:
 			return
@@ -130,6 +132,7 @@ func (l *listener) listen(x *line) {
 		if calm != nil && l.random.IntN(60) == 0 {
 			l.mu.Lock()
 			l.deaf = time.Now().Add(l.between(200*time.Millisecond, 2*time.Second))
+			l.note("is deaf until %s", l.deaf.UTC().Format(clock))
 			l.mu.Unlock()
 		}
 	}
@@ -138,6 +141,7 @@ func (l *listener) listen(x *line) {
 // leave ends a connection in one way or another. The line that it returns stands still.
 func (l *listener) leave(x *line) *line {
 	way := l.random.IntN(4)
+	l.note("leaves: %s", [...]string{"without a word", "with a word", "for another connection", "mute first"}[way])
 	if way == 2 && !l.w.isCalm() {
 		return x // and nothing counts any more that comes over it, from the next CONNECT on
 	}
@@ -189,6 +193,7 @@ func (l *listener) handle(x *line, pk packets.Packet) {
 		l.asking = false
 		if pk.ReasonCodes[0] < 0x80 {
 			l.subscribed = true
+			l.note("is subscribed")
 			l.w.Subscribed(l.owner())
 		}
 	case packets.Publish:

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -150,11 +152,22 @@ func (w *regulars) finish(limit time.Duration) ledger.Report {
 	w.t.Logf("regulars: %v after the last acknowledgement everything had come\n%v", late.Round(time.Millisecond), r)
 	if !r.Clean() {
 		w.t.Errorf("regulars: %v", r.Count)
+		w.explain(r)
 	}
 	if r.Acknowledged == 0 || r.Again == 0 {
 		w.t.Error("regulars: nothing was acknowledged, or nothing sent again")
 	}
 	return r
+}
+
+// explain shows what those have done with whom something is wrong.
+func (w *regulars) explain(r ledger.Report) {
+	w.t.Helper()
+	for _, l := range w.listeners {
+		if slices.ContainsFunc(r.Wrongs, func(x ledger.Wrong) bool { return strings.HasPrefix(x.Client, l.id) }) {
+			w.t.Logf("%q (durable %t, level %d):\n    %s", l.id, l.durable, l.version, l.history())
+		}
+	}
 }
 
 // regular is what speakers and listeners have in common.
@@ -168,6 +181,23 @@ type regular struct {
 
 	mu   sync.Mutex
 	line *line // the present one; what older ones bring is not looked at
+
+	noting sync.Mutex
+	notes  []string // what it has done
+}
+
+// note writes down what the regular does, for failures.
+func (r *regular) note(format string, args ...any) {
+	r.noting.Lock()
+	defer r.noting.Unlock()
+	r.notes = append(r.notes, time.Now().UTC().Format(clock)+" "+fmt.Sprintf(format, args...))
+}
+
+// history is what it has done.
+func (r *regular) history() string {
+	r.noting.Lock()
+	defer r.noting.Unlock()
+	return strings.Join(r.notes, "\n    ")
 }
 
 func (w *regulars) regular(id string, i int, seed uint64, durable bool) regular {
@@ -201,10 +231,14 @@ func (r *regular) ring() (next *line, present bool, err error) {
 	r.mu.Lock()
 	r.line = nil
 	r.mu.Unlock()
-	next, present, err = call(r.w.t, r.w.addresses[r.random.IntN(len(r.w.addresses))], r.version, r.id, r.durable)
+	where := r.random.IntN(len(r.w.addresses))
+	r.note("calls gateway %d", where)
+	next, present, err = call(r.w.t, r.w.addresses[where], r.version, r.id, r.durable)
 	if err != nil {
+		r.note("is not let in: %v", err)
 		return nil, false, err
 	}
+	r.note("is let in, session present %t", present)
 	if r.durable && r.had && !present {
 		r.w.Forgotten(r.id)
 	}
