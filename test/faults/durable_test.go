@@ -181,3 +181,8 @@ func TestDurableSessionsSurviveAllThatKnowThem(t *testing.T) {
 			}, 0, func(t *testing.T, c *processes.Cluster) { c.Boot(t) },
 		})
 }
+
+// Without any fault there is enough that can go wrong: clients that leave, and are taken over.
+func TestDurableSessionsMoveWhileMessagesFlow(t *testing.T) {
+	endure(t, processes.Config{}, trial{"nothing", func(*testing.T, *processes.Cluster) {}, 2, mend})
+}
