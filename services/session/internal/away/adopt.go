@@ -98,20 +98,33 @@ func (k *Keeper) dead(gateway string, epoch uint64) bool {
 func (k *Keeper) View(gateways []string, epoch uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	first := !k.view.known
+	first, before := !k.view.known, k.view.alive
 	k.view = view{known: true, epoch: epoch, alive: make(map[string]bool, len(gateways))}
 	for _, g := range gateways {
 		k.view.alive[g] = true
 	}
 	dead := map[string][]*session{}
+	for h := range before {
+		// Also one that holds nobody any more: the peers keep its routes, and what matches them, until it is adopted.
+		if !k.view.alive[h] && len(k.orphans[h]) == 0 {
+			dead[h] = k.left.take(h, now())
+		}
+	}
 	for h, held := range k.holders {
 		if k.view.alive[h] || len(k.orphans[h]) > 0 {
 			continue
 		}
 		for s := range held {
 			if k.dead(h, s.rec.Epoch) {
-				s.from = []string{h}
+				s.from = nil
 				dead[h] = append(dead[h], s)
+			}
+		}
+	}
+	for h, sessions := range dead {
+		for _, s := range sessions {
+			if !slices.Contains(s.from, h) {
+				s.from = append(slices.Clone(s.from), h)
 			}
 		}
 	}

@@ -131,6 +131,7 @@ type Keeper struct {
 	timers  timers
 	// holders are the clients that a gateway holds.
 	holders map[string]map[*session]struct{}
+	left    left
 	view    view
 	// boot is what is to be adopted with the first view.
 	boot *adoption
@@ -193,7 +194,7 @@ func New(c Config, d Deps) (*Keeper, error) {
 		cfg: c.withDefaults(), deps: d, metrics: d.Metrics,
 		pump: newQueue(1), work: newQueue(workers), wake: make(chan struct{}, 1), begun: make(chan struct{}, 1),
 		index: subscriptions.New[*session](), clients: map[string]*session{}, holders: map[string]map[*session]struct{}{},
-		orphans: map[string][]*adoption{}, gates: map[string]*gate{},
+		orphans: map[string][]*adoption{}, gates: map[string]*gate{}, left: left{},
 	}
 	k.metrics.reset()
 	k.wills = &wills{k: k}
@@ -379,6 +380,9 @@ func (k *Keeper) set(s *session, r store.Record, stored bool) {
 	if h := s.rec.Holder; h != r.Holder {
 		if delete(k.holders[h], s); len(k.holders[h]) == 0 {
 			delete(k.holders, h)
+		}
+		if h != "" && s.stored && k.view.alive[h] {
+			k.left.add(h, s, now())
 		}
 		if r.Holder != "" {
 			if k.holders[r.Holder] == nil {

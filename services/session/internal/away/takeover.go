@@ -16,7 +16,7 @@ import (
 type taken struct {
 	s  *session
 	st journal.State
-	// gone: somebody else holds it by now.
+	// gone: somebody else holds it by now, or it has come here in its own way.
 	gone bool
 }
 
@@ -94,7 +94,9 @@ func (k *Keeper) takeOne(a *adoption, s *session, done func(*taken)) {
 
 // read reads the state of a session of which r is the record.
 func (k *Keeper) read(a *adoption, s *session, r store.Record, done func(*taken)) {
-	t := &taken{s: s, gone: r.Holder != ""}
+	k.mu.Lock()
+	t := &taken{s: s, gone: r.Holder != "" || s.here}
+	k.mu.Unlock()
 	var err error
 	if r.Session != 0 {
 		t.st, err = k.deps.Store.State(s.client, r.Session)
