@@ -321,7 +321,11 @@ func (l *Ledger) enter(s *session, x *stream, m Message, d Delivery) {
 	// from the last one, or before.
 	if highest, known := c.highest[was.last]; known && m.Number < highest && !s.group {
 		c.reordered++
-		l.wrong(Reordered, s.name, "%s on %q after %d, packet %d (DUP %t) on connection %d; sent %s", m.Payload(), m.Topic,
+		kind := Reordered
+		if was.again {
+			kind = Overtaken
+		}
+		l.wrong(kind, s.name, "%s on %q after %d, packet %d (DUP %t) on connection %d; sent %s", m.Payload(), m.Topic,
 			highest, d.PacketID, d.DUP, d.Connection, was.story())
 	}
 	if !was.again {

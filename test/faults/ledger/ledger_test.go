@@ -187,42 +187,46 @@ func TestAnOrderIsThatOfOneConnection(t *testing.T) {
 	tests := []struct {
 		name  string
 		story func(b book)
-		want  int
+		want  [2]int // reordered, overtaken
 	}{
 		{"an older connection's message after a newer one's", func(b book) {
 			old, young := b.Send(b.s, 1), b.Send(b.s, 2)
 			b.all(young, old)
-		}, 0},
+		}, [2]int{}},
 		{"what was sent again after what was not", func(b book) {
 			first, second := b.Send(b.s, 1), b.Send(b.s, 1)
 			b.came(second, 1)
 			b.Resend(first, 2)
 			b.came(first, 2)
-		}, 0},
+		}, [2]int{}},
 		{"what was sent again before, after what was sent behind it", func(b book) {
 			first := b.Send(b.s, 1)
 			b.Resend(first, 2)
 			second := b.Send(b.s, 2)
 			b.all(second, first)
-		}, 1},
+		}, [2]int{0, 1}},
 		{"both sent again: either may be from either", func(b book) {
 			first, second := b.Send(b.s, 1), b.Send(b.s, 1)
 			b.Resend(first, 2)
 			b.Resend(second, 2)
 			b.all(second, first)
-		}, 0},
+		}, [2]int{}},
 		{"reordered first, sent again later", func(b book) {
 			first, second := b.Send(b.s, 1), b.Send(b.s, 1)
 			b.all(second, first)
 			b.Resend(first, 2)
-		}, 1},
+		}, [2]int{1, 0}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			b := begin(1, true, true)
 			tt.story(b)
-			if r := b.Report(); r.Count[ledger.Reordered] != tt.want {
-				t.Errorf("%d reordered, want %d\n%v", r.Count[ledger.Reordered], tt.want, r)
+			r := b.Report()
+			if got := [2]int{r.Count[ledger.Reordered], r.Count[ledger.Overtaken]}; got != tt.want {
+				t.Errorf("reordered, overtaken: %v, want %v\n%v", got, tt.want, r)
+			}
+			if !r.Clean(ledger.Reordered, ledger.Overtaken) || r.Clean() != (tt.want == [2]int{}) {
+				t.Errorf("clean is %v", r.Clean())
 			}
 		})
 	}

@@ -20,6 +20,8 @@ const (
 	Doubled Kind = "doubled"
 	// Reordered came for the first time after a later message of the same connection of its publisher.
 	Reordered Kind = "reordered"
+	// Overtaken is the same of a message that its publisher had to send again: it came after one that was sent behind it.
+	Overtaken Kind = "overtaken"
 	// Invented was never sent, not there, not so, or not to be given to that session.
 	Invented Kind = "invented"
 	// Reused is a packet identifier that stood for something else at the time, or came again without DUP.
@@ -194,8 +196,15 @@ func (l *Ledger) Outstanding(before Mark) (n int, first string) {
 	return n, first
 }
 
-// Clean reports whether nothing is wrong.
-func (r Report) Clean() bool { return len(r.Count) == 0 }
+// Clean reports whether nothing is wrong but what may be.
+func (r Report) Clean(but ...Kind) bool {
+	for kind := range r.Count {
+		if !slices.Contains(but, kind) {
+			return false
+		}
+	}
+	return true
+}
 
 // String is the report as tables, with what is wrong behind them.
 func (r Report) String() string {
@@ -208,7 +217,7 @@ func (r Report) String() string {
 			x.Publishers, x.Receivers, x.QoS, x.Owed, x.Lost, x.Extra, x.Repeated, x.Doubled, x.Reordered)
 	}
 	_ = t.Flush() // into memory
-	for _, kind := range []Kind{Lost, Doubled, Reordered, Invented, Reused, Forgotten} {
+	for _, kind := range []Kind{Lost, Doubled, Reordered, Overtaken, Invented, Reused, Forgotten} {
 		if r.Count[kind] > 0 {
 			fmt.Fprintf(&b, "%s: %d\n", kind, r.Count[kind])
 		}
