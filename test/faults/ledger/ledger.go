@@ -308,9 +308,9 @@ func (l *Ledger) enter(s *session, x *stream, m Message, d Delivery) {
 	was := &x.sent[m.Number]
 	if c.came[m.Number] > 1 {
 		c.repeated++
-		// A message that was sent once may come once, and so may one between two durable sessions. A group may choose
-		// another member when it is sent again.
-		if d.QoS == 2 && (!was.again || x.Durable && s.durable && !s.group) {
+		// A message that was sent once may come once, and so may one between two durable sessions. For a group another
+		// member is chosen when it is sent again, and when the gateway of the first dies before it has answered.
+		if d.QoS == 2 && !s.group && (!was.again || x.Durable && s.durable) {
 			c.doubled++
 			l.wrong(Doubled, s.name, "%s on %q at QoS 2 for the %d. time, packet %d (DUP %t) on connection %d; sent %s", m.Payload(), m.Topic,
 				c.came[m.Number], d.PacketID, d.DUP, d.Connection, was.story())
