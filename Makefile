@@ -44,7 +44,7 @@ fuzz: ## Run every fuzz test for FUZZTIME (10s)
 	tools/check/fuzz.sh $(FUZZTIME)
 
 faults: ## Kill, pause and cut off processes at random for FAULTTIME (10m)
-	BEELINE_TEST_FAULTS=$(FAULTTIME) go test -count=1 -v -timeout 0 -run Random ./test/faults
+	BEELINE_TEST_FAULTS=$(FAULTTIME) go test -count=1 -v -timeout 0 -run 'Random|Durable' ./test/faults
 
 images: build ## Make container images of the binaries in bin/ (pulls nothing)
 	tools/images.sh

@@ -40,7 +40,8 @@ func benchCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(benchPairsCommand(), benchFanoutCommand(), benchConnectCommand(), benchMoveCommand())
+	cmd.AddCommand(benchPairsCommand(), benchFanoutCommand(), benchConnectCommand(), benchMoveCommand(),
+		benchAwayCommand(), benchResumeCommand(), benchStormCommand())
 	return cmd
 }
 
@@ -55,7 +56,7 @@ func (o *benchOptions) flags(f *pflag.FlagSet) {
 	f.DurationVar(&o.duration, "duration", 10*time.Second, "how long they count (pairs, fanout)")
 	f.StringVarP(&o.output, "output", "o", "table", "table or json")
 	f.BoolVarP(&o.quiet, "quiet", "Q", false, "no progress on standard error")
-	f.BoolVar(&o.check, "check", false, "exit with 2 when messages are lost (QoS 1, 2), doubled, corrupt or out of order, or a client is lost or twice there")
+	f.BoolVar(&o.check, "check", false, "exit with 2 when messages are lost (QoS 1, 2), doubled, corrupt or out of order, or a client is lost, twice there or forgotten")
 }
 
 // loadFlags are those of scenarios in which messages flow.

@@ -9,8 +9,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/beeline-mqtt/beeline/cmd/beeline/bench"
+	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
 // gateways is the value of --broker for both.
@@ -99,6 +101,11 @@ func TestFlagsOfABenchThatCannotBe(t *testing.T) {
 		{"none of the others can be", "pairs --to mqtt://a --shift 2"},
 		{"process gone", "pairs --pid gone=999999999"},
 		{"broker mqtt://127.0.0.1:1: ", "pairs -u mqtt://127.0.0.1:1"},
+		{"qos: 1 or 2", "away -q 0"},
+		{"receivers: at least 1", "resume --clients-prefix x --receivers 0"},
+		{`required flag(s) "clients-prefix"`, "resume"},
+		{"within: more than 0", "storm --within 0"},
+		{"--output", "storm -o xml"},
 		{"unknown command", "x"},
 	} {
 		fails(t, tt.want, append([]string{"bench"}, strings.Fields(tt.args)...)...)
@@ -123,6 +130,38 @@ func TestClientsMoveBetweenGateways(t *testing.T) {
 		var got bench.Result
 		if err := json.Unmarshal([]byte(out), &got); err != nil || got.Delivered != 10 || got.TwoOwners != 0 || got.Closed == nil {
 			t.Errorf("%s: %v", out, err)
+		}
+	})
+}
+
+// durableSessions skips a test as long as the cluster has none: MQTT 5 says so in the CONNACK.
+func durableSessions(t *testing.T) {
+	t.Helper()
+	c := rawmqtt.Dial(t, strings.TrimPrefix(at("mqtt", 0, "mqtt"), "mqtt://"), rawmqtt.V5)
+	ack := c.Hello("is it durable", func(pk *packets.Packet) {
+		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 60, true
+	})
+	if ack.Properties.SessionExpiryIntervalFlag && ack.Properties.SessionExpiryInterval == 0 {
+		t.Skip("sessions end with their connection")
+	}
+}
+
+func TestReceiversAreAwayAndReturn(t *testing.T) {
+	durableSessions(t)
+	both(t, func(t *testing.T, version string) {
+		shape := func(scenario string, more ...string) []string {
+			return short(scenario, append(more, "-V", version, "--receivers", "4", "--publishers", "8", "--messages", "400", "-o", "json")...)
+		}
+		for _, args := range [][]string{
+			shape("away", "--clients-prefix", "away"+version),
+			shape("resume", "--clients-prefix", "away"+version),
+			shape("storm", "--within", "100ms"),
+		} {
+			out := begin(t, nil, args...).done()
+			var got bench.Result
+			if err := json.Unmarshal([]byte(out), &got); err != nil || got.Scenario != args[1] || got.Delivered != 400 {
+				t.Errorf("%s: %v", out, err)
+			}
 		}
 	})
 }

@@ -3,9 +3,9 @@
 // Package faults holds the promises of docs/guarantees.md against processes that are killed, paused and cut off
 // from each other. Each test has a cluster of its own.
 //
-// BEELINE_TEST_FAULTS is how long the test of random faults lasts (make faults), BEELINE_TEST_SEED what it begins
-// from, BEELINE_TEST_LOGS a directory in which the processes' logs stay, and BEELINE_TEST_RACE=1 has the processes
-// look for data races.
+// BEELINE_TEST_FAULTS is how long the test of random faults lasts (make faults); with it pauses last 30 s.
+// BEELINE_TEST_SEED is what chance begins from, BEELINE_TEST_LOGS a directory in which the processes' logs stay, and
+// BEELINE_TEST_RACE=1 has the processes look for data races.
 package faults
 
 import (

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/beeline-mqtt/beeline/test/faults/ledger"
 	"github.com/beeline-mqtt/beeline/test/faults/processes"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
@@ -201,6 +203,19 @@ func faultsOf(c *processes.Cluster) []fault {
 	}
 	for i, g := range c.Gateways {
 		all = append(append(all, process(g.Process)...), wire(g.Name, g.Etcd)...)
+		for k, s := range c.Sessions {
+			between := g.Name + " and " + s.Name
+			cut := func(w processes.Wire) func(*testing.T) func() {
+				return func(*testing.T) func() {
+					c.CutSession(i, k, w)
+					return func() { c.CutSession(i, k, processes.Open) }
+				}
+			}
+			all = append(all,
+				fault{between + " cannot reach each other: packets get lost", between, cut(processes.Stalled)},
+				fault{between + " cannot reach each other: connections are refused", between, cut(processes.Refused)},
+			)
+		}
 		j := (i + 1) % len(c.Gateways)
 		between := fmt.Sprintf("gateways %d and %d", i, j)
 		cut := func(how func(i, j int, w processes.Wire), w processes.Wire) func(*testing.T) func() {
@@ -227,12 +242,18 @@ func TestRandomFaults(t *testing.T) {
 		}
 	}
 	c := start(t, processes.Config{Sessions: 2, Limits: "receipt_timeout: 5s", Gateway: "route_ack_timeout: 3s"})
+	settles := 2*c.TTL + 4*slack
 	chance := seed(t)
 	random := rand.New(rand.NewPCG(chance, 0))
 	contest := compete(t, 5, chance, mqtt(c)...)
 	w := gather(t, 6, 4, chance, mqtt(c))
+	var r *regulars
+	if areDurable(t, c) {
+		r = attend(t, 8, 6, chance, mqtt(c))
+	}
 	all := faultsOf(c)
-	for began := time.Now(); time.Since(began) < duration; {
+	began := time.Now()
+	for n := 1; time.Since(began) < duration && !t.Failed(); n++ {
 		// Every third time, two things go wrong together.
 		first := all[random.IntN(len(all))]
 		now := []fault{first}
@@ -253,13 +274,17 @@ func TestRandomFaults(t *testing.T) {
 		t.Logf("%s: mended", time.Now().UTC().Format(clock))
 		for _, f := range now {
 			for _, g := range c.Gateways {
-				if f.target == g.Name {
+				// Whom the session service cannot reach it cannot tell either.
+				if f.target == g.Name || strings.HasPrefix(f.target, g.Name+" and ") {
 					contest.excuse(g.MQTT, since, time.Now().Add(c.TTL))
 				}
 			}
 		}
 		calm := time.Now()
 		outlast(calm, time.Duration(random.Int64N(int64(c.TTL))))
+		if n%5 == 0 && r != nil {
+			within(t, fmt.Sprintf("after %d faults everything has come", n), r.settle(settles), settles)
+		}
 	}
 	mended := time.Now()
 	for _, s := range c.Sessions {
@@ -270,6 +295,10 @@ func TestRandomFaults(t *testing.T) {
 	}
 	within(t, "all processes are ready after the last fault", time.Since(mended), 3*c.TTL)
 	mustWorkEverywhere(t, c)
+	if r != nil {
+		r.settle(settles)
+		r.finish(patience, ledger.Reordered, ledger.Overtaken) // gateways die: see endure
+	}
 	w.finish()
 	contest.finish()
 }

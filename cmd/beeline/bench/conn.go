@@ -20,6 +20,8 @@ type Login struct {
 	V5       bool
 	Username string
 	Password []byte // nil: none
+
+	durable bool // the session outlives the connection
 }
 
 // refusedError is the code of a CONNACK or SUBACK that says no.

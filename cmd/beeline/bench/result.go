@@ -33,6 +33,9 @@ type Result struct {
 	SentLate   *Latencies `json:"sent_late_us,omitempty"`
 	Subscribed *Latencies `json:"subscribed_us,omitempty"`
 	Closed     *Latencies `json:"closed_us,omitempty"`
+	Served     *Latencies `json:"served_us,omitempty"`
+	Clients    uint64     `json:"clients_served,omitempty"` // receivers that have got everything
+	Forgotten  uint64     `json:"forgotten"`                // durable sessions that were not there any more
 	TwoOwners  uint64     `json:"two_owners"`
 	Unclosed   uint64     `json:"unclosed"` // first connections that are open still
 
@@ -52,7 +55,7 @@ type Latencies struct {
 	Max  float64 `json:"max"`
 }
 
-// CPU is user and system time in microseconds for each delivery, connection or move.
+// CPU is user and system time in microseconds for each delivery, accepted message, connection, move or client.
 type CPU struct {
 	Total     float64 `json:"total"`     // of all processes that were named
 	Generator float64 `json:"generator"` // of this one
@@ -68,8 +71,8 @@ type ProcessResult struct {
 	RSSHeld   int64   `json:"rss_held,omitempty"`
 }
 
-// ErrNotClean says that messages were lost, doubled, changed or out of order, or that two connections were one
-// client.
+// ErrNotClean says that messages were lost, doubled, changed or out of order, that two connections were one client,
+// or that a durable session was not there any more.
 var ErrNotClean = errors.New("not clean")
 
 // Check returns an ErrNotClean that says what happened that may not. At QoS 0 messages may be lost.
@@ -84,6 +87,7 @@ func (r *Result) Check(qos byte) error {
 		{r.OutOfOrder, "out of order"},
 		{r.Corrupt, "corrupt"},
 		{r.TwoOwners, "with two owners"},
+		{r.Forgotten, "forgotten"},
 	} {
 		messages := r.Scenario == "pairs" || r.Scenario == "fanout"
 		if x.n > 0 && (x.what != "lost" || qos > 0 || !messages) {

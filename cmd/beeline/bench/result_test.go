@@ -23,6 +23,11 @@ func example(scenario string) *Result {
 		r.Refused, r.RefusedBecause = 111, "broker a: CONNECT refused with code 0x89"
 	case "move":
 		r.Closed, r.TwoOwners, r.Unclosed = &some, 112, 113
+	case "away":
+		r.Unsent, r.Unacknowledged = 107, 108
+	case "resume", "storm":
+		r.Lost, r.Doubled, r.OutOfOrder, r.Corrupt = 103, 104, 105, 106
+		r.Served, r.Clients, r.Forgotten = &some, 114, 115
 	default:
 		r.Lost, r.Doubled, r.OutOfOrder, r.Corrupt = 103, 104, 105, 106
 		r.Unsent, r.Unacknowledged, r.LostInWarmup, r.SentLate = 107, 108, 109, &some
@@ -37,6 +42,7 @@ func TestTheJSONHasAllThatMakesSense(t *testing.T) {
 	}
 	for scenario, more := range map[string][]string{
 		"pairs": {"sent_late_us"}, "connect": {"subscribed_us", "memory_per_connection"}, "move": {"closed_us"},
+		"resume": {"served_us", "clients_served", "forgotten"},
 	} {
 		var out strings.Builder
 		if err := example(scenario).JSON(&out); err != nil {
@@ -70,6 +76,12 @@ func TestTheTableSaysEverything(t *testing.T) {
 		"fanout":  {"out of order", "105"},
 		"connect": {"connected", "102, 10/s", "111", "refused with code 0x89", "CONNACK after", "SUBACK after", "4.9 KiB", "held", "CPU of a connection"},
 		"move":    {"moved", "112", "113", "CONNACK after", "closed after", "CPU of a move"},
+		"away":    {"101", "107", "108", "accepted", "102, 10/s", "accepted after", "CPU of an accepted message"},
+		"resume": {
+			"101", "102, 10/s", "103", "104", "105", "106", "114, the last after 10.000 s", "115", "CONNACK after", "served after",
+			"CPU of a delivery",
+		},
+		"storm": {"114, the last after 10.000 s", "CPU of a client"},
 	} {
 		var out strings.Builder
 		if err := example(scenario).Table(&out); err != nil {
@@ -116,6 +128,7 @@ func TestWhatIsNotClean(t *testing.T) {
 		{"out of order", Result{Scenario: "pairs", OutOfOrder: 3}, 0, "3 out of order"},
 		{"corrupt", Result{Scenario: "pairs", Corrupt: 3}, 0, "3 corrupt"},
 		{"two owners", Result{Scenario: "move", TwoOwners: 3}, 0, "3 with two owners"},
+		{"forgotten", Result{Scenario: "storm", Forgotten: 3}, 1, "3 forgotten"},
 		{"several", Result{Scenario: "fanout", Lost: 1, Doubled: 2}, 2, "1 lost, 2 doubled"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -110,6 +111,10 @@ type fake struct {
 	keeps bool
 	// acks is how often it acknowledges a PUBLISH with QoS 1; 0 is once.
 	acks int
+	// forgets has it say that there is no session when there is one.
+	forgets bool
+	// wake says what a client whose session is there gets instead of what waits for it; nil: that.
+	wake func(waiting []beeline.Message) []beeline.Message
 
 	t        testing.TB
 	l        net.Listener
@@ -127,6 +132,17 @@ type fakeConn struct {
 	qos byte
 	ids uint16
 	nth int // of the connections with its client id, from 1
+
+	durable bool
+	away    bool
+	unacked []unacked
+	waiting []beeline.Message
+}
+
+// unacked is a message that was sent to a durable client, and not acknowledged.
+type unacked struct {
+	id uint16
+	m  beeline.Message
 }
 
 // start lets it accept connections until the end of the test.
@@ -162,8 +178,13 @@ func (f *fake) start(t testing.TB) Broker {
 }
 
 func (f *fake) serve(nc net.Conn) {
-	defer nc.Close()
 	c := &fakeConn{nc: nc}
+	defer func() {
+		f.mu.Lock()
+		c.away = c.durable
+		f.mu.Unlock()
+		_ = nc.Close()
+	}()
 	r := packet.NewReader(nc)
 	for n := 1; f.takes == 0 || n <= f.takes; n++ {
 		first, body, _, err := r.Next(1 << 20)
@@ -200,10 +221,14 @@ func (f *fake) handle(c *fakeConn, first byte, body []byte) error {
 			return err
 		}
 		return f.publish(c, p)
-	case packet.PUBREC, packet.PUBREL:
+	case packet.PUBACK, packet.PUBREC, packet.PUBREL:
 		a, err := packet.DecodeAck(c.v, first, body)
 		if err != nil {
 			return err
+		}
+		c.unacked = slices.DeleteFunc(c.unacked, func(u unacked) bool { return u.id == a.PacketID })
+		if t == packet.PUBACK {
+			return nil
 		}
 		return c.write(packet.AppendAck(nil, c.v, t+1, a.PacketID, packet.Success))
 	case packet.PINGREQ:
@@ -219,19 +244,65 @@ func (f *fake) connect(c *fakeConn, body []byte) error {
 	if err != nil {
 		return err
 	}
-	c.v, c.nth = p.Version, 1
+	c.v, c.nth, c.durable = p.Version, 1, !p.CleanStart
+	present := false
 	if old := f.clients[p.ClientID]; old != nil {
 		c.nth = old.nth + 1
 		if !f.keeps {
 			_ = old.nc.Close()
 		}
+		present = old.durable && c.durable
+		f.inherit(c, old)
 	}
 	f.clients[p.ClientID] = c
 	code := packet.Success
 	if f.refuse != nil {
 		code = f.refuse(p.ClientID)
 	}
-	return c.write(packet.AppendConnack(nil, c.v, packet.Connack{Code: code}))
+	if err := c.write(packet.AppendConnack(nil, c.v, packet.Connack{Code: code, SessionPresent: present && !f.forgets})); err != nil {
+		return err
+	}
+	for _, m := range c.waiting {
+		if err := f.deliver(c, &m); err != nil {
+			return err
+		}
+	}
+	c.waiting = nil
+	return nil
+}
+
+// inherit gives the session of an older connection to a newer one, when both are durable, and else ends it.
+func (f *fake) inherit(c, old *fakeConn) {
+	if old.durable && c.durable {
+		c.qos = old.qos
+		for _, u := range old.unacked {
+			c.waiting = append(c.waiting, u.m)
+		}
+		c.waiting = append(c.waiting, old.waiting...)
+		if f.wake != nil {
+			c.waiting = f.wake(c.waiting)
+		}
+	}
+	for topic, all := range f.receives {
+		for i, x := range all {
+			switch {
+			case x != old:
+			case old.durable && c.durable:
+				all[i] = c
+			case old.durable:
+				f.receives[topic] = slices.Delete(slices.Clone(all), i, i+1)
+			}
+		}
+	}
+}
+
+func (f *fake) deliver(to *fakeConn, m *beeline.Message) error {
+	to.ids++
+	if to.durable {
+		to.unacked = append(to.unacked, unacked{id: to.ids, m: *m})
+	}
+	o := packet.PublishOptions{QoS: min(m.QoS, to.qos), PacketID: to.ids}
+	return to.write(packet.AppendPublish(nil, to.v, m, o, time.Now()))
 }
 
 func (f *fake) publish(c *fakeConn, p packet.Publish) error {
@@ -243,10 +314,15 @@ func (f *fake) publish(c *fakeConn, p packet.Publish) error {
 	f.messages++
 	for _, m := range all {
 		for _, to := range f.receives[p.Topic] {
-			to.ids++
-			o := packet.PublishOptions{QoS: min(p.QoS, to.qos), PacketID: to.ids}
-			if err := to.write(packet.AppendPublish(nil, to.v, &m, o, time.Now())); err != nil {
-				return nil //nolint:nilerr // it is the receiver's
+			if to.durable {
+				m.Payload = slices.Clone(m.Payload)
+			}
+			if to.away {
+				to.waiting = append(to.waiting, m)
+				continue
+			}
+			if err := f.deliver(to, &m); err != nil && !to.durable {
+				return nil
 			}
 		}
 	}

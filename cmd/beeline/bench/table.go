@@ -18,6 +18,10 @@ func (r *Result) Table(w io.Writer) error {
 		each = r.connectLines(line)
 	case "move":
 		each = r.moveLines(line)
+	case "away":
+		each = r.awayLines(line)
+	case "resume", "storm":
+		each = r.returnLines(line)
 	default:
 		each = r.messageLines(line)
 	}
@@ -75,6 +79,33 @@ func (r *Result) moveLines(line func(name, format string, args ...any)) string {
 	line("CONNACK after", "%s", r.Latency)
 	line("closed after", "%s", r.Closed)
 	return "a move"
+}
+
+func (r *Result) awayLines(line func(name, format string, args ...any)) string {
+	line("sent", "%d", r.Sent)
+	line("  not sent", "%d", r.Unsent)
+	line("  not acknowledged", "%d", r.Unacknowledged)
+	line("accepted", "%d, %.0f/s", r.Delivered, r.DeliveryRate)
+	line("accepted after", "%s", r.Latency)
+	return "an accepted message"
+}
+
+// returnLines are the lines of resume and storm.
+func (r *Result) returnLines(line func(name, format string, args ...any)) string {
+	line("waited for them", "%d", r.Sent)
+	line("received", "%d, %.0f/s", r.Delivered, r.DeliveryRate)
+	line("lost", "%d", r.Lost)
+	line("doubled", "%d", r.Doubled)
+	line("out of order", "%d", r.OutOfOrder)
+	line("corrupt", "%d", r.Corrupt)
+	line("forgotten", "%d", r.Forgotten)
+	line("clients served", "%d, the last after %.3f s", r.Clients, r.Seconds)
+	line("CONNACK after", "%s", r.Latency)
+	line("served after", "%s", r.Served)
+	if r.Scenario == "storm" {
+		return "a client"
+	}
+	return "a delivery"
 }
 
 // String writes the percentiles in milliseconds.

@@ -90,11 +90,23 @@ func appendString[T string | []byte](dst []byte, s T) []byte {
 	return append(dst, s...)
 }
 
-// appendConnect appends a CONNECT with a clean start and without a keep alive: nobody here sends pings.
+// sessionExpiry is how long a durable session is kept in MQTT 5, in seconds: a day. In 3.1.1 it is kept for ever.
+const sessionExpiry = 86400
+
+// appendConnect appends a CONNECT without a keep alive: nobody here sends pings. It has a clean start, unless the
+// session is durable.
 func appendConnect(dst []byte, v level, id string, l Login) []byte {
 	n, flags := 10+2+len(id), byte(2)
+	var properties []byte // behind their length
 	if v == v5 {
-		n++
+		properties = []byte{0}
+		if l.durable {
+			properties = binary.BigEndian.AppendUint32([]byte{5, 0x11}, sessionExpiry)
+		}
+		n += len(properties)
+	}
+	if l.durable {
+		flags = 0
 	}
 	if l.Username != "" {
 		n, flags = n+2+len(l.Username), flags|0x80
@@ -104,9 +116,7 @@ func appendConnect(dst []byte, v level, id string, l Login) []byte {
 	}
 	dst = appendHeader(dst, connect, n)
 	dst = append(appendString(dst, "MQTT"), byte(v), flags, 0, 0)
-	if v == v5 {
-		dst = append(dst, 0)
-	}
+	dst = append(dst, properties...)
 	dst = appendString(dst, id)
 	if l.Username != "" {
 		dst = appendString(dst, l.Username)
@@ -234,6 +244,7 @@ type limits struct {
 	code           byte
 	receiveMaximum int
 	maximumQoS     byte
+	present        bool // the broker has had the session before
 }
 
 func parseConnack(v level, p received) (limits, error) {
@@ -241,7 +252,7 @@ func parseConnack(v level, p received) (limits, error) {
 	if len(p.body) < 2 {
 		return l, fmt.Errorf("CONNACK: %w", errMalformed)
 	}
-	l.code = p.body[1]
+	l.code, l.present = p.body[1], p.body[0]&1 == 1
 	if v == v311 || len(p.body) == 2 { // a broker that knows no MQTT 5 refuses in 3.1.1
 		return l, nil
 	}

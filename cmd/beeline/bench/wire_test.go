@@ -30,13 +30,17 @@ func only(t rapid.TB, b []byte) received {
 
 func TestAConnectSaysWhoComes(t *testing.T) {
 	for _, v := range levels {
-		for _, l := range []Login{{}, {Username: "ann"}, {Username: "ann", Password: []byte("secret")}} {
+		for _, l := range []Login{{}, {Username: "ann"}, {Username: "ann", Password: []byte("secret")}, {Username: "ann", durable: true}} {
 			p := only(t, appendConnect(nil, v, "client", l))
 			got, err := packet.DecodeConnect(p.body)
 			if err != nil || p.first != connect {
 				t.Fatalf("first byte %#x: %v", p.first, err)
 			}
-			want := []any{packet.Version(v), "client", true, l.Username, l.Username != "", string(l.Password), l.Password != nil}
+			expires := l.durable && v == v5
+			if got.HasSessionExpiry != expires || expires && got.SessionExpiry != sessionExpiry {
+				t.Errorf("%v: session expiry %d", v, got.SessionExpiry)
+			}
+			want := []any{packet.Version(v), "client", !l.durable, l.Username, l.Username != "", string(l.Password), l.Password != nil}
 			is := []any{got.Version, got.ClientID, got.CleanStart, got.Username, got.HasUsername, string(got.Password), got.HasPassword}
 			if diff := cmp.Diff(want, is); diff != "" || got.KeepAlive != 0 || got.Will != nil {
 				t.Errorf("%v: keep alive %d, will %v (-want +got):\n%s", v, got.KeepAlive, got.Will, diff)
@@ -145,7 +149,7 @@ func TestASubackSaysWhatWasGranted(t *testing.T) {
 func TestAConnackSaysWhatIsAllowed(t *testing.T) {
 	plain := limits{receiveMaximum: 65535, maximumQoS: 2}
 	everything := packet.Connack{
-		AssignedClientID: "someone", ServerKeepAlive: 3, HasServerKeepAlive: true, SessionExpiry: 5, HasSessionExpiry: true,
+		SessionPresent: true, AssignedClientID: "someone", ServerKeepAlive: 3, HasServerKeepAlive: true, SessionExpiry: 5, HasSessionExpiry: true,
 		ReceiveMaximum: 17, MaximumQoS: 1, HasMaximumQoS: true, RetainAvailable: true, HasRetainAvailable: true,
 		MaximumPacketSize: 1000, TopicAliasMaximum: 9, WildcardAvailable: true, HasWildcardAvailable: true,
 		SubscriptionIDAvailable: true, HasSubscriptionIDAvailable: true, SharedAvailable: true, HasSharedAvailable: true,
@@ -159,10 +163,10 @@ func TestAConnackSaysWhatIsAllowed(t *testing.T) {
 		want limits
 	}{
 		{"3.1.1", v311, packet.Connack{}, plain},
-		{"3.1.1, refused", v311, packet.Connack{Code: packet.NotAuthorized}, limits{5, 65535, 2}},
+		{"3.1.1, refused", v311, packet.Connack{Code: packet.NotAuthorized}, limits{5, 65535, 2, false}},
 		{"5", v5, packet.Connack{}, plain},
-		{"5, refused", v5, packet.Connack{Code: packet.Banned}, limits{0x8A, 65535, 2}},
-		{"5 with everything", v5, everything, limits{0, 17, 1}},
+		{"5, refused", v5, packet.Connack{Code: packet.Banned}, limits{0x8A, 65535, 2, false}},
+		{"5 with everything", v5, everything, limits{0, 17, 1, true}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := parseConnack(tt.v, only(t, packet.AppendConnack(nil, packet.Version(tt.v), tt.c)))

@@ -54,18 +54,18 @@ type Cluster struct {
 	ca   *pki.CA
 	etcd []string // host:port for clients, of each member
 
-	mu    sync.Mutex      // guards the following
-	parts map[[2]int]Wire // between gateways, by who dials and who is dialled
-	known []*Gateway      // Gateways, for those who do not run on the test's goroutine
-	peers []*Process      // and the session instances, which are peers of the gateways as well
+	mu    sync.Mutex         // guards the following
+	parts map[[2]string]Wire // between gateways and session instances, by who dials and who is dialled
+	known []*Process         // all of them, for those who do not run on the test's goroutine
 }
 
 // Session is one session instance.
 type Session struct {
 	*Process
-	// Etcd is its wire to etcd.
+	// Etcd is its wire to etcd. Others dial it through peers, which is what it advertises.
 	Etcd *Proxy
 
+	peers *Proxy
 	admin string
 }
 
@@ -93,7 +93,7 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	if cfg.TTL == 0 {
 		cfg.TTL = 4 * time.Second
 	}
-	c := &Cluster{Config: cfg, dir: workDir(t), parts: map[[2]int]Wire{}}
+	c := &Cluster{Config: cfg, dir: workDir(t), parts: map[[2]string]Wire{}}
 	var err error
 	if c.ca, err = pki.Open(filepath.Join(c.dir, "pki"), time.Now); err != nil {
 		t.Fatalf("certificate authority: %v", err)
@@ -112,12 +112,11 @@ func Start(t testing.TB, cfg Config) *Cluster {
 		c.Gateways = append(c.Gateways, c.gateway(t, i))
 	}
 	c.mu.Lock()
-	c.known = c.Gateways
 	for _, s := range c.Sessions {
-		c.peers = append(c.peers, s.Process)
+		c.known = append(c.known, s.Process)
 	}
 	for _, g := range c.Gateways {
-		c.peers = append(c.peers, g.Process)
+		c.known = append(c.known, g.Process)
 	}
 	c.mu.Unlock()
 	c.Boot(t)
@@ -224,12 +223,12 @@ func (c *Cluster) EtcdLeader(t testing.TB) *Process {
 	return nil
 }
 
-// pids are the processes that dial gateways. Before those are known there is none.
+// pids are the processes that dial each other. Before those are known there is none.
 func (c *Cluster) pids() []int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	pids := make([]int, len(c.peers))
-	for i, p := range c.peers {
+	pids := make([]int, len(c.known))
+	for i, p := range c.known {
 		pids[i] = p.PID()
 	}
 	return pids
@@ -244,15 +243,27 @@ func (c *Cluster) Cut(i, j int, w Wire) {
 // CutOneWay puts the connections that gateway i makes to gateway j into a state: those carry its messages to j,
 // and j's receipts back.
 func (c *Cluster) CutOneWay(i, j int, w Wire) {
+	c.part(c.Gateways[i].Process, c.Gateways[j].Process, c.Gateways[j].peers, w)
+}
+
+// CutSession puts the wires between a gateway and a session instance, whoever dials, into a state.
+func (c *Cluster) CutSession(gateway, session int, w Wire) {
+	g, s := c.Gateways[gateway], c.Sessions[session]
+	c.part(g.Process, s.Process, s.peers, w)
+	c.part(s.Process, g.Process, g.peers, w)
+}
+
+// part puts the connections that one process makes to another, which is behind a proxy, into a state.
+func (c *Cluster) part(from, to *Process, x *Proxy, w Wire) {
 	c.mu.Lock()
-	c.parts[[2]int{i, j}] = w
+	c.parts[[2]string{from.Name, to.Name}] = w
 	c.mu.Unlock()
-	c.Gateways[j].peers.SetEach(func(pid int) Wire {
+	x.SetEach(func(pid int) Wire {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		for k, g := range c.known {
-			if g.PID() == pid {
-				return c.parts[[2]int{k, j}]
+		for _, p := range c.known {
+			if p.PID() == pid {
+				return c.parts[[2]string{p.Name, to.Name}]
 			}
 		}
 		return Open
@@ -261,16 +272,16 @@ func (c *Cluster) CutOneWay(i, j int, w Wire) {
 
 // Mend opens all wires.
 func (c *Cluster) Mend() {
-	for i, g := range c.Gateways {
+	c.mu.Lock()
+	clear(c.parts)
+	c.mu.Unlock()
+	for _, g := range c.Gateways {
 		g.Etcd.Set(Open)
-		for j := range c.Gateways {
-			if i != j {
-				c.CutOneWay(i, j, Open)
-			}
-		}
+		g.peers.Set(Open)
 	}
 	for _, s := range c.Sessions {
 		s.Etcd.Set(Open)
+		s.peers.Set(Open)
 	}
 }
 

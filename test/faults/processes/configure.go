@@ -62,6 +62,7 @@ listen: {{.Listen}}
 admin: {address: "{{.Admin}}"}
 etcd: {endpoints: ["{{.Etcd}}"]}
 rpc: {tls: {cert_file: {{.Cert.Cert}}, key_file: {{.Cert.Key}}, ca_file: {{.Cert.CA}}}}
+advertise: {{.Advertise}}
 session: {ttl: {{.Cluster.TTL}}, blind_after: {{.Blind}}, data: {{.Data}}}
 `
 
@@ -107,11 +108,13 @@ func (c *Cluster) certificate(t testing.TB, name, role string) pki.Files {
 func (c *Cluster) session(t testing.TB, i int) *Session {
 	t.Helper()
 	name := fmt.Sprintf("session-%d", i)
+	listen := address(t)
 	wire, endpoints := c.wire(t)
-	s := &Session{Etcd: wire, admin: address(t)}
+	s := &Session{Etcd: wire, peers: NewProxy(t, listen, c.pids), admin: address(t)}
 	path := c.configure(t, name, sessionYAML, settings{
 		Cert: c.certificate(t, name, "session"),
-		Etcd: endpoints, Listen: address(t), Admin: s.admin, Blind: c.TTL / 4, Data: filepath.Join(c.dir, "session"),
+		Etcd: endpoints, Listen: listen, Admin: s.admin, Advertise: s.peers.Address(), Blind: c.TTL / 4,
+		Data: filepath.Join(c.dir, "session"),
 	})
 	s.Process = c.process(name, "session", "--config", path)
 	return s
