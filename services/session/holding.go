@@ -39,8 +39,10 @@ func (l *life) keep(ctx context.Context, d desk, revision int64) (kept, uint64, 
 			err = errors.Join(err, h.store.Close())
 		}
 		h.metrics.End()
+		l.session.inTrouble(ctx, err)
 		return nil, 0, err
 	}
+	l.session.trouble.Store(nil)
 	h.running.Go(func() {
 		if err := h.Run(ctx); err != nil {
 			d.Fail(err)
@@ -80,10 +82,24 @@ func (h *holding) openStore(ctx context.Context, d desk) error {
 			return fmt.Errorf("open store: %w", err)
 		case !waiting:
 			s.deps.Logger.WarnContext(ctx, "the store is open elsewhere: waiting for it", slog.String("data", s.config.Data))
+			err = fmt.Errorf("waiting: %w", err)
+			s.trouble.Store(&err)
 		}
 		if !pause(ctx, lockRetry) {
 			return fmt.Errorf("open store: %w", context.Cause(ctx))
 		}
+	}
+}
+
+// inTrouble remembers why the store could not be opened, for whoever asks what is not ready. That a term ended meanwhile
+// is no trouble.
+func (s *Session) inTrouble(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		s.trouble.Store(nil)
+		return
+	}
+	if former := s.trouble.Swap(&err); former == nil || (*former).Error() != err.Error() {
+		s.deps.Logger.ErrorContext(ctx, "the store cannot be used", slog.String("data", s.config.Data), slog.Any("error", err))
 	}
 }
 

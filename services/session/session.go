@@ -25,6 +25,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/services/session/internal/away"
+	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store/pebble"
 )
 
@@ -62,6 +63,8 @@ type Session struct {
 	joined  atomic.Bool
 	// store is that of the present term; nil while there is none.
 	store atomic.Pointer[pebble.Store]
+	// trouble is why the store could not be opened, or not yet; nil when it could, and before it was tried.
+	trouble atomic.Pointer[error]
 
 	mu   sync.Mutex
 	term *term           // guarded by mu; nil while another instance is active
@@ -101,6 +104,9 @@ func (s *Session) Register(r grpc.ServiceRegistrar) {
 
 // Ready reports why the instance can neither be active nor take the active one's place; nil when it can.
 func (s *Session) Ready() error {
+	if t := s.trouble.Load(); t != nil {
+		return *t
+	}
 	if !s.joined.Load() {
 		return errors.New("not joined: etcd has not been reached, or the incarnation was lost")
 	}
@@ -111,8 +117,11 @@ func (s *Session) Ready() error {
 func (s *Session) Active() bool { return s.current() != nil }
 
 // Run joins the cluster, and again under a new incarnation whenever one is lost, until the context is done. It
-// returns nil when all streams have ended.
-func (s *Session) Run(ctx context.Context) error {
+// returns nil when all streams have ended. It fails with a store of which nothing better can be hoped: one that is corrupt
+// or from a newer version.
+func (s *Session) Run(ctx context.Context) (hopeless error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	s.mu.Lock()
 	s.done = ctx.Done()
 	s.mu.Unlock()
@@ -123,6 +132,11 @@ func (s *Session) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		var err error
 		if former, err = s.live(ctx, former); err != nil {
+			if errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrFuture) {
+				hopeless = err
+				stop()
+				break
+			}
 			s.deps.Logger.WarnContext(ctx, "session instance starts again", slog.Any("error", err))
 			wait := time.NewTimer(time.Second)
 			select {
@@ -136,7 +150,7 @@ func (s *Session) Run(ctx context.Context) error {
 	// Whoever enters looks at done under the lock: after this, nobody does.
 	_ = s.stopping()
 	s.streams.Wait()
-	return nil
+	return hopeless
 }
 
 func (s *Session) stopping() bool {

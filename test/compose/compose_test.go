@@ -216,7 +216,7 @@ func (p *project) restartsACrashedGateway(t *testing.T) {
 func (p *project) takesAFourth(t *testing.T) {
 	p.up(t, "gateway-4")
 	for _, g := range four {
-		await(t, g+" sees three others", func() bool { return p.metric(t, g, "beeline_mesh_peers") == "3" })
+		await(t, g+" sees three others, and two session instances", func() bool { return p.metric(t, g, "beeline_mesh_peers") == "5" })
 	}
 	p.cross(t, four...)
 }

@@ -85,13 +85,13 @@ func trust(dir, name, role string, mutualTLS bool) ([]string, error) {
 	return []string{"--rpc.tls.cert_file", files.Cert, "--rpc.tls.key_file", files.Key, "--rpc.tls.ca_file", files.CA}, err
 }
 
-// awaitPeers waits until every gateway knows all the others.
+// awaitPeers waits until every gateway knows all the others, and the session instance.
 func (r *Running) awaitPeers(ctx context.Context) error {
 	return r.await(ctx, func() error {
 		all, err := r.ReadMetrics(ctx)
 		for i, m := range all {
-			if got := m["beeline_mesh_peers"]; got != float64(len(all)-1) {
-				return fmt.Errorf("gateway %d knows %v others of %d", i+1, got, len(all)-1)
+			if got := m["beeline_mesh_peers"]; got != float64(len(all)) {
+				return fmt.Errorf("gateway %d knows %v others of %d", i+1, got, len(all))
 			}
 		}
 		return err

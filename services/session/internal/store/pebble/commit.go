@@ -172,6 +172,18 @@ func (s *Store) checkSpace() {
 	}
 }
 
+// openReserve is how many bytes have to be free for an open: Pebble writes then, and may wait for ever when it cannot.
+const openReserve = 4 << 20
+
+// roomToOpen fails with store.ErrFull when so little is free that the store had better not be opened.
+func (s *Store) roomToOpen() error {
+	usage, err := s.o.FS.GetDiskUsage(s.o.Dir)
+	if err != nil || s.o.Reserve <= 0 || usage.AvailBytes >= openReserve {
+		return nil //nolint:nilerr // not to know is no reason not to try
+	}
+	return fmt.Errorf("open store %q: %w: %d KiB are free, %d are needed", s.o.Dir, store.ErrFull, usage.AvailBytes>>10, openReserve>>10)
+}
+
 func (s *Store) lookForSpace() {
 	usage, err := s.o.FS.GetDiskUsage(s.o.Dir)
 	if err != nil {

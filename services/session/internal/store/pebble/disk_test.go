@@ -481,3 +481,22 @@ func logSize(t *testing.T, d *disk) int {
 	}
 	return size
 }
+
+func TestADiskWithoutRoomToOpenIsLeftAlone(t *testing.T) {
+	d := newDisk(store.DefaultLimits())
+	d.fill(true)
+	if _, err := d.openStore(); !errors.Is(err, store.ErrFull) || !strings.Contains(err.Error(), "1024 KiB are free, 4096 are needed") {
+		t.Errorf("error %v, want %v", err, store.ErrFull)
+	}
+	if names, err := d.mem.List(dir); err != nil || len(names) > 1 { // the lock
+		t.Errorf("left: %v, %v", names, err)
+	}
+	d.fill(false)
+	s, err := d.openStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}

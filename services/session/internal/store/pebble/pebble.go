@@ -182,6 +182,9 @@ func Open(o Options) (*Store, error) {
 }
 
 func (s *Store) open() error {
+	if err := s.roomToOpen(); err != nil {
+		return err
+	}
 	if err := checkLogs(s.o.FS, s.o.Dir); err != nil {
 		return err
 	}
