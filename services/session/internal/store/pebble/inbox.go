@@ -52,6 +52,7 @@ func (s *Store) State(client string, session journal.SessionID) (state journal.S
 // page is one page of an inbox in the making.
 type page struct {
 	s           *Store
+	id          journal.SessionID
 	snapshot    *pebble.Snapshot
 	flights     *pebble.Iterator
 	now         time.Time
@@ -65,7 +66,7 @@ type page struct {
 
 // Inbox is store.Inboxes's.
 func (s *Store) Inbox(client string, session journal.SessionID, after journal.Position, maxEntries, maxBytes int) ([]journal.Entry, error) {
-	p := page{s: s, now: s.o.Now()}
+	p := page{s: s, id: session, now: s.o.Now()}
 	err := s.read(client, func() error {
 		id, q := s.look(client)
 		if id == 0 || id != session {
@@ -149,6 +150,7 @@ func (p *page) entry(key, value []byte, maxBytes int) (bool, error) {
 	if je.Message, err = p.message(&e, at); err != nil {
 		return false, err
 	}
+	p.s.lately.add(p.id, at, e)
 	p.entries = append(p.entries, je)
 	p.bytes += int(e.size)
 	return true, nil

@@ -126,6 +126,7 @@ type Store struct {
 	meta     metaState
 	// reading is held by readers, and exclusively by Close.
 	reading sync.RWMutex
+	lately  lately
 
 	// The committer's own.
 	byID    map[journal.SessionID]*session

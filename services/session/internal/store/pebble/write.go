@@ -152,6 +152,11 @@ func (p *plan) apply() error {
 	for id := range p.ids {
 		x.newest.add(id)
 	}
+	for at, e := range p.entries {
+		if e == nil {
+			s.lately.gone(x.id, at)
+		}
+	}
 	for at, f := range p.flights {
 		if f == nil {
 			x.dropFlight(at)
@@ -298,6 +303,9 @@ func (p *plan) entry(at journal.Position) (*entry, error) {
 	}
 	if at >= p.inbox.next || at < p.inbox.first {
 		return nil, nil
+	}
+	if e, known := p.t.s.lately.get(p.x.id, at); known {
+		return e, nil
 	}
 	p.t.key = keyPosition(p.t.key[:0], spaceEntry, p.x.id, at)
 	value, err := p.t.get(p.t.key)
