@@ -307,6 +307,21 @@ func (c *Client) releaseEarly(now time.Time) {
 	}
 }
 
+// returnEarly has what was held back sent after the session, to where it is held next: something older may still be on its
+// way there, which what is stored here would overtake. With c.mu held.
+func (c *Client) returnEarly() {
+	early := c.durable.early
+	if early == nil {
+		return
+	}
+	c.durable.early = nil
+	for _, d := range early.Release() {
+		if d.Ticket != nil {
+			c.owed = append(c.owed, engine.Settlement[Ticket]{Ticket: d.Ticket, Outcome: engine.Moved})
+		}
+	}
+}
+
 // nobody waits for a delivery that was held back.
 type nobody struct{}
 
@@ -328,13 +343,14 @@ func (c *Client) departed(qos byte) engine.Outcome {
 
 // endSession ends the session with the connection, or writes what it still owes the client. With c.mu held.
 func (c *Client) endSession(now time.Time) {
-	if c.durable != nil {
-		c.releaseEarly(now)
-	}
 	if !c.continues() {
+		if c.durable != nil {
+			c.releaseEarly(now)
+		}
 		c.session.End()
 		return
 	}
+	c.returnEarly()
 	c.write(c.session.Suspend(now, nil))
 	c.durable.suspended = true
 }

@@ -376,6 +376,7 @@ func (k *Keeper) set(s *session, r store.Record, stored bool) {
 	defer k.mu.Unlock()
 	if s.here && (r.Holder != "" || !stored) {
 		s.here, s.ghost = false, leaseOf(s.rec)
+		k.sendAfter(s)
 	}
 	k.metrics.change(s.rec, s.stored, -1)
 	k.metrics.change(r, stored, 1)

@@ -137,6 +137,28 @@ func TestWhatArrivesBeforeTheRoutesAreInForceIsPutInOrder(t *testing.T) {
 	w.wantInbox("x", 1, 2)
 }
 
+// Something older may still be on its way: put into the inbox, what is held back would overtake it.
+func TestWhatIsHeldBackGoesAfterASessionThatGoesOn(t *testing.T) {
+	w := newWorld(t, nil)
+	st := w.open("x", "g1", 5, claims.Terms{Expiry: 3600})
+	w.subscribe("x", st, 5, sub("a", 1))
+	w.mesh.hold()
+	w.leave("x", "g1", 5, nil)
+	second := w.send("p", match(msg("p", 2, "a", 1)))
+	third := w.send("p", direct("x", 0, msg("p", 3, "a", 2)))
+	second.none()
+	third.none()
+	w.open("x", "g2", 9, claims.Terms{Expiry: 3600})
+	if r := second.want(mesh.Moved); len(r.Moved) != 1 || r.Moved[0] != (mesh.MovedClient{ClientID: "x", Epoch: 6}) {
+		t.Errorf("moved: %v", r.Moved)
+	}
+	if r := third.want(mesh.NotHolder); r.ClientID != "x" || r.Epoch != 6 {
+		t.Errorf("asked for the client: %v", r)
+	}
+	w.wantInbox("x")
+	w.mesh.release(nil)
+}
+
 func TestRoutesAreAnnouncedUntilTheyAreInForce(t *testing.T) {
 	w := newWorld(t, nil)
 	st := w.open("x", "g1", 5, claims.Terms{Expiry: 3600})

@@ -276,6 +276,25 @@ func (k *Keeper) letGo(s *session) {
 	}
 }
 
+// sendAfter has what s has held back sent after it, to where it is held now: something older may still be on its way there,
+// which what goes into the inbox here would overtake. With mu held.
+func (k *Keeper) sendAfter(s *session) {
+	of := s.settling
+	if of == nil || of.hold == nil {
+		return
+	}
+	entries := of.hold.Release()
+	of.hold = nil
+	for _, e := range entries {
+		for _, a := range e.arrivals {
+			a.movedTo(s.client, s.ghost)
+			if r, settled := a.settled(); settled {
+				a.settle(r)
+			}
+		}
+	}
+}
+
 // append hands e to the store, at the next position of s. With mu held.
 func (k *Keeper) append(s *session, e *entry) {
 	w := journal.Write{Client: s.client, Session: s.rec.Session, Epoch: s.rec.Epoch, Changes: []journal.Change{{

@@ -14,8 +14,6 @@ import (
 func (k *Keeper) Open(o claims.Effect, done func(*journal.State, error)) {
 	k.with(o.Client, func(s *session) {
 		k.mu.Lock()
-		// What it has taken goes into the inbox before it goes on.
-		k.letGo(s)
 		r := s.rec
 		k.mu.Unlock()
 		p := open(r, o, sessionID(), now())
