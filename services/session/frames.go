@@ -96,7 +96,8 @@ func cut(ids []uint64) (first, rest []uint64) {
 }
 
 func (st *stream) retained(id, version uint64, err error) {
-	quota := errors.Is(err, store.ErrQuota)
+	// A full disk is a bound like that of the topics: the publisher is told, and everybody else's stream goes on.
+	quota := errors.Is(err, store.ErrQuota) || errors.Is(err, store.ErrFull)
 	if err != nil && !quota {
 		st.end(errNotStored)
 		return

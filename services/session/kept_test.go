@@ -228,11 +228,13 @@ func TestRetainedMessagesAndSettledGoToTheStore(t *testing.T) {
 	if f := a.next().GetRetained(); f.GetRequestId() != 5 || f.GetVersion() != 1 || f.GetQuotaExceeded() {
 		t.Errorf("got %v", f)
 	}
-	k.shelf.set(func() { k.shelf.refuse = store.ErrQuota })
-	a.send(retain(6))
-	k.want("retain t")
-	if f := a.next().GetRetained(); f.GetRequestId() != 6 || !f.GetQuotaExceeded() {
-		t.Errorf("got %v", f)
+	for _, refusal := range []error{store.ErrQuota, store.ErrFull} {
+		k.shelf.set(func() { k.shelf.refuse = refusal })
+		a.send(retain(6))
+		k.want("retain t")
+		if f := a.next().GetRetained(); f.GetRequestId() != 6 || !f.GetQuotaExceeded() {
+			t.Errorf("%v: got %v", refusal, f)
+		}
 	}
 	k.shelf.set(func() { k.shelf.holders["x"] = claims.Holder{Gateway: a.id, Epoch: 9} })
 	a.send(&sessionv1.AttachRequest{Frame: &sessionv1.AttachRequest_Settled{Settled: &sessionv1.Settled{ClientId: "x", Epoch: 9}}})
@@ -264,7 +266,7 @@ func TestWhatCannotBeStoredEndsTheStream(t *testing.T) {
 			frame: &sessionv1.AttachRequest{Frame: &sessionv1.AttachRequest_Write{Write: &sessionv1.Write{ClientId: "x"}}},
 			want:  codes.InvalidArgument,
 		},
-		"a retained message, the disk is full": {frame: retain(1), refuse: store.ErrFull, want: codes.Unavailable},
+		"a retained message, the disk has failed": {frame: retain(1), refuse: store.ErrFailed, want: codes.Unavailable},
 		"a retained message of nothing": {
 			frame: &sessionv1.AttachRequest{Frame: &sessionv1.AttachRequest_Retain{Retain: &sessionv1.Retain{}}},
 			want:  codes.InvalidArgument,
