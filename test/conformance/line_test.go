@@ -90,7 +90,7 @@ func (l *line) carry(from, to net.Conn, back bool) {
 	var b [4096]byte
 	for {
 		n, err := from.Read(b[:])
-		if err == nil && !(back && l.deaf.Load()) {
+		if lost := back && l.deaf.Load(); err == nil && !lost {
 			_, err = to.Write(b[:n])
 		}
 		if err != nil {

@@ -85,18 +85,21 @@ func (c *paho311) publish(topic, payload string, qos byte) {
 
 func (c *paho311) receive(payload string) mqtt.Message {
 	c.s.Helper()
-	select {
-	case m := <-c.got:
-		if string(m.Payload()) != payload {
-			c.s.Fatalf("payload %q, want %q", m.Payload(), payload)
+	for {
+		select {
+		case m := <-c.got:
+			switch {
+			case string(m.Payload()) == payload:
+				return m
+			case !m.Duplicate(): // else it had not got round to an acknowledgement before it went
+				c.s.Fatalf("payload %q, want %q", m.Payload(), payload)
+			}
+		case err := <-c.lost:
+			c.s.Fatalf("connection lost: %v", err)
+		case <-time.After(rawmqtt.Patience):
+			c.s.Fatalf("%q did not come", payload)
 		}
-		return m
-	case err := <-c.lost:
-		c.s.Fatalf("connection lost: %v", err)
-	case <-time.After(rawmqtt.Patience):
-		c.s.Fatalf("%q did not come", payload)
 	}
-	return nil
 }
 
 // kept has a client keep its session, and what it has to send, in a store.
@@ -168,7 +171,7 @@ func TestPaho311(t *testing.T) {
 
 func TestPaho311Sessions(t *testing.T) {
 	t.Parallel()
-	everywhere(t, "MQTT-3.1.2-5 Paho gets what came while it was away, once", v311, func(s *stage) {
+	everywhere(t, "MQTT-3.1.2-5 Paho gets what came while it was away", v311, func(s *stage) {
 		p, dir := s.publisher(), s.TempDir()
 		c := s.paho311("TCP", 1, "away", kept(mqtt.NewFileStore(dir)))
 		if c.present {
@@ -192,9 +195,6 @@ func TestPaho311Sessions(t *testing.T) {
 			c.receive("live")
 		}
 		c.wait("unsubscribe", c.Unsubscribe(s.topic("#")))
-		if len(c.got) > 0 {
-			s.Errorf("%d messages too many", len(c.got))
-		}
 	})
 	everywhere(t, "MQTT-4.4.0-1 MQTT-4.3.3-10 Paho sends again from its store on another gateway, and QoS 2 comes once", v311, func(s *stage) {
 		c := s.begin(1, "stays")
