@@ -53,7 +53,7 @@ func startBeeline(ctx context.Context, r *Running, gateways int, mutualTLS bool)
 		}
 		return r.run(name, r.program(program), append(args, trust...)...)
 	}
-	if err := service("session", "session", at[1], at[2]); err != nil {
+	if err := service("session", "session", at[1], at[2], "--session.data", filepath.Join(r.Dir, "store")); err != nil {
 		return err
 	}
 	for i := range gateways {
