@@ -9,27 +9,10 @@ import (
 
 	"github.com/beeline-mqtt/beeline/test/faults/ledger"
 	"github.com/beeline-mqtt/beeline/test/faults/processes"
-	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
 // In these tests regulars, most of them with durable sessions, come and go while something goes wrong. After each
 // fault everything has to work again, and everything that was acknowledged has to be where it belongs.
-
-// areDurable reports whether the cluster has sessions that outlive their connection.
-func areDurable(t *testing.T, c *processes.Cluster) bool {
-	t.Helper()
-	for range 2 {
-		x, present, err := call(t, c.Gateways[0].MQTT, rawmqtt.V311, "asks", true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		x.hangUp(true)
-		if present {
-			return true
-		}
-	}
-	return false
-}
 
 // trial is something that goes wrong, and is mended.
 type trial struct {
@@ -47,9 +30,6 @@ type trial struct {
 func endure(t *testing.T, ordered bool, trials ...trial) {
 	t.Helper()
 	c := start(t, processes.Config{Limits: "receipt_timeout: 5s", Gateway: "route_ack_timeout: 3s"})
-	if !areDurable(t, c) {
-		t.Skip("sessions end with their connection")
-	}
 	w := attend(t, 8, 6, seed(t), mqtt(c))
 	within(t, "everything flows before anything goes wrong", w.settle(4*slack), 4*slack)
 	for _, x := range trials {
