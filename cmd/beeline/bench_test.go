@@ -9,10 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/beeline-mqtt/beeline/cmd/beeline/bench"
-	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
 // gateways is the value of --broker for both.
@@ -134,20 +132,7 @@ func TestClientsMoveBetweenGateways(t *testing.T) {
 	})
 }
 
-// durableSessions skips a test as long as the cluster has none: MQTT 5 says so in the CONNACK.
-func durableSessions(t *testing.T) {
-	t.Helper()
-	c := rawmqtt.Dial(t, strings.TrimPrefix(at("mqtt", 0, "mqtt"), "mqtt://"), rawmqtt.V5)
-	ack := c.Hello("is it durable", func(pk *packets.Packet) {
-		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 60, true
-	})
-	if ack.Properties.SessionExpiryIntervalFlag && ack.Properties.SessionExpiryInterval == 0 {
-		t.Skip("sessions end with their connection")
-	}
-}
-
 func TestReceiversAreAwayAndReturn(t *testing.T) {
-	durableSessions(t)
 	both(t, func(t *testing.T, version string) {
 		shape := func(scenario string, more ...string) []string {
 			return short(scenario, append(more, "-V", version, "--receivers", "4", "--publishers", "8", "--messages", "400", "-o", "json")...)

@@ -9,27 +9,10 @@ import (
 
 	"github.com/beeline-mqtt/beeline/test/faults/ledger"
 	"github.com/beeline-mqtt/beeline/test/faults/processes"
-	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
 // In these tests regulars, most of them with durable sessions, come and go while something goes wrong. After each
 // fault everything has to work again, and everything that was acknowledged has to be where it belongs.
-
-// areDurable reports whether the cluster has sessions that outlive their connection.
-func areDurable(t *testing.T, c *processes.Cluster) bool {
-	t.Helper()
-	for range 2 {
-		x, present, err := call(t, c.Gateways[0].MQTT, rawmqtt.V311, "asks", true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		x.hangUp(true)
-		if present {
-			return true
-		}
-	}
-	return false
-}
 
 // trial is something that goes wrong, and is mended.
 type trial struct {
@@ -40,21 +23,13 @@ type trial struct {
 	end   func(t *testing.T, c *processes.Cluster)
 }
 
-// endure has regulars go through trials, one after the other. ordered says whether the order of messages has to hold:
-// it is given up when a gateway dies or cannot be reached, and a receiver is somewhere else before that is noticed.
-// What a publisher had to send again may be overtaken everywhere.
+// endure has regulars go through trials, one after the other. ordered says whether the order of messages has to hold,
+// but for one in a thousand on a machine that has much else to do: it is given up when a gateway dies or cannot be
+// reached, and a receiver is somewhere else before that is noticed. What a publisher had to send again may be overtaken
+// everywhere.
 func endure(t *testing.T, ordered bool, trials ...trial) {
 	t.Helper()
-	var cfg processes.Config
-	but := []ledger.Kind{ledger.Overtaken}
-	if !ordered {
-		but = append(but, ledger.Reordered)
-	}
-	cfg.Limits, cfg.Gateway = "receipt_timeout: 5s", "route_ack_timeout: 3s"
-	c := start(t, cfg)
-	if !areDurable(t, c) {
-		t.Skip("sessions end with their connection")
-	}
+	c := start(t, processes.Config{Limits: "receipt_timeout: 5s", Gateway: "route_ack_timeout: 3s"})
 	w := attend(t, 8, 6, seed(t), mqtt(c))
 	within(t, "everything flows before anything goes wrong", w.settle(4*slack), 4*slack)
 	for _, x := range trials {
@@ -76,7 +51,14 @@ func endure(t *testing.T, ordered bool, trials ...trial) {
 			break // what follows would say the same
 		}
 	}
-	w.finish(patience, but...)
+	r := w.finish(patience, ledger.Reordered, ledger.Overtaken)
+	owed := 0
+	for _, row := range r.Rows {
+		owed += row.Owed
+	}
+	if n := r.Count[ledger.Reordered]; ordered && n > owed/1000 {
+		t.Errorf("%d of %d messages have come out of order", n, owed)
+	}
 }
 
 func mend(_ *testing.T, c *processes.Cluster) { c.Mend() }

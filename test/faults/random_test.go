@@ -247,10 +247,7 @@ func TestRandomFaults(t *testing.T) {
 	random := rand.New(rand.NewPCG(chance, 0))
 	contest := compete(t, 5, chance, mqtt(c)...)
 	w := gather(t, 6, 4, chance, mqtt(c))
-	var r *regulars
-	if areDurable(t, c) {
-		r = attend(t, 8, 6, chance, mqtt(c))
-	}
+	r := attend(t, 8, 6, chance, mqtt(c))
 	all := faultsOf(c)
 	began := time.Now()
 	for n := 1; time.Since(began) < duration && !t.Failed(); n++ {
@@ -282,7 +279,7 @@ func TestRandomFaults(t *testing.T) {
 		}
 		calm := time.Now()
 		outlast(calm, time.Duration(random.Int64N(int64(c.TTL))))
-		if n%5 == 0 && r != nil {
+		if n%5 == 0 {
 			within(t, fmt.Sprintf("after %d faults everything has come", n), r.settle(settles), settles)
 		}
 	}
@@ -295,10 +292,8 @@ func TestRandomFaults(t *testing.T) {
 	}
 	within(t, "all processes are ready after the last fault", time.Since(mended), 3*c.TTL)
 	mustWorkEverywhere(t, c)
-	if r != nil {
-		r.settle(settles)
-		r.finish(patience, ledger.Reordered, ledger.Overtaken) // gateways die: see endure
-	}
+	r.settle(settles)
+	r.finish(patience, ledger.Reordered, ledger.Overtaken) // gateways die: see endure
 	w.finish()
 	contest.finish()
 }

@@ -29,9 +29,6 @@ func will(id string, delay uint32, durable bool) rawmqtt.Option {
 // A will is with the session service from the CONNECT on: it outlives the gateway, and the session service itself.
 func TestWillsSurviveWhoeverKnowsThem(t *testing.T) {
 	c := start(t, processes.Config{})
-	if !areDurable(t, c) {
-		t.Skip("nothing is stored")
-	}
 	heir := connect(t, c.Gateways[0].MQTT, rawmqtt.V5, "heir").subscribe("will/#", 1)
 	testators := func(gateway int, name string, delay uint32) (ids []string) {
 		for i, v := range []byte{rawmqtt.V5, rawmqtt.V311, rawmqtt.V5, rawmqtt.V311} {
@@ -85,9 +82,6 @@ func TestWillsSurviveWhoeverKnowsThem(t *testing.T) {
 // A client that has come back in time has no will that is due, whoever has counted the time.
 func TestAWillThatWaitsSurvivesTheSessionService(t *testing.T) {
 	c := start(t, processes.Config{})
-	if !areDurable(t, c) {
-		t.Skip("nothing is stored")
-	}
 	heir := connect(t, c.Gateways[0].MQTT, rawmqtt.V5, "heir").subscribe("will/#", 1)
 	const delay = 8
 	gone := connect(t, c.Gateways[1].MQTT, rawmqtt.V5, "gone", will("gone", delay, true))
