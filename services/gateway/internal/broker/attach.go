@@ -25,6 +25,7 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 		// does not take long, because former has been told.
 		<-former.Gone()
 		b.clients.ended(former)
+		b.releaseEnded(former)
 	}
 	terms := c.Terms()
 	request := lease.Request{ClientID: c.ID, CleanStart: terms.CleanStart, Expiry: terms.Expiry, Will: terms.Will}
@@ -54,6 +55,16 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 		b.settle(c, restored)
 	}
 	return nil
+}
+
+// releaseEnded gives up the lease of a connection that has been replaced when it had ended by itself before, if the
+// session service has to know how: otherwise it would take the claim that follows for a takeover.
+func (b *Broker) releaseEnded(former *client.Client) {
+	e := former.Ending()
+	said := e.NewExpiry != nil || e.WithoutWill && former.Terms().Will != nil
+	if said && former.Epoch() > 0 && !former.LeaseLost() {
+		b.deps.Leases.Release(former.ID, former.Epoch(), lease.Ending{WithoutWill: e.WithoutWill, Expiry: e.NewExpiry})
+	}
 }
 
 // leave drops c and the lease that it holds, or has inherited, unless a newer connection has taken it over.

@@ -353,3 +353,37 @@ func TestATakeoverAcrossGatewaysLeavesOneConnection(t *testing.T) {
 	}
 	old.ExpectNothing()
 }
+
+func TestAConnectionThatHasSaidHowItEndsIsReleasedBeforeTheNextOneClaims(t *testing.T) {
+	will := func(p *packets.Packet) {
+		p.Connect.WillFlag, p.Connect.WillTopic, p.Connect.WillPayload = true, "w", []byte("x")
+	}
+	tests := []struct {
+		name string
+		opts []rawmqtt.Option
+		end  func(*rawmqtt.Client)
+		want int
+	}{
+		{"DISCONNECT with a will", []rawmqtt.Option{will}, (*rawmqtt.Client).Disconnect, 1},
+		{"DISCONNECT without one", nil, (*rawmqtt.Client).Disconnect, 0},
+		{"lost", []rawmqtt.Option{will}, (*rawmqtt.Client).Close, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			g := start(t, 1, options{})[0]
+			device := g.connect(v5, "x", tt.opts...)
+			c := g.client("x")
+			tt.end(device)
+			<-c.Gone()
+			g.mu.Lock()
+			before := len(g.released)
+			g.mu.Unlock()
+			g.releaseEnded(c)
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if got := len(g.released) - before; got != tt.want {
+				t.Errorf("released %d times, want %d", got, tt.want)
+			}
+		})
+	}
+}
