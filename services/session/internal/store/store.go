@@ -169,8 +169,8 @@ type Inboxes interface {
 	// has exactly the session and the epoch of w, and with ErrFull if w appends, takes or subscribes.
 	//
 	// Positions of appends ascend over all Writes of a session: an Append below State.Next is a repetition, and
-	// changes nothing. An Append at QoS 2 of a message id that is stored at another position is left out (see
-	// LeftOut). Sent, Released and Done of what is not there change nothing.
+	// changes nothing; one at QoS 2 of which the inbox has no entry is left out once more, as a Duplicate. An Append at
+	// QoS 2 of a message id that is stored at another position is left out (see LeftOut). Sent, Released and Done of what is not there change nothing.
 	Write(w journal.Write, done func([]LeftOut, error))
 	// State returns the session's state. It fails with ErrFenced when the client has no such session; so does Inbox.
 	// Present is true: whoever opens a new session knows better.

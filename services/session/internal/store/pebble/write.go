@@ -217,7 +217,7 @@ func (p *plan) add(je *journal.Entry, m encoded) error {
 	case at == 0:
 		return fmt.Errorf("%w: append without a position", store.ErrInvalid)
 	case at < p.inbox.next:
-		return nil // a repetition
+		return p.repeat(je)
 	}
 	e := &entry{
 		qos: je.QoS, retain: je.Retain, ids: je.IDs,
@@ -263,6 +263,19 @@ func (p *plan) add(je *journal.Entry, m encoded) error {
 		p.fly(at, flight{packet: je.PacketID, twice: e.qos == message.ExactlyOnce, released: je.Released})
 	}
 	return nil
+}
+
+// repeat answers an Append that was carried out before. Whoever repeats it may not have been told that it was left out: if
+// it has gone since, to be told so does no harm.
+func (p *plan) repeat(je *journal.Entry) error {
+	if je.QoS != message.ExactlyOnce || je.Message == nil {
+		return nil
+	}
+	e, err := p.entry(je.Position)
+	if e == nil && err == nil {
+		p.left = append(p.left, store.LeftOut{Position: je.Position, Duplicate: true})
+	}
+	return err
 }
 
 // twice reports whether the entry may not be there a second time.
