@@ -14,6 +14,7 @@ type line struct {
 	s        *stage
 	listener net.Listener
 	deaf     atomic.Bool // what the gateway sends is lost
+	greets   atomic.Bool // what it sends behind the CONNACK is
 	wg       sync.WaitGroup
 
 	mu    sync.Mutex
@@ -47,6 +48,10 @@ func (l *line) address() string { return l.listener.Addr().String() }
 
 // mute loses what the gateway sends from now on, until the line is cut.
 func (l *line) mute() { l.deaf.Store(true) }
+
+// greetOnly loses, of connections that begin from now on, what the gateway sends behind its CONNACK of MQTT 3.1.1, or no
+// longer.
+func (l *line) greetOnly(yes bool) { l.greets.Store(yes) }
 
 // cut breaks the connection. The next one is to the n-th gateway.
 func (l *line) cut(n int) {
@@ -88,8 +93,16 @@ func (l *line) carry(from, to net.Conn, back bool) {
 	defer to.Close()
 	defer from.Close()
 	var b [4096]byte
+	left := len(b)
+	if back && l.greets.Load() {
+		left = 4
+	}
 	for {
 		n, err := from.Read(b[:])
+		if left < len(b) {
+			n = min(n, left)
+			left -= n
+		}
 		if lost := back && l.deaf.Load(); err == nil && !lost {
 			_, err = to.Write(b[:n])
 		}

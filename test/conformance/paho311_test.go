@@ -203,12 +203,13 @@ func TestPaho311Sessions(t *testing.T) {
 		l, dir := s.line(0), s.TempDir()
 		const rounds, each = 5, 12
 		seen := map[string]int{}
+		// No acknowledgement comes back: two of Paho's clients with one store must not both go on with a message.
+		l.greetOnly(true)
 		for round := range rounds {
 			p := s.paho311("", 0, "returns", kept(mqtt.NewFileStore(dir)), through(l))
 			if p.present != (round > 0) {
 				s.Errorf("session present: %v in round %d", p.present, round)
 			}
-			l.mute() // no acknowledgement comes back
 			for i := range each {
 				p.Publish(s.topic("a"), byte(1+i%2), false, fmt.Sprint(1+i%2, round, i))
 			}
@@ -218,6 +219,7 @@ func TestPaho311Sessions(t *testing.T) {
 			l.cut(round + 1)
 			p.Disconnect(0)
 		}
+		l.greetOnly(false)
 		store := mqtt.NewFileStore(dir)
 		p := s.paho311("", 0, "returns", kept(store), through(l))
 		clustertest.Eventually(s.T, "everything is acknowledged", func() bool { return len(store.All()) == 0 })
