@@ -420,8 +420,12 @@ func TestMessagesThatComeBackArePutInTheirOrder(t *testing.T) {
 	d := g[0].direct
 	u := new(unresolved)
 	for _, m := range []*message.Message{
-		{ID: message.ID{Seq: 5}}, {ID: message.ID{Seq: 9}}, {ID: message.ID{Seq: 2}}, {ID: message.ID{Seq: 7}},
-		{ID: message.ID{Seq: 10}}, {ID: message.ID{Origin: "before", Seq: 99}, Order: &message.ID{Seq: 1}},
+		{ID: message.ID{Seq: 5}},
+		{ID: message.ID{Seq: 9}},
+		{ID: message.ID{Seq: 2}},
+		{ID: message.ID{Seq: 7}},
+		{ID: message.ID{Seq: 10}},
+		{ID: message.ID{Origin: "before", Seq: 99}, Order: &message.ID{Seq: 1}},
 	} {
 		d.mu.Lock()
 		for range 2 { // as from two former holders of one session
