@@ -2,7 +2,7 @@
 //
 // When a durable session has moved, a sender may send a later message straight to the new holder before an older one
 // comes back to it from the former holder as moved, and goes to the new holder after all. So a new holder keeps what
-// arrives for a while, without receipts, and takes it in the order of each origin then.
+// arrives for a while, without receipts, and takes it in the order of each process that sends on then.
 //
 // A Set is pure: no goroutine, no clock, no I/O. Its owner locks, bounds its bytes, and says when the time has come.
 package arrivals
@@ -29,25 +29,33 @@ type item[T any] struct {
 	v      T
 }
 
-// Add keeps v, which is the message with that id and counts for size bytes. If a message with the same id is held,
-// v is not kept, and held is what came first.
-func (s *Set[T]) Add(id message.ID, size int, v T) (held T, duplicate bool) {
-	if i, ok := s.at[id]; ok {
+// Add keeps v, which is m or about it. If a message with the same id is held, v is not kept, and held is what came first.
+func (s *Set[T]) Add(m *message.Message, v T) (held T, duplicate bool) {
+	if i, ok := s.at[m.ID]; ok {
+		if again := s.item(m, v); again.origin < s.items[i].origin {
+			// It has been sent again, and what is behind it there has come first.
+			s.items[i].origin, s.items[i].seq = again.origin, again.seq
+		}
 		return s.items[i].v, true
 	}
 	if s.at == nil {
 		s.at = make(map[message.ID]int)
 		s.origins = make(map[string]int)
 	}
-	origin, ok := s.origins[id.Origin]
+	s.at[m.ID] = len(s.items)
+	s.items = append(s.items, s.item(m, v))
+	s.bytes += m.Size()
+	return v, false
+}
+
+func (s *Set[T]) item(m *message.Message, v T) item[T] {
+	place := m.Place()
+	origin, ok := s.origins[place.Origin]
 	if !ok {
 		origin = len(s.origins)
-		s.origins[id.Origin] = origin
+		s.origins[place.Origin] = origin
 	}
-	s.at[id] = len(s.items)
-	s.items = append(s.items, item[T]{origin: origin, seq: id.Seq, v: v})
-	s.bytes += size
-	return v, false
+	return item[T]{origin: origin, seq: place.Seq, v: v}
 }
 
 // Bytes is the sum of the sizes of what is held.
@@ -57,7 +65,7 @@ func (s *Set[T]) Bytes() int { return s.bytes }
 func (s *Set[T]) Len() int { return len(s.items) }
 
 // Release returns everything and holds nothing afterwards: one origin after the other in the order in which they
-// first arrived, the messages of each by their sequence.
+// first arrived, the messages of each by their places.
 func (s *Set[T]) Release() []T {
 	slices.SortFunc(s.items, func(a, b item[T]) int {
 		return cmp.Or(cmp.Compare(a.origin, b.origin), cmp.Compare(a.seq, b.seq))

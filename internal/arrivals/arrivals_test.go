@@ -12,6 +12,11 @@ import (
 
 func id(origin string, seq uint64) message.ID { return message.ID{Origin: origin, Seq: seq} }
 
+func msg(id message.ID) *message.Message { return &message.Message{ID: id} }
+
+// again is a message with an id that another process sends on for the second time.
+func again(id, place message.ID) *message.Message { return &message.Message{ID: id, Order: &place} }
+
 func TestReleaseOrdersEachOriginBySequence(t *testing.T) {
 	tests := []struct {
 		name string
@@ -32,7 +37,7 @@ func TestReleaseOrdersEachOriginBySequence(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var s Set[message.ID]
 			for _, m := range tt.in {
-				s.Add(m, 1, m)
+				s.Add(msg(m), m)
 			}
 			if diff := cmp.Diff(tt.want, s.Release()); diff != "" {
 				t.Error(diff)
@@ -46,18 +51,42 @@ func TestReleaseOrdersEachOriginBySequence(t *testing.T) {
 
 func TestADuplicateShowsWhatCameFirst(t *testing.T) {
 	var s Set[string]
-	if held, duplicate := s.Add(id("a", 1), 10, "first"); duplicate || held != "first" {
+	if held, duplicate := s.Add(msg(id("a", 1)), "first"); duplicate || held != "first" {
 		t.Errorf("got %q, duplicate %v, for the first", held, duplicate)
 	}
-	if held, duplicate := s.Add(id("a", 1), 10, "second"); !duplicate || held != "first" {
+	if held, duplicate := s.Add(msg(id("a", 1)), "second"); !duplicate || held != "first" {
 		t.Errorf("got %q, duplicate %v, for the second", held, duplicate)
 	}
-	if s.Bytes() != 10 || s.Len() != 1 {
+	if s.Bytes() != msg(id("a", 1)).Size() || s.Len() != 1 {
 		t.Errorf("holds %d messages of %d bytes", s.Len(), s.Bytes())
 	}
 	s.Release()
-	if _, duplicate := s.Add(id("a", 1), 10, "third"); duplicate {
+	if _, duplicate := s.Add(msg(id("a", 1)), "third"); duplicate {
 		t.Error("what was released is still remembered")
+	}
+}
+
+// A publisher that has come to b sends again what a has not acknowledged, and goes on.
+func TestWhatIsSentAgainComesInItsNewPlace(t *testing.T) {
+	second, first := again(id("a", 9), id("b", 2)), again(id("a", 8), id("b", 1))
+	tests := []struct {
+		name string
+		in   []*message.Message
+	}{
+		{"new before what is sent again", []*message.Message{msg(id("b", 3)), second, first}},
+		{"with what was sent at first in between", []*message.Message{msg(id("b", 3)), msg(id("a", 9)), first, second}},
+		{"with what was sent at first in front", []*message.Message{msg(id("a", 9)), msg(id("a", 8)), msg(id("b", 3)), first, second}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var s Set[message.ID]
+			for _, m := range tt.in {
+				s.Add(m, m.ID)
+			}
+			if diff := cmp.Diff([]message.ID{id("a", 8), id("a", 9), id("b", 3)}, s.Release()); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }
 
@@ -70,10 +99,10 @@ func TestEverythingComesOutOnceAndInOrder(t *testing.T) {
 		want := map[message.ID]bool{}
 		for _, n := range rapid.SliceOfN(rapid.IntRange(0, 39), 0, 60).Draw(t, "arrivals") {
 			m := id(string(rune('a'+n/10)), uint64(n%10))
-			if _, duplicate := s.Add(m, n, m); duplicate != want[m] {
+			if _, duplicate := s.Add(msg(m), m); duplicate != want[m] {
 				t.Fatalf("duplicate %v for %v", duplicate, m)
 			} else if !duplicate {
-				size += n
+				size += msg(m).Size()
 			}
 			want[m] = true
 			if !slices.Contains(first, m.Origin) {

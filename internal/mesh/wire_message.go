@@ -24,6 +24,7 @@ const (
 	msgResponseTopic  = 10
 	msgCorrelation    = 11
 	msgUserProperties = 12
+	msgOrder          = 13
 )
 
 // maxExpiryMs is the largest Message Expiry Interval that MQTT can express.
@@ -65,6 +66,9 @@ func measure(m *message.Message, self string, c *clock) messageForm {
 	}
 	if p := m.Props; p != nil {
 		f.size += sizeProperties(p)
+	}
+	if m.Order != nil {
+		f.size += 1 + protowire.SizeVarint(m.Order.Seq)
 	}
 	return f
 }
@@ -114,6 +118,10 @@ func appendMessage(dst []byte, m *message.Message, f messageForm) []byte {
 	}
 	if p := m.Props; p != nil {
 		dst = appendProperties(dst, p)
+	}
+	if m.Order != nil {
+		dst = append(dst, tag(msgOrder, protowire.VarintType))
+		dst = protowire.AppendVarint(dst, m.Order.Seq)
 	}
 	return dst
 }
@@ -170,6 +178,8 @@ func decodeMessage(b []byte, origin string, clk *clock) (*message.Message, error
 		case msgExpiresInMs:
 			ms := min(c.varint(typ), maxExpiryMs)
 			m.Expires = clk.now().Add(time.Duration(ms) * time.Millisecond)
+		case msgOrder:
+			m.Order = &message.ID{Origin: origin, Seq: c.varint(typ)}
 		default:
 			decodeProperty(&c, num, typ, m)
 		}

@@ -37,6 +37,9 @@ func generated(d Delivery) *meshv1.Delivery {
 	if !m.Expires.IsZero() {
 		g.Message.ExpiresInMs = proto.Uint64(uint64(max(0, m.Expires.Sub(then).Milliseconds())))
 	}
+	if m.Order != nil {
+		g.Message.Order = proto.Uint64(m.Order.Seq)
+	}
 	if p := m.Props; p != nil {
 		if p.HasPayloadFormat {
 			g.Message.PayloadFormat = messagev1.PayloadFormat(p.PayloadFormat + 1)
@@ -121,6 +124,9 @@ func drawDelivery(t *rapid.T) Delivery {
 		Payload:   raw.Draw(t, "payload"),
 		QoS:       rapid.ByteRange(0, 2).Draw(t, "qos"),
 		Retain:    rapid.Bool().Draw(t, "retain"),
+	}
+	if rapid.Bool().Draw(t, "sent again") {
+		m.Order = &message.ID{Origin: self, Seq: rapid.Uint64().Draw(t, "order")}
 	}
 	if rapid.Bool().Draw(t, "expires") {
 		m.Expires = then.Add(time.Duration(rapid.Int64Range(0, maxExpiryMs).Draw(t, "left")) * time.Millisecond)

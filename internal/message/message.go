@@ -51,6 +51,9 @@ type Properties struct {
 // Message is one application message. The zero Expires means that it never expires.
 type Message struct {
 	ID
+	// Order is nil for nearly all messages: ID says which comes first. A message that its publisher has sent again over
+	// another connection keeps its ID, and has its place among what its gateway sends on here.
+	Order *ID
 	// Publisher is the client id of the publisher, for No Local (MQTT-3.8.3-3).
 	Publisher string
 	Topic     string
@@ -64,6 +67,14 @@ type Message struct {
 	// Forms, when not nil, caches encodings of the message, because it is about to be written to several
 	// connections. Set it before the message is handed on, never after.
 	Forms *Forms
+}
+
+// Place is what messages are ordered by: the process that sends the message on, and its place among what that sends on.
+func (m *Message) Place() ID {
+	if m.Order != nil {
+		return *m.Order
+	}
+	return m.ID
 }
 
 // Expired reports whether the Message Expiry Interval has passed (MQTT-3.3.2-5).

@@ -404,6 +404,35 @@ func TestOrderOfSessions(t *testing.T) {
 		}
 		c.ExpectNothing()
 	})
+	everywhere(t, "MQTT-4.6.0-1 MQTT-4.6.0-5 so it does when the receiver moves at the same time", both, func(s *stage) {
+		c, p := s.begin(1, "moves"), s.begin(0, "returns")
+		c.MustSubscribe(s.topic("a"), 2)
+		for round := range 6 {
+			flight := make([]packets.Packet, 20)
+			for i := range flight {
+				flight[i] = publishPacket(s.topic("a"), fmt.Sprint(round, i), 2, uint16(1+i))
+			}
+			for _, pk := range flight[:10] {
+				p.Send(pk)
+			}
+			c.Close()
+			p = s.ended(round+1, p, "returns")
+			for i, pk := range flight {
+				pk.FixedHeader.Dup = i < 10
+				p.Send(pk)
+			}
+			c = s.back(round, "moves")
+			for i := range flight {
+				p.ExpectAck(packets.Pubrec, uint16(1+i))
+				c.ReceivePayload(fmt.Sprint(round, i))
+			}
+			for i := range flight {
+				p.Ack(packets.Pubrel, uint16(1+i))
+				p.ExpectAck(packets.Pubcomp, uint16(1+i))
+			}
+		}
+		c.ExpectNothing()
+	})
 	everywhere(t, "MQTT-4.6.0-5 a long inbox is read in order, with what comes meanwhile behind it", both, func(s *stage) {
 		const n = 1500 // more than the queue of a client holds
 		c, p := s.begin(1, "away"), s.pipeline(s.publisher())

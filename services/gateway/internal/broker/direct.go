@@ -191,16 +191,24 @@ func (d *direct) admit(id string, x unsent, t *turn.Turn) bool {
 	return true
 }
 
-// insert keeps the items in the order in which they were published.
-func (d *direct) insert(u *unresolved, x unsent) {
+// insert keeps the items in the order in which they were published, and reports false if x is one of them: several former
+// holders have sent it back.
+func (d *direct) insert(u *unresolved, x unsent) bool {
+	place := x.m.Place().Seq
 	i := len(u.items)
-	for i > 0 && u.items[i-1].m.Seq > x.m.Seq {
+	for i > 0 && u.items[i-1].m.Place().Seq > place {
 		i--
+	}
+	for k := i; k > 0 && x.p != nil && u.items[k-1].m.Place().Seq == place; k-- {
+		if u.items[k-1] == x {
+			return false
+		}
 	}
 	u.items = slices.Insert(u.items, i, x)
 	d.bytes += x.m.Size()
 	d.stalls.add(x.m)
 	d.b.deps.Metrics.unresolved.Set(float64(d.bytes))
+	return true
 }
 
 // removed lets go of a message that was inserted. With d.mu held.
@@ -315,7 +323,9 @@ func (d *direct) again(l *mesh.Link, x mesh.Delivery, p *publication, t *turn.Tu
 	}
 	u, first := d.entry(id)
 	u.failed = max(u.failed, x.Target.Epoch)
-	d.insert(u, back)
+	if !d.insert(u, back) {
+		p.Done(packet.NoMatchingSubscribers, t) // the other one gets the receipt
+	}
 	if at, ok := d.cache.GetIfPresent(id); ok && at.lease.Epoch <= x.Target.Epoch {
 		d.cache.Invalidate(id)
 	}

@@ -27,6 +27,9 @@ func (c *Client) Deliver(d Delivery, t *turn.Turn) engine.Outcome {
 	if c.state == ended || c.cause != nil {
 		return c.departed(d.QoS)
 	}
+	if c.retaining.had.covers(&d) {
+		return engine.Queued
+	}
 	c.cameLive(d.Message)
 	if c.durable != nil && d.QoS > 0 {
 		if d.Until == engine.UntilQueued {

@@ -272,7 +272,7 @@ func (c *Client) hold(d Delivery, now time.Time) (o engine.Outcome, held bool) {
 		c.releaseEarly(now)
 		return 0, false
 	}
-	if _, twice := early.Add(d.Message.ID, d.Message.Size(), d); twice {
+	if _, twice := early.Add(d.Message, d); twice {
 		return engine.Queued, true
 	}
 	return engine.Waiting, true

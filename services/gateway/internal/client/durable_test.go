@@ -229,6 +229,9 @@ func TestAMessageThatIsSentAgainKeepsItsID(t *testing.T) {
 				if tc.seen && first.ID != second.ID {
 					t.Errorf("sent on as %v and as %v", first.ID, second.ID)
 				}
+				if tc.seen && second.Place().Seq <= first.Seq {
+					t.Errorf("%v has its place at %v", first.ID, second.Place())
+				}
 				c.Ack(packets.Pubrel, 7)
 				c.ExpectAck(packets.Pubcomp, 7)
 				c.Send(publishPacket("t", "another", 2, 7))

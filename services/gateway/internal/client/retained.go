@@ -3,6 +3,7 @@ package client
 import (
 	"time"
 
+	"github.com/beeline-mqtt/beeline/internal/engine"
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
@@ -16,6 +17,57 @@ type retaining struct {
 	busy  bool // a page has been asked for
 	// newer are the topics of retained messages that came live meanwhile: what is read of them is older, or the same.
 	newer map[string]struct{}
+	had   hadRetained
+}
+
+// mostHad bounds the retained messages that a client remembers.
+const mostHad = 1024
+
+// hadRetained are the messages that the client was given as retained ones lately. One that was published after its SUBACK
+// may have been stored before it was read, and come live after that.
+type hadRetained struct {
+	messages map[message.ID]asRetained
+	until    time.Time // nothing of it is on its way any more
+}
+
+// asRetained is how a message was given.
+type asRetained struct {
+	qos byte
+	id  uint32 // of the subscription; 0 is none
+}
+
+// note remembers a retained message that is given to the client. One without a sequence number has no id.
+func (h *hadRetained) note(d Delivery, until time.Time) {
+	if d.Message.Seq == 0 {
+		return
+	}
+	if h.messages == nil || len(h.messages) == mostHad {
+		h.messages = make(map[message.ID]asRetained)
+	}
+	x := asRetained{qos: d.QoS}
+	if len(d.IDs) > 0 {
+		x.id = d.IDs[0]
+	}
+	h.messages[d.Message.ID], h.until = x, until
+}
+
+// covers reports whether the client has been given d as a retained message: nothing is missing that d would add.
+func (h *hadRetained) covers(d *Delivery) bool {
+	if !d.Message.Retain || d.Until == engine.UntilAcked || len(h.messages) == 0 {
+		return false
+	}
+	x, ok := h.messages[d.Message.ID]
+	if !ok || x.qos < d.QoS || len(d.IDs) > 1 {
+		return false
+	}
+	return len(d.IDs) == 0 && x.id == 0 || len(d.IDs) == 1 && x.id == d.IDs[0]
+}
+
+// tidy forgets what is not on its way any more.
+func (h *hadRetained) tidy(now time.Time) {
+	if h.messages != nil && now.After(h.until) {
+		*h = hadRetained{}
+	}
 }
 
 // retainedRead is a filter whose retained messages are read.
@@ -74,7 +126,7 @@ func (c *Client) retainedPage(page []*message.Message, cursor []byte, now time.T
 	r := &c.retaining
 	r.busy = false
 	if c.state != open || len(r.reads) == 0 {
-		*r = retaining{}
+		r.forget()
 		return
 	}
 	read := &r.reads[0]
@@ -90,9 +142,12 @@ func (c *Client) retainedPage(page []*message.Message, cursor []byte, now time.T
 	}
 	r.reads = r.reads[1:]
 	if len(r.reads) == 0 {
-		*r = retaining{}
+		r.forget()
 	}
 }
+
+// forget lets go of what is needed only while messages are read.
+func (r *retaining) forget() { *r = retaining{had: r.had} }
 
 // offerRetained queues one retained message (MQTT-3.3.1-8). With c.mu held.
 func (c *Client) offerRetained(m *message.Message, o subscriptions.Options, now time.Time) {
@@ -107,15 +162,17 @@ func (c *Client) offerRetained(m *message.Message, o subscriptions.Options, now 
 			return
 		}
 	}
-	c.offerUnasked(d, now)
+	if c.offerUnasked(d, now) != engine.Dropped {
+		c.retaining.had.note(d, now.Add(c.limits.ReceiptTimeout))
+	}
 }
 
 // offerUnasked offers a delivery for which nobody waits. With c.mu held.
-func (c *Client) offerUnasked(d Delivery, now time.Time) {
+func (c *Client) offerUnasked(d Delivery, now time.Time) engine.Outcome {
 	if c.durable != nil && d.QoS > 0 {
 		d.Ticket = nobody{}
 	}
-	c.session.Offer(d, now)
+	return c.session.Offer(d, now)
 }
 
 // cameLive notes a retained message that is delivered while others are read. With c.mu held.

@@ -208,6 +208,55 @@ func TestEachFilterOfASubscribeBringsItsRetainedMessages(t *testing.T) {
 	c.ExpectNothing()
 }
 
+// A message that is published when SUBACK has gone out may be stored before the retained messages are read, and come live
+// when it has been given as one of them.
+func TestAMessageThatWasGivenAsRetainedDoesNotComeLiveAsWell(t *testing.T) {
+	live := func(qos byte, until engine.Until, ids ...uint32) client.Delivery {
+		d := delivery("t/000003", "live", qos)
+		d.Message.ID, d.Message.Retain = message.ID{Origin: "g", Seq: 7}, true
+		d.IDs, d.Until = ids, until
+		return d
+	}
+	tests := []struct {
+		name string
+		d    client.Delivery
+		want bool
+	}{
+		{"the same", live(1, engine.UntilQueued, 77), false},
+		{"at a lower QoS", live(0, engine.UntilQueued, 77), false},
+		{"at a higher QoS", live(2, engine.UntilQueued, 77), true},
+		{"for another subscription", live(1, engine.UntilQueued, 78), true},
+		{"for another subscription as well", live(1, engine.UntilQueued, 77, 78), true},
+		{"for a subscription without an identifier", live(1, engine.UntilQueued), true},
+		{"for a shared subscription", live(1, engine.UntilAcked, 77), true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			r.shelf.keep(5, 1)
+			r.shelf.retained["t/000003"].ID = message.ID{Origin: "g", Seq: 7}
+			c, attached := r.attached(v5, "a")
+			subscribe(t, c, 77, packets.Subscription{Filter: "t/#", Qos: 1})
+			for i := range 5 {
+				c.ReceivePayload(fmt.Sprintf("t/%06d", i))
+			}
+			o := deliver(attached, tt.d)
+			if tt.want {
+				c.ReceivePayload("live")
+			} else if o != engine.Queued {
+				t.Errorf("%v, want queued", o)
+			}
+			deliver(attached, delivery("t/000003", "another", 1))
+			c.ReceivePayload("another")
+			c.ExpectNothing()
+			// Nothing of it is on its way any more.
+			attached.Sweep(time.Now().Add(r.limits.ReceiptTimeout), false)
+			deliver(attached, live(1, engine.UntilQueued, 77))
+			c.ReceivePayload("live")
+		})
+	}
+}
+
 // What was published while the retained messages were read is newer than what is read of its topic.
 func TestANewerRetainedMessageIsNotFollowedByTheOlder(t *testing.T) {
 	versions(t, func(t *testing.T, version byte) {

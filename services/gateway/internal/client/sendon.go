@@ -93,7 +93,7 @@ func (c *Client) line(x *publish, again bool) bool {
 }
 
 // take has the packet identifier of a QoS 2 message stored, so that the message is known when it is sent again over
-// another connection. One that has been sent again keeps its id and need not wait. With c.mu held until x is in the
+// another connection. One that has been sent again keeps its id, comes in the order in which it was sent now, and need not wait. With c.mu held until x is in the
 // line: it may be stored at once.
 func (c *Client) take(x *publish, again bool) {
 	if !again {
@@ -102,7 +102,8 @@ func (c *Client) take(x *publish, again bool) {
 		return
 	}
 	if known, ok := c.session.TakenID(x.id); ok {
-		x.m.ID = known
+		place := x.m.ID
+		x.m.ID, x.m.Order = known, &place
 	}
 }
 

@@ -269,6 +269,7 @@ func (c *Client) Sweep(now time.Time, late bool) {
 	full := c.session.FullSince()
 	overdue := c.unsettled.overdue(now.Add(-c.limits.ReceiptTimeout))
 	c.countDrops()
+	c.retaining.had.tidy(now)
 	c.mu.Unlock()
 	switch {
 	case c.keepAlive > 0 && !late && !paused && silence > c.keepAlive+c.keepAlive/2:

@@ -246,7 +246,7 @@ func (k *Keeper) give(s *session, e *entry, a *arrival) {
 		k.append(s, e)
 	default:
 		k.metrics.heldBack.Inc()
-		if held, twice := of.hold.Add(e.m.ID, e.m.Size(), e); twice {
+		if held, twice := of.hold.Add(e.m, e); twice {
 			k.metrics.dropped(dropDuplicate)
 			held.arrivals = append(held.arrivals, a)
 		} else if of.hold.Bytes() > k.cfg.HoldBytes {

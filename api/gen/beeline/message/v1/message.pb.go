@@ -270,8 +270,12 @@ type Message struct {
 	CorrelationData []byte `protobuf:"bytes,11,opt,name=correlation_data,json=correlationData,proto3,oneof" json:"correlation_data,omitempty"`
 	// User properties in the publisher's order.
 	UserProperties []*UserProperty `protobuf:"bytes,12,rep,name=user_properties,json=userProperties,proto3" json:"user_properties,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Place of the message among those that the process that sends it on takes from publishers, counted as their sequence
+	// is. Absent: the sequence in its id says it. Present when the publisher has sent the message again over another
+	// connection, so that its id is that of the first time.
+	Order         *uint64 `protobuf:"varint,13,opt,name=order,proto3,oneof" json:"order,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Message) Reset() {
@@ -388,6 +392,13 @@ func (x *Message) GetUserProperties() []*UserProperty {
 	return nil
 }
 
+func (x *Message) GetOrder() uint64 {
+	if x != nil && x.Order != nil {
+		return *x.Order
+	}
+	return 0
+}
+
 var File_beeline_message_v1_message_proto protoreflect.FileDescriptor
 
 const file_beeline_message_v1_message_proto_rawDesc = "" +
@@ -398,7 +409,7 @@ const file_beeline_message_v1_message_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"?\n" +
 	"\tMessageId\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x1a\n" +
-	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\xa8\x04\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\xcd\x04\n" +
 	"\aMessage\x12-\n" +
 	"\x02id\x18\x01 \x01(\v2\x1d.beeline.message.v1.MessageIdR\x02id\x12\x1c\n" +
 	"\tpublisher\x18\x02 \x01(\tR\tpublisher\x12\x14\n" +
@@ -412,9 +423,11 @@ const file_beeline_message_v1_message_proto_rawDesc = "" +
 	"\x0eresponse_topic\x18\n" +
 	" \x01(\tR\rresponseTopic\x12.\n" +
 	"\x10correlation_data\x18\v \x01(\fH\x01R\x0fcorrelationData\x88\x01\x01\x12I\n" +
-	"\x0fuser_properties\x18\f \x03(\v2 .beeline.message.v1.UserPropertyR\x0euserPropertiesB\x10\n" +
+	"\x0fuser_properties\x18\f \x03(\v2 .beeline.message.v1.UserPropertyR\x0euserProperties\x12\x19\n" +
+	"\x05order\x18\r \x01(\x04H\x02R\x05order\x88\x01\x01B\x10\n" +
 	"\x0e_expires_in_msB\x13\n" +
-	"\x11_correlation_data*]\n" +
+	"\x11_correlation_dataB\b\n" +
+	"\x06_order*]\n" +
 	"\x03Qos\x12\x13\n" +
 	"\x0fQOS_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10QOS_AT_MOST_ONCE\x10\x01\x12\x15\n" +
