@@ -123,7 +123,10 @@ func (k *Keeper) show(a *adoption, sessions []taken) {
 	var changes []routes.Route
 	var here []*session
 	for _, t := range sessions {
-		for _, h := range t.s.from {
+		k.mu.Lock()
+		from := t.s.from // replaced, never changed
+		k.mu.Unlock()
+		for _, h := range from {
 			for _, sub := range t.st.Subscriptions {
 				if x := a.index[h]; x != nil && ordinary(sub) {
 					x.Subscribe(sub.Filter, t.s, sub.Options)
