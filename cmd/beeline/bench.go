@@ -63,6 +63,7 @@ func (o *benchOptions) flags(f *pflag.FlagSet) {
 func loadFlags(f *pflag.FlagSet, l *bench.Load, rate int) {
 	f.IntVar(&l.Rate, "rate", rate, "messages a second, of all publishers; 0: as many as the window lets them")
 	f.Uint8VarP(&l.QoS, "qos", "q", 0, "quality of service: 0, 1 or 2")
+	f.BoolVar(&l.Durable, "durable", false, "subscribers have sessions that outlive their connections")
 	f.IntVar(&l.Size, "size", 64, fmt.Sprintf("bytes of a payload, at least %d", bench.MinSize))
 	f.DurationVar(&l.Tick, "tick", 250*time.Microsecond, "what is due in it is sent at once, by several publishers; 10us: every message by itself")
 	f.IntVar(&l.Window, "window", 64, "messages of one publisher that are not acknowledged; at QoS 0 with --rate 0, not received")

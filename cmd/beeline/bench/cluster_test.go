@@ -54,6 +54,15 @@ func TestMessagesOfPairsCrossACluster(t *testing.T) {
 	})
 }
 
+func TestMessagesOfPairsWithDurableSessionsCrossACluster(t *testing.T) {
+	both(t, func(t *testing.T, v5 bool) {
+		l := load(1, 500)
+		l.Durable = true
+		r, err := Pairs{Config: config(t, v5, gateways(t)...), Load: l, Pairs: 5, Shift: 1}.Run(t.Context())
+		clean(t, r, err, 80)
+	})
+}
+
 func TestPairsAreWhereTheyAreToBe(t *testing.T) {
 	g := gateways(t)
 	for _, tt := range []struct {

@@ -31,10 +31,12 @@ const (
 
 // Load is what publishers send.
 type Load struct {
-	Rate   int // messages a second, of all publishers; 0: as many as the window lets them
-	QoS    byte
-	Size   int // bytes of a payload, at least MinSize
-	Window int // messages of a publisher under way: not acknowledged; at QoS 0 with rate 0, not received
+	Rate int // messages a second, of all publishers; 0: as many as the window lets them
+	QoS  byte
+	Size int // bytes of a payload, at least MinSize
+	// Durable subscribers have sessions that outlive their connections.
+	Durable bool
+	Window  int // messages of a publisher under way: not acknowledged; at QoS 0 with rate 0, not received
 
 	// Tick is how often messages are sent, at a rate with more than one in it: those of several publishers at once.
 	Tick time.Duration

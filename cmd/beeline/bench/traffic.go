@@ -100,7 +100,9 @@ func (t *traffic) connect(ctx context.Context) error {
 			return err
 		}
 		defer s.c.bound(ctx)()
-		if err := s.c.connect(fmt.Sprintf("%ss%d", t.cfg.Prefix, i), t.cfg.Login); err != nil {
+		login := t.cfg.Login
+		login.durable = t.load.Durable
+		if err := s.c.connect(fmt.Sprintf("%ss%d", t.cfg.Prefix, i), login); err != nil {
 			return err
 		}
 		return s.c.subscribe(s.p.topic, t.load.QoS)
