@@ -154,6 +154,7 @@ func TestTheAdopterKeepsNothingItselfForTheDead(t *testing.T) {
 		w := newWaiters(2)
 		l := f.s.link(t, "h")
 		eventually(t, "s has h's routes", func() bool { return len(wants(f.s, "d/1")) == 1 })
+		f.h.serving.Store(false) // or it might answer before it dies
 		l.Send(publish("d/1", 1), w)
 		if known {
 			f.s.SetPeers([]Peer{f.x.peer()})
