@@ -58,6 +58,11 @@ func (d *durable[T]) offer(x Delivery[T], now time.Time) Outcome {
 	}
 	if x.Until == UntilSafe && d.seen.has(x.Message.ID) {
 		d.repetitions++
+		if x.QoS == message.ExactlyOnce && d.records.awaited(x.Message.ID) {
+			// Its publisher has sent it again. What became of the first copy is not known yet, and somebody else waits
+			// for that, if anybody still does: nothing can be promised for this one.
+			return Moved
+		}
 		return Queued
 	}
 	d.unspill()
@@ -95,7 +100,7 @@ func (d *durable[T]) keep(x Delivery[T], size int, full bool, now time.Time) Out
 	e := newEntry(x, size)
 	e.ticket = *new(T) // the record has it
 	e.mark = d.records.add(record[T]{
-		message: x.Message, ids: x.IDs, ticket: x.Ticket, offered: now,
+		message: x.Message, id: x.Message.ID, ids: x.IDs, ticket: x.Ticket, offered: now,
 		qos: x.QoS, retain: x.Retain, until: x.Until,
 	})
 	if x.Until == UntilSafe {

@@ -168,6 +168,9 @@ func (s *Session[T]) Abandon() {
 // former holder is forgotten, nobody sends anything twice any more. A spilled session stops when it has read its
 // inbox, which may hold a message twice. Only the newest 4,096 ids are known, and those of deliveries that are neither
 // UntilSafe nor read from the inbox are not.
+//
+// A QoS 2 message that is given twice is answered with Moved while the first copy waits for its outcome: its publisher
+// has sent it again, and what becomes of the first copy is not known. It is to be offered once more.
 func (s *Session[T]) ForgetSeen() {
 	switch {
 	case s.durable == nil:

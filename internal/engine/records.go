@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/journal"
@@ -11,6 +12,7 @@ import (
 // entry does, and until the last change that names it is confirmed.
 type record[T comparable] struct {
 	message *message.Message // until its Append has been given out
+	id      message.ID
 	ids     []uint32
 	ticket  T // zero when nobody waits, or no longer
 	offered time.Time
@@ -75,6 +77,11 @@ func (s *records[T]) add(r record[T]) uint32 {
 	}
 	s.all = append(s.all, r)
 	return uint32(len(s.all) - 1)
+}
+
+// awaited reports whether somebody waits for the outcome of a delivery of the message. It looks at every record.
+func (s *records[T]) awaited(id message.ID) bool {
+	return slices.ContainsFunc(s.all, func(r record[T]) bool { return r.ticket != *new(T) && r.id == id })
 }
 
 // drop drops one reference to the record, and the record with the last.

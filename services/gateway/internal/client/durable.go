@@ -273,6 +273,10 @@ func (c *Client) hold(d Delivery, now time.Time) (o engine.Outcome, held bool) {
 		return 0, false
 	}
 	if _, twice := early.Add(d.Message, d); twice {
+		if d.QoS == message.ExactlyOnce {
+			// Its publisher may have sent it again: nothing can be promised before the first copy is safe.
+			return engine.Moved, true
+		}
 		return engine.Queued, true
 	}
 	return engine.Waiting, true
