@@ -254,6 +254,8 @@ func flagValues(f *pflag.FlagSet) map[string]any {
 		}
 		values[f.Name] = text
 		switch f.Value.Type() {
+		case "bool":
+			values[f.Name] = text == "true"
 		case "int", "uint8":
 			values[f.Name] = json.Number(text)
 		case "stringSlice":

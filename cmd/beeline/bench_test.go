@@ -58,6 +58,7 @@ func TestABenchPrintsJSONWithItsFlags(t *testing.T) {
 	want := map[string]any{
 		"broker": brokers, "to": []any{}, "pid": []any{}, "mqtt-version": "3.1.1", "clients-prefix": "mine", "warmup": "50ms",
 		"duration": "300ms", "rate": 500.0, "qos": 0.0, "size": 64.0, "window": 64.0, "tick": "250µs", "pairs": 4.0, "shift": 1.0,
+		"durable":  false,
 		"username": "ann", "password-file": "/dev/null", "ca-file": "", "cert-file": "", "key-file": "",
 	}
 	if diff := cmp.Diff(want, got.Config); diff != "" || got.Scenario != "pairs" || got.Delivered == 0 {
