@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/beeline-mqtt/beeline/internal/telemetry"
 	"github.com/beeline-mqtt/beeline/services/session/internal/away"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store/pebble"
@@ -23,7 +22,6 @@ type holding struct {
 
 	life    *life
 	store   *pebble.Store
-	metrics *telemetry.Scope
 	running sync.WaitGroup
 }
 
@@ -32,13 +30,12 @@ var _ kept = (*holding)(nil)
 // keep opens the store of a term. While a former active instance has it open still, it waits: until then nobody is
 // served.
 func (l *life) keep(ctx context.Context, d desk, revision int64) (kept, uint64, error) {
-	h := &holding{life: l, metrics: telemetry.NewScope(l.session.deps.Metrics)}
+	h := &holding{life: l}
 	base, err := h.open(ctx, d, revision)
 	if err != nil {
 		if h.store != nil {
 			err = errors.Join(err, h.store.Close())
 		}
-		h.metrics.End()
 		l.session.inTrouble(ctx, err)
 		return nil, 0, err
 	}
@@ -72,7 +69,7 @@ func (h *holding) openStore(ctx context.Context, d desk) error {
 	s := h.life.session
 	for waiting := false; ; waiting = true {
 		st, err := pebble.Open(pebble.Options{
-			Dir: s.config.Data, Limits: s.config.limits(), Logger: s.deps.Logger, Metrics: h.metrics, Failed: d.Fail,
+			Dir: s.config.Data, Limits: s.config.limits(), Logger: s.deps.Logger, Metrics: s.deps.Metrics, Failed: d.Fail,
 		})
 		switch {
 		case err == nil:
@@ -108,7 +105,6 @@ func (h *holding) Close() error {
 	h.life.session.store.CompareAndSwap(h.store, nil)
 	h.life.holder.CompareAndSwap(h.Keeper, nil)
 	h.running.Wait()
-	defer h.metrics.End()
 	if err := h.store.Close(); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}

@@ -60,33 +60,28 @@ func (l *life) run(f func()) {
 }
 
 // accept is the mesh's Deps.Accept.
-func (l *life) accept(peer string) mesh.Inbound { return &inbound{life: l, peer: peer} }
+func (l *life) accept(peer string) mesh.Inbound { return inbound{life: l, peer: peer} }
 
 // inbound hands what a peer sends to whoever holds the absent clients' sessions, if this is the active instance.
 type inbound struct {
-	life   *life
-	peer   string
-	holder *away.Keeper
-	to     mesh.Inbound
+	life *life
+	peer string
 }
 
 // Deliver implements mesh.Inbound.
-func (i *inbound) Deliver(d mesh.Delivery, later mesh.Later) mesh.Receipt {
+func (i inbound) Deliver(d mesh.Delivery, later mesh.Later) mesh.Receipt {
 	k := i.life.holder.Load()
 	if k == nil {
 		return nobody(d)
 	}
-	if k != i.holder {
-		i.holder, i.to = k, k.Accept(i.peer)
-	}
-	return i.to.Deliver(d, later)
+	return k.Deliver(i.peer, d, later.Settle)
 }
 
 // Flush implements mesh.Inbound.
-func (i *inbound) Flush() {}
+func (inbound) Flush() {}
 
 // Close implements mesh.Inbound.
-func (i *inbound) Close() {}
+func (inbound) Close() {}
 
 // nobody is the answer of an instance that is not active, or not yet, or not any more. It must not say that a client has
 // no session. What was matched by routes of a term that is over gets no receipt: it is for the successor.

@@ -50,28 +50,9 @@ type gate struct {
 	bytes int
 }
 
-// inbound takes the deliveries of one peer.
-type inbound struct {
-	k    *Keeper
-	peer string
-}
-
-// Accept makes the receiving end for a peer. It is for the mesh's Deps.Accept.
-func (k *Keeper) Accept(peer string) mesh.Inbound { return inbound{k: k, peer: peer} }
-
-// Flush implements mesh.Inbound.
-func (inbound) Flush() {}
-
-// Close implements mesh.Inbound.
-func (inbound) Close() {}
-
-// Deliver implements mesh.Inbound.
-func (i inbound) Deliver(d mesh.Delivery, later mesh.Later) mesh.Receipt {
-	return i.k.deliver(i.peer, d, later.Settle)
-}
-
-// deliver takes a delivery of a peer; settle gets its receipt if that is not known at once.
-func (k *Keeper) deliver(peer string, d mesh.Delivery, settle func(mesh.Receipt)) mesh.Receipt {
+// Deliver takes a delivery of a peer; settle gets its receipt if that is not known at once. For each peer it is called
+// in the order of its deliveries.
+func (k *Keeper) Deliver(peer string, d mesh.Delivery, settle func(mesh.Receipt)) mesh.Receipt {
 	switch {
 	case d.Target.Kind == mesh.TargetShare:
 		// Only online members are announced.

@@ -16,16 +16,12 @@ func ordinary(s journal.Subscription) bool {
 }
 
 // enter puts s into the index with these subscriptions, in place of those that it has there, and announces them until
-// they are in force everywhere. With none it is taken out of the index.
-func (k *Keeper) enter(s *session, subs []journal.Subscription, inForce func()) {
-	k.comeHere(s, subs, func() {}, inForce)
-}
-
-// comeHere is enter for a session that comes here: here, called with mu held, makes it so. From then on it may be given
-// messages that its former holder has sent on, and has to know what it subscribes to.
-func (k *Keeper) comeHere(s *session, subs []journal.Subscription, here, inForce func()) {
+// they are in force everywhere. With none it is taken out of the index. and, called with mu held, is done in one step
+// with that: a session that comes here may be given messages from then on that its former holder has sent on, and has to
+// know what it subscribes to.
+func (k *Keeper) enter(s *session, subs []journal.Subscription, and, inForce func()) {
 	k.announcing.Lock()
-	changes := k.subscribe(nil, s, subs, here)
+	changes := k.subscribe(nil, s, subs, and)
 	k.announce(changes, inForce)
 	k.announcing.Unlock()
 }
@@ -97,7 +93,7 @@ func (k *Keeper) forgetGhost(s *session) {
 	subs, here := len(s.subs), s.here
 	k.mu.Unlock()
 	if subs > 0 && !here {
-		k.enter(s, nil, func() {})
+		k.enter(s, nil, func() {}, func() {})
 	}
 }
 

@@ -162,7 +162,7 @@ func (k *Keeper) arrive(s *session) error {
 		return k.check("read session", err)
 	}
 	of := &settling{hold: new(arrivals.Set[*entry]), had: map[message.ID]struct{}{}}
-	k.comeHere(s, st.Subscriptions, func() {
+	k.enter(s, st.Subscriptions, func() {
 		s.here, s.next, s.settling = true, st.Next, of
 		// If a peer does not acknowledge the routes, nobody can wait for it for ever.
 		k.after(k.cfg.GiveUp, s, of)

@@ -261,7 +261,7 @@ type receipt struct {
 
 func (w *world) send(peer string, d mesh.Delivery) receipt {
 	r := receipt{w: w, later: make(chan mesh.Receipt, 1)}
-	r.first = w.deliver(peer, d, func(x mesh.Receipt) { r.later <- x })
+	r.first = w.Deliver(peer, d, func(x mesh.Receipt) { r.later <- x })
 	return r
 }
 

@@ -77,7 +77,7 @@ func (s *Store) Inbox(client string, session journal.SessionID, after journal.Po
 		}
 		p.snapshot = s.db.NewSnapshot()
 		defer closeQuietly(p.snapshot)
-		return p.read(id, max(after+1, q.first), maxEntries, maxBytes)
+		return p.read(max(after+1, q.first), maxEntries, maxBytes)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read inbox of %q: %w", client, err)
@@ -91,15 +91,15 @@ func (s *Store) Inbox(client string, session journal.SessionID, after journal.Po
 // passedOver is how many expired entries one page passes over at most, unless it would be empty.
 const passedOver = 10_000
 
-func (p *page) read(id journal.SessionID, from journal.Position, maxEntries, maxBytes int) error {
-	iter, err := entries(p.snapshot, id, from)
+func (p *page) read(from journal.Position, maxEntries, maxBytes int) error {
+	iter, err := entries(p.snapshot, p.id, from)
 	if err != nil {
 		return err
 	}
 	defer closeQuietly(iter)
 	p.flights, err = p.snapshot.NewIter(&pebble.IterOptions{
-		LowerBound: keyPosition(nil, spaceFlight, id, from),
-		UpperBound: after(keySession(nil, spaceFlight, id)),
+		LowerBound: keyPosition(nil, spaceFlight, p.id, from),
+		UpperBound: after(keySession(nil, spaceFlight, p.id)),
 	})
 	if err != nil {
 		return err

@@ -6,13 +6,13 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/beeline-mqtt/beeline/internal/telemetry"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 )
 
 // metrics of one open store. The registry knows them from open to close, so that a store can be opened again.
 type metrics struct {
-	registry   prometheus.Registerer
-	registered []prometheus.Collector
+	scope *telemetry.Scope
 
 	commits    prometheus.Counter
 	operations prometheus.Histogram
@@ -37,8 +37,8 @@ func newMetrics(r prometheus.Registerer, q *queue) (*metrics, error) {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "beeline_store_" + name, Help: help}, value)
 	}
 	m := &metrics{
-		registry: r,
-		commits:  counter("commits_total", "Groups of changes made durable by one sync."),
+		scope:   telemetry.NewScope(r),
+		commits: counter("commits_total", "Groups of changes made durable by one sync."),
 		operations: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "beeline_store_commit_operations",
 			Help:    "Operations made durable by one sync.",
@@ -70,17 +70,10 @@ func newMetrics(r prometheus.Registerer, q *queue) (*metrics, error) {
 		gauge("queue_operations", "Operations that wait to be staged.", func() float64 { n, _ := q.load(); return float64(n) }),
 		gauge("queue_bytes", "Their bytes.", func() float64 { _, n := q.load(); return float64(n) }),
 	} {
-		if err := r.Register(c); err != nil {
-			m.unregister()
+		if err := m.scope.Register(c); err != nil {
+			m.scope.End()
 			return nil, fmt.Errorf("register store metrics: %w", err)
 		}
-		m.registered = append(m.registered, c)
 	}
 	return m, nil
-}
-
-func (m *metrics) unregister() {
-	for _, c := range m.registered {
-		m.registry.Unregister(c)
-	}
 }

@@ -245,7 +245,7 @@ func (s *Store) abandon() error {
 		errs = append(errs, closeDB(s.db))
 	}
 	if s.metrics != nil {
-		s.metrics.unregister()
+		s.metrics.scope.End()
 	}
 	return errors.Join(append(errs, s.lock.Close())...)
 }
@@ -262,7 +262,7 @@ func (s *Store) Close() error {
 	s.reading.Lock()
 	defer s.reading.Unlock()
 	defer close(s.closed)
-	s.metrics.unregister()
+	s.metrics.scope.End()
 	if err := s.failed(); err != nil {
 		return errors.Join(err, s.closeFailed())
 	}

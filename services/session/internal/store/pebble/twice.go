@@ -5,16 +5,15 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
 )
 
 // remember keeps a message id at QoS 2 that the plan adds to the inbox, or takes out of it.
-func (p *plan) remember(id message.ID, at journal.Position) {
+func (p *plan) remember(id message.ID) {
 	if p.ids == nil {
-		p.ids = make(map[message.ID]journal.Position)
+		p.ids = make(map[message.ID]struct{})
 	}
-	p.ids[id] = at
+	p.ids[id] = struct{}{}
 }
 
 // known reports whether the inbox has a message id at QoS 2, or had it not long ago.

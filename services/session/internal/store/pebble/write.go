@@ -66,7 +66,7 @@ type plan struct {
 	order   []journal.Position          // those that were added here
 	flights map[journal.Position]*flight
 	twice   uint64 // how many flights are at QoS 2
-	ids     map[message.ID]journal.Position
+	ids     map[message.ID]struct{}
 	refer   []reference
 	shared  []sharing
 	room    *pebble.Iterator
@@ -250,7 +250,7 @@ func (p *plan) add(je *journal.Entry, m encoded) error {
 	if e.twice() {
 		p.put(func(b []byte) []byte { return keyTwice(b, p.x.id, e.id) },
 			func(b []byte) []byte { return putNumbers(b, uint64(at)) })
-		p.remember(e.id, at)
+		p.remember(e.id)
 	}
 	if p.inbox.messages == 0 {
 		p.inbox.first, p.inbox.oldest, p.inbox.exact = at, e.appended, true
@@ -365,23 +365,16 @@ func (p *plan) land(at journal.Position) bool {
 }
 
 func (p *plan) sent(at journal.Position, packet uint16) error {
-	f, ok := p.flight(at)
-	if !ok {
-		e, err := p.entry(at)
-		if e == nil || err != nil {
-			return err
-		}
-		f.twice = e.qos == message.ExactlyOnce
-	}
-	if ok && f.packet == packet {
-		return nil
-	}
-	f.packet = packet
-	p.fly(at, f)
-	return nil
+	return p.progress(at, func(f *flight) { f.packet = packet })
 }
 
 func (p *plan) released(at journal.Position) error {
+	return p.progress(at, func(f *flight) { f.released = true })
+}
+
+// progress plans what becomes of the flight of an entry; it begins with that if there is none. Without the entry nothing
+// does.
+func (p *plan) progress(at journal.Position, change func(*flight)) error {
 	f, ok := p.flight(at)
 	if !ok {
 		e, err := p.entry(at)
@@ -390,11 +383,11 @@ func (p *plan) released(at journal.Position) error {
 		}
 		f.twice = e.qos == message.ExactlyOnce
 	}
-	if f.released {
-		return nil
+	was := f
+	change(&f)
+	if !ok || f != was {
+		p.fly(at, f)
 	}
-	f.released = true
-	p.fly(at, f)
 	return nil
 }
 
@@ -412,7 +405,7 @@ func (p *plan) drop(at journal.Position) (bool, error) {
 		p.remove(func(b []byte) []byte { return keyTwice(b, p.x.id, e.id) })
 		p.put(func(b []byte) []byte { return keyMemory(b, generation(p.now), p.x.id, e.id) },
 			func(b []byte) []byte { return append(b, valueVersion) })
-		p.remember(e.id, at)
+		p.remember(e.id)
 	}
 	if e.body == bodyShared {
 		p.refer = append(p.refer, reference{bucket: e.bucket, n: -1})
