@@ -34,7 +34,7 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 		b.direct.arrived(c.ID)
 		c.Open(g.Epoch, g.Session)
 		if c.Durable() {
-			restored = b.restore(c)
+			restored = b.restore(c, g.Session.Subscriptions)
 		}
 		b.early.granted(c, g.Epoch)
 	})

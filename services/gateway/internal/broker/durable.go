@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/routes"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
@@ -13,13 +14,13 @@ import (
 // messages that were sent to where it was before. Then their order is given up.
 const settleGrace = 100 * time.Millisecond
 
-// restore enters what a durable client is subscribed to, and returns the routes that are to be announced: before the
+// restore enters what the session of a durable client came with, and returns the routes that are to be announced: before the
 // client is known to be here, because what is sent after it would find nothing that matches.
-func (b *Broker) restore(c *client.Client) []routes.Route {
+func (b *Broker) restore(c *client.Client, subs []journal.Subscription) []routes.Route {
 	b.announcing.Lock()
 	defer b.announcing.Unlock()
 	var changes []routes.Route
-	for _, s := range c.Restored() {
+	for _, s := range subs {
 		if r, ok := b.enter(c, s.Filter, s.Options); ok {
 			changes = append(changes, r)
 		}

@@ -14,13 +14,9 @@ import (
 // the end of the turn. See engine.Session.Offer for what it returns; a client that is ending takes nothing more
 // and answers Ended. It never blocks.
 func (c *Client) Deliver(d Delivery, t *turn.Turn) engine.Outcome {
-	if c.maximumPacket > 0 {
-		// MQTT-3.1.2-25: a packet that is too large for the client is discarded, as if it had been sent.
-		o := packet.PublishOptions{QoS: d.QoS, Retain: d.Retain, IDs: d.IDs}
-		if packet.PublishSize(c.Version, d.Message, o) > c.maximumPacket {
-			c.deps.Metrics.dropped(dropTooLarge, 1)
-			return engine.Queued
-		}
+	if !c.fits(d.Message, packet.PublishOptions{QoS: d.QoS, Retain: d.Retain, IDs: d.IDs}) {
+		c.deps.Metrics.dropped(dropTooLarge, 1)
+		return engine.Queued
 	}
 	c.mu.Lock()
 	defer c.unlock(t)
@@ -104,11 +100,8 @@ func (c *Client) fill(now time.Time) {
 // discard drops a packet that is too large for the client, as if it had been sent and acknowledged (MQTT-3.1.2-25). It
 // can only have been waiting in the inbox: an earlier connection took larger ones. With c.mu held.
 func (c *Client) discard(o engine.Outgoing) bool {
-	if c.maximumPacket == 0 || o.Type != packet.PUBLISH || o.PacketID == 0 {
-		return false
-	}
-	po := packet.PublishOptions{QoS: o.QoS, Retain: o.Retain, IDs: o.IDs}
-	if packet.PublishSize(c.Version, o.Message, po) <= c.maximumPacket {
+	if o.Type != packet.PUBLISH || o.PacketID == 0 ||
+		c.fits(o.Message, packet.PublishOptions{QoS: o.QoS, Retain: o.Retain, IDs: o.IDs}) {
 		return false
 	}
 	c.deps.Metrics.dropped(dropTooLarge, 1)
@@ -176,9 +169,11 @@ func (c *Client) encode(dst []byte, o engine.Outgoing, now time.Time) []byte {
 // aliasFits reports whether a topic alias may be given: the three bytes that it takes must not make a packet
 // too large that is not so without it.
 func (c *Client) aliasFits(o engine.Outgoing) bool {
-	if c.aliases.maximum == 0 || c.maximumPacket == 0 {
-		return true
-	}
-	po := packet.PublishOptions{QoS: o.QoS, IDs: o.IDs, Alias: 1}
-	return packet.PublishSize(c.Version, o.Message, po) <= c.maximumPacket
+	return c.aliases.maximum == 0 || c.fits(o.Message, packet.PublishOptions{QoS: o.QoS, IDs: o.IDs, Alias: 1})
+}
+
+// fits reports whether a PUBLISH is not too large for the client. One that is too large is discarded, as if it had been
+// sent (MQTT-3.1.2-25).
+func (c *Client) fits(m *message.Message, o packet.PublishOptions) bool {
+	return c.maximumPacket == 0 || packet.PublishSize(c.Version, m, o) <= c.maximumPacket
 }

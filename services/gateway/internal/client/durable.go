@@ -45,9 +45,7 @@ type durable struct {
 	id      journal.SessionID
 	epoch   uint64 // of the lease
 	present bool   // the session continues one that the client had
-	// restore are the subscriptions that the session came with.
-	restore []journal.Subscription
-	watched bool // Look will be called
+	watched bool   // Look will be called
 	// before is the time of which deliveries are to be stored that have not been acknowledged: they have waited long enough.
 	before time.Time
 	// early are deliveries that wait for older ones which their senders have sent elsewhere; nil once they need not.
@@ -111,7 +109,7 @@ func (c *Client) Open(epoch uint64, s *journal.State) {
 		return
 	}
 	c.session = engine.Resume[Ticket](c.sessionLimits, *s)
-	c.durable = &durable{id: s.ID, epoch: epoch, present: s.Present, restore: s.Subscriptions}
+	c.durable = &durable{id: s.ID, epoch: epoch, present: s.Present}
 	if s.Present {
 		c.durable.early = new(arrivals.Set[Delivery])
 	}
@@ -148,15 +146,6 @@ func (c *Client) Continues() bool {
 
 // continues needs c.mu.
 func (c *Client) continues() bool { return c.durable != nil && c.ending().Expiry > 0 }
-
-// Restored hands out the subscriptions that the session came with.
-func (c *Client) Restored() []journal.Subscription {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s := c.durable.restore
-	c.durable.restore = nil
-	return s
-}
 
 // store gives the journal what has to be durable now, sees to it that what may wait is looked at in time, and asks
 // for more of the inbox where there is room. With c.mu held.

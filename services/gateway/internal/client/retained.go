@@ -155,12 +155,9 @@ func (c *Client) offerRetained(m *message.Message, o subscriptions.Options, now 
 	if o.ID != 0 {
 		d.IDs = []uint32{o.ID}
 	}
-	if c.maximumPacket > 0 {
-		po := packet.PublishOptions{QoS: d.QoS, Retain: true, IDs: d.IDs}
-		if packet.PublishSize(c.Version, m, po) > c.maximumPacket {
-			c.deps.Metrics.dropped(dropTooLarge, 1)
-			return
-		}
+	if !c.fits(m, packet.PublishOptions{QoS: d.QoS, Retain: true, IDs: d.IDs}) {
+		c.deps.Metrics.dropped(dropTooLarge, 1)
+		return
 	}
 	if c.offerUnasked(d, now) != engine.Dropped {
 		c.retaining.had.note(d, now.Add(c.limits.ReceiptTimeout))

@@ -52,25 +52,27 @@ func (p *publishing) next() *publish {
 	return x
 }
 
-// add takes x unless it may be sent on at once.
-func (p *publishing) add(x *publish) bool {
-	if x.waiting == 0 && len(p.list) == 0 && !p.busy {
-		return false
+// add takes a message that waits for so many stores, unless it may be sent on at once: then it returns nil.
+func (p *publishing) add(id uint16, m *message.Message, stores int) *publish {
+	if stores == 0 && len(p.list) == 0 && !p.busy {
+		return nil
 	}
+	x := &publish{id: id, m: m, waiting: stores}
 	p.list = append(p.list, x)
-	p.bytes += x.m.Size()
-	return true
+	p.bytes += m.Size()
+	return x
 }
 
 // publish sends a message on, at once or when its turn has come. again: the client has sent it over a connection before.
 // It runs on the reading goroutine.
 func (c *Client) publish(id uint16, m *message.Message, again bool) {
-	x := &publish{id: id, m: m}
+	stores := 0
 	retain := m.Retain && !topic.IsDirect(m.Topic)
 	if retain {
-		x.waiting++
+		stores++
 	}
-	if !c.line(x, again) {
+	x := c.line(id, m, stores, again)
+	if x == nil {
 		c.deps.Broker.Publish(c, id, m, &c.turn)
 		return
 	}
@@ -80,31 +82,32 @@ func (c *Client) publish(id uint16, m *message.Message, again bool) {
 	c.sendOn(&c.turn)
 }
 
-// line puts x behind those that are not sent on yet, and reports false if it need not wait.
-func (c *Client) line(x *publish, again bool) bool {
+// line puts a message that waits for so many stores behind those that are not sent on yet, and returns nil if it need
+// not wait.
+func (c *Client) line(id uint16, m *message.Message, stores int, again bool) *publish {
 	c.mu.Lock()
-	if c.durable == nil || x.m.QoS < message.ExactlyOnce {
+	if c.durable == nil || m.QoS < message.ExactlyOnce {
 		defer c.mu.Unlock()
-		return c.publishing.add(x)
+		return c.publishing.add(id, m, stores)
 	}
 	defer c.unlock(&c.turn)
-	c.take(x, again)
-	return c.publishing.add(x)
+	return c.publishing.add(id, m, stores+c.take(id, m, again))
 }
 
 // take has the packet identifier of a QoS 2 message stored, so that the message is known when it is sent again over
-// another connection. One that has been sent again keeps its id, comes in the order in which it was sent now, and need not wait. With c.mu held until x is in the
-// line: it may be stored at once.
-func (c *Client) take(x *publish, again bool) {
+// another connection, and returns for how many stores it waits. One that has been sent again keeps its id, comes in the
+// order in which it was sent now, and need not wait. With c.mu held until the message is in the line: it may be stored
+// at once.
+func (c *Client) take(id uint16, m *message.Message, again bool) (stores int) {
 	if !again {
-		c.session.Taken(x.id, x.m.ID)
-		x.waiting++
-		return
+		c.session.Taken(id, m.ID)
+		return 1
 	}
-	if known, ok := c.session.TakenID(x.id); ok {
-		place := x.m.ID
-		x.m.ID, x.m.Order = known, &place
+	if known, ok := c.session.TakenID(id); ok {
+		place := m.ID
+		m.ID, m.Order = known, &place
 	}
+	return 0
 }
 
 // retained is told that a retained message has been stored, or not.
