@@ -44,7 +44,7 @@ func publish(s *Session[*int], qos byte, n int) {
 	}
 	for range n {
 		if ack, _ := s.NextAck(); qos == 2 {
-			s.Released(ack.PacketID)
+			s.Release(ack.PacketID)
 		}
 	}
 }

@@ -126,13 +126,19 @@ func (s *Session[T]) Ready(dst []uint16) []uint16 {
 	return s.durable.drainReady(dst)
 }
 
-// Release takes a PUBREL from the client and returns the PUBCOMP to send now, if any: see Released. On a
-// durable session the PUBCOMP for a message that is known comes out of NextAck once that is durable.
+// Release takes a PUBREL from the client and returns the PUBCOMP to send now, if any. Its code is Success, or Packet
+// Identifier not found, which is also the answer of a transient session while the PUBREC is not out, in which case the
+// identifier stays in use. On a durable session the PUBCOMP for a message that is known comes out of NextAck once that is
+// durable.
 func (s *Session[T]) Release(id uint16) (reply packet.Ack, send bool) {
 	if s.durable != nil && !s.durable.away {
 		return s.durable.release(id, s.in)
 	}
-	return packet.Ack{Type: packet.PUBCOMP, PacketID: id, Code: s.Released(id)}, true
+	code := packet.PacketIdentifierNotFound
+	if s.in != nil {
+		code = s.in.release(id, false)
+	}
+	return packet.Ack{Type: packet.PUBCOMP, PacketID: id, Code: code}, true
 }
 
 // Suspend ends the connection of a durable session and returns what is left to write, appended to dst, as Changes
@@ -161,7 +167,6 @@ func (s *Session[T]) Abandon() {
 		s.in.end()
 	}
 	s.durable.finish(Moved)
-	s.durable.away = true
 }
 
 // ForgetSeen stops the bookkeeping of message ids by which a durable session drops what it is given twice: once its

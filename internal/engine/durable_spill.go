@@ -95,7 +95,7 @@ func (d *durable[T]) read(x *journal.Entry) {
 	e := entry[T]{qos: x.QoS, retain: x.Retain, ids: x.IDs, until: UntilSafe}
 	r := record[T]{
 		position: x.Position, qos: x.QoS, until: UntilSafe, packetID: x.PacketID,
-		appended: true, named: x.PacketID != 0, again: x.PacketID != 0,
+		appended: true, again: x.PacketID != 0,
 	}
 	if x.Released {
 		r.release = releaseDue

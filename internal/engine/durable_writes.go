@@ -84,7 +84,6 @@ func (d *durable[T]) append(mark uint32) {
 	r.appended = true
 	if r.packetID != 0 {
 		d.nameAll()
-		r.named = true
 	}
 	d.write(change{kind: journal.Append, mark: mark, packetID: r.packetID})
 }
@@ -100,7 +99,6 @@ func (d *durable[T]) nameAll() {
 // name has the packet identifier of a stored delivery written.
 func (d *durable[T]) name(mark uint32) {
 	r := d.records.at(mark)
-	r.named = true
 	d.write(change{kind: journal.Sent, mark: mark, packetID: r.packetID})
 }
 

@@ -135,8 +135,9 @@ func TestInboundDoesWhatTheNaiveModelDoes(t *testing.T) {
 			},
 			"release": func(t *rapid.T) {
 				id := id.Draw(t, "id")
-				if got, want := s.Released(id), p.release(id); got != want {
-					t.Fatalf("PUBREL %d: %v, want %v", id, got, want)
+				want := packet.Ack{Type: packet.PUBCOMP, PacketID: id, Code: p.release(id)}
+				if got, send := s.Release(id); got != want || !send {
+					t.Fatalf("PUBREL %d: %v, sent: %v, want %v", id, got, send, want)
 				}
 			},
 			"": func(t *rapid.T) {

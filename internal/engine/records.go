@@ -30,7 +30,6 @@ type record[T comparable] struct {
 	release  release
 
 	appended bool // its Append is to be given out, or was
-	named    bool // so is its packet identifier
 	blocked  bool // it has been given a place in the window and must not be sent before that is written
 	sent     bool // on this connection
 	again    bool // it may have been sent on a connection before this one

@@ -172,16 +172,6 @@ func (s *Session[T]) Forwarded(id uint16, qos byte, code packet.Code) {
 	}
 }
 
-// Released takes a PUBREL from the client of a transient session and returns the code for the PUBCOMP, which the
-// caller writes: Success, or Packet Identifier not found. Release serves all sessions. The latter is also the answer while the PUBREC is not out, in which
-// case the identifier stays in use.
-func (s *Session[T]) Released(id uint16) packet.Code {
-	if s.in == nil {
-		return packet.PacketIdentifierNotFound
-	}
-	return s.in.release(id, false)
-}
-
 // NextAck returns the PUBACK or PUBREC that is now due, on a durable session the PUBCOMP as well, and false when
 // there is none. Apart from PUBCOMP they come out in the order
 // in which the client sent its messages, whatever the order in which these were settled (MQTT-4.6.0-2,

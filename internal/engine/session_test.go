@@ -43,7 +43,7 @@ func TestAnIdleSessionIsSmall(t *testing.T) {
 	s.Next(noon)
 	s.NextAck()
 	s.Settled(nil)
-	s.Released(1)
+	s.Release(1)
 	s.Forwarded(1, 1, packet.Success)
 	if s.out != nil || s.in != nil {
 		t.Error("asking an idle session for its effects has made it larger")
@@ -58,8 +58,8 @@ func TestANewSessionHasNothingToDo(t *testing.T) {
 	if _, ok := s.NextAck(); ok {
 		t.Error("an acknowledgement is due")
 	}
-	if code := s.Released(1); code != packet.PacketIdentifierNotFound {
-		t.Errorf("PUBREL of nothing: %v", code)
+	if ack, send := s.Release(1); !send || ack.Code != packet.PacketIdentifierNotFound {
+		t.Errorf("PUBREL of nothing: %v, sent: %v", ack, send)
 	}
 	messages, bytes := s.QueueLen()
 	if messages != 0 || bytes != 0 || s.InFlight() != 0 || s.Unacknowledged() != 0 || !s.FullSince().IsZero() {

@@ -216,7 +216,7 @@ func StateFromWire(w *sessionv1.Session) (*State, error) {
 func WillToWire(w *Will) *sessionv1.Will {
 	m := messageToWire(w.Message)
 	if w.HasExpiry {
-		ms := leftMs(w.Expiry)
+		ms := message.LeftMs(w.Expiry)
 		m.ExpiresInMs = &ms
 	}
 	return &sessionv1.Will{Message: m, DelaySeconds: uint32(min(w.Delay/time.Second, math.MaxUint32))}

@@ -8,9 +8,6 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/topic"
 )
 
-// maxExpiryMs is the largest Message Expiry Interval that MQTT can express.
-const maxExpiryMs = (1<<32 - 1) * 1000
-
 // MessageToWire gives an expiry as what is left of it at now, in milliseconds, rounded up.
 func MessageToWire(m *message.Message, now time.Time) *messagev1.Message {
 	w := messageToWire(m)
@@ -18,7 +15,7 @@ func MessageToWire(m *message.Message, now time.Time) *messagev1.Message {
 		w.Id = idToWire(m.ID)
 	}
 	if !m.Expires.IsZero() {
-		ms := leftMs(m.Expires.Sub(now))
+		ms := message.LeftMs(m.Expires.Sub(now))
 		w.ExpiresInMs = &ms
 	}
 	return w
@@ -70,7 +67,7 @@ func messageFromWire(w *messagev1.Message) (m *message.Message, left time.Durati
 	if err := checkText("publisher", w.GetPublisher()); err != nil {
 		return nil, 0, err
 	}
-	if w.GetExpiresInMs() > maxExpiryMs {
+	if w.GetExpiresInMs() > message.MaxExpiryMs {
 		return nil, 0, outside("expires_in_ms", w.GetExpiresInMs())
 	}
 	m = &message.Message{Publisher: w.GetPublisher(), Topic: w.GetTopic(), Payload: w.GetPayload(), Retain: w.GetRetain()}
@@ -121,15 +118,6 @@ func propertiesFromWire(w *messagev1.Message) (*message.Properties, error) {
 		p.User[i] = message.UserProperty{Name: u.GetName(), Value: u.GetValue()}
 	}
 	return p, nil
-}
-
-// leftMs rounds up, so that what has not expired is never sent as if it had.
-func leftMs(left time.Duration) uint64 {
-	if left <= 0 {
-		return 0
-	}
-	// The clock may have been set back since.
-	return min(uint64((left-1)/time.Millisecond)+1, maxExpiryMs)
 }
 
 func idToWire(id message.ID) *messagev1.MessageId {

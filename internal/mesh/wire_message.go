@@ -27,9 +27,6 @@ const (
 	msgOrder          = 13
 )
 
-// maxExpiryMs is the largest Message Expiry Interval that MQTT can express.
-const maxExpiryMs = (1<<32 - 1) * 1000
-
 // clock looks at the time once for a whole batch, and only when a message in it has an expiry.
 type clock struct{ at time.Time }
 
@@ -61,7 +58,7 @@ func measure(m *message.Message, self string, c *clock) messageForm {
 		f.size += 2
 	}
 	if !m.Expires.IsZero() {
-		f.expiresMs = leftMs(m.Expires.Sub(c.now()))
+		f.expiresMs = message.LeftMs(m.Expires.Sub(c.now()))
 		f.size += 1 + protowire.SizeVarint(f.expiresMs)
 	}
 	if p := m.Props; p != nil {
@@ -71,13 +68,6 @@ func measure(m *message.Message, self string, c *clock) messageForm {
 		f.size += 1 + protowire.SizeVarint(m.Order.Seq)
 	}
 	return f
-}
-
-func leftMs(left time.Duration) uint64 {
-	if left <= 0 {
-		return 0
-	}
-	return uint64((left + time.Millisecond - 1) / time.Millisecond)
 }
 
 func sizeProperties(p *message.Properties) int {
@@ -176,7 +166,7 @@ func decodeMessage(b []byte, origin string, clk *clock) (*message.Message, error
 		case msgRetain:
 			m.Retain = c.varint(typ) != 0
 		case msgExpiresInMs:
-			ms := min(c.varint(typ), maxExpiryMs)
+			ms := min(c.varint(typ), message.MaxExpiryMs)
 			m.Expires = clk.now().Add(time.Duration(ms) * time.Millisecond)
 		case msgOrder:
 			m.Order = &message.ID{Origin: origin, Seq: c.varint(typ)}

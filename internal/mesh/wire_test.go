@@ -129,7 +129,7 @@ func drawDelivery(t *rapid.T) Delivery {
 		m.Order = &message.ID{Origin: self, Seq: rapid.Uint64().Draw(t, "order")}
 	}
 	if rapid.Bool().Draw(t, "expires") {
-		m.Expires = then.Add(time.Duration(rapid.Int64Range(0, maxExpiryMs).Draw(t, "left")) * time.Millisecond)
+		m.Expires = then.Add(time.Duration(rapid.Int64Range(0, message.MaxExpiryMs).Draw(t, "left")) * time.Millisecond)
 	}
 	if rapid.Bool().Draw(t, "properties") {
 		// One of them at least, or the decoder sees none.
@@ -249,7 +249,7 @@ func normalise(g *meshv1.Delivery, d Delivery) {
 		g.Message.Id.Origin = ""
 	}
 	if g.Message.ExpiresInMs != nil {
-		g.Message.ExpiresInMs = proto.Uint64(min(g.Message.GetExpiresInMs(), maxExpiryMs))
+		g.Message.ExpiresInMs = proto.Uint64(min(g.Message.GetExpiresInMs(), message.MaxExpiryMs))
 	}
 }
 

@@ -99,6 +99,19 @@ func (m *Message) Remaining(now time.Time) (seconds uint32, ok bool) {
 	return uint32(s), true
 }
 
+// MaxExpiryMs is the largest Message Expiry Interval that MQTT can express, in milliseconds.
+const MaxExpiryMs = (1<<32 - 1) * 1000
+
+// LeftMs is what is left of a Message Expiry Interval in milliseconds, at most MaxExpiryMs; rounded up, so that a message
+// that has not expired is never sent as if it had.
+func LeftMs(left time.Duration) uint64 {
+	if left <= 0 {
+		return 0
+	}
+	// The clock may have been set back since.
+	return min(uint64((left-1)/time.Millisecond)+1, MaxExpiryMs)
+}
+
 // Size is what a queue that holds the message is charged for it, in bytes: its variable parts and a constant
 // for the rest.
 func (m *Message) Size() int {

@@ -95,14 +95,14 @@ func (d *durable) login(durable bool) Login {
 	return l
 }
 
-// open connects a receiver.
-func (d *durable) open(ctx context.Context, i, buffer int, l Login) (*conn, error) {
+// open connects the i-th client of its kind.
+func (d *durable) open(ctx context.Context, i int, clientID string, buffer int, l Login) (*conn, error) {
 	c, err := dial(ctx, d.Brokers[i%len(d.Brokers)], l, buffer)
 	if err != nil {
 		return nil, err
 	}
 	defer c.bound(ctx)()
-	if err := c.connect(d.receiver(i), l); err != nil {
+	if err := c.connect(clientID, l); err != nil {
 		c.close()
 		return nil, err
 	}
@@ -112,7 +112,7 @@ func (d *durable) open(ctx context.Context, i, buffer int, l Login) (*conn, erro
 // prepare has all receivers connect, subscribe, and go.
 func (d *durable) prepare(ctx context.Context) error {
 	return forEach(ctx, d.Receivers, make(slots, atOnce), func(ctx context.Context, i int) error {
-		c, err := d.open(ctx, i, smallBuffer, d.login(true))
+		c, err := d.open(ctx, i, d.receiver(i), smallBuffer, d.login(true))
 		if err != nil {
 			return err
 		}
@@ -128,7 +128,7 @@ func (d *durable) prepare(ctx context.Context) error {
 // forget ends the sessions of all receivers.
 func (d *durable) forget(ctx context.Context) error {
 	return forEach(ctx, d.Receivers, make(slots, atOnce), func(ctx context.Context, i int) error {
-		c, err := d.open(ctx, i, smallBuffer, d.login(false))
+		c, err := d.open(ctx, i, d.receiver(i), smallBuffer, d.login(false))
 		if err != nil {
 			return fmt.Errorf("end session: %w", err)
 		}
@@ -199,13 +199,8 @@ func (d *durable) fill(ctx context.Context) (*filled, error) {
 }
 
 func (d *durable) filler(ctx context.Context, i int) (*filler, error) {
-	c, err := dial(ctx, d.Brokers[i%len(d.Brokers)], d.Login, smallBuffer)
+	c, err := d.open(ctx, i, d.publisher(i), smallBuffer, d.Login)
 	if err != nil {
-		return nil, err
-	}
-	defer c.bound(ctx)()
-	if err := c.connect(d.publisher(i), d.Login); err != nil {
-		c.close()
 		return nil, err
 	}
 	if c.limits.maximumQoS < d.QoS {

@@ -138,7 +138,7 @@ func (r *returning) connectAll(ctx context.Context, rate int) error {
 		x := &returner{r: r, number: i, want: r.gets(i), began: time.Now(), pong: make(chan struct{}, 1)}
 		x.seq = make([]sequence, (r.streams()-i-1)/r.Receivers+1)
 		buffer := min(largeBuffer, max(smallBuffer, (64<<20)/r.Receivers))
-		c, err := r.durable.open(ctx, i, buffer, r.login(true))
+		c, err := r.durable.open(ctx, i, r.receiver(i), buffer, r.login(true))
 		if err != nil {
 			return err
 		}
@@ -276,7 +276,7 @@ func (x *returner) message(m message) error {
 	if m.qos != d.QoS {
 		return fmt.Errorf("message with QoS %d, published and subscribed with %d", m.qos, d.QoS)
 	}
-	x.answer = appendAck(x.answer, map[byte]byte{1: puback, 2: pubrec}[m.qos], m.id)
+	x.answer = appendReceipt(x.answer, m)
 	st, ok := readStamp(m.payload)
 	stream := int(st.publisher)
 	if !ok || len(m.payload) != d.Size || string(m.topic) != d.topic(x.number) || stream >= d.streams() ||

@@ -95,12 +95,7 @@ func (s *subscriber) message(m message, now time.Duration) error {
 	if m.qos != s.t.load.QoS {
 		return fmt.Errorf("message with QoS %d, published and subscribed with %d", m.qos, s.t.load.QoS)
 	}
-	switch m.qos {
-	case 1:
-		s.answer = appendAck(s.answer, puback, m.id)
-	case 2:
-		s.answer = appendAck(s.answer, pubrec, m.id)
-	}
+	s.answer = appendReceipt(s.answer, m)
 	st, ok := readStamp(m.payload)
 	if !ok || len(m.payload) != s.t.load.Size || int(st.publisher) != s.p.number || string(m.topic) != s.p.topic {
 		s.tally.corrupt++

@@ -165,6 +165,17 @@ func appendAck(dst []byte, first byte, id uint16) []byte {
 	return append(dst, first, 2, byte(id>>8), byte(id))
 }
 
+// appendReceipt appends what is answered to a message: nothing at QoS 0.
+func appendReceipt(dst []byte, m message) []byte {
+	switch m.qos {
+	case 1:
+		return appendAck(dst, puback, m.id)
+	case 2:
+		return appendAck(dst, pubrec, m.id)
+	}
+	return dst
+}
+
 // message is a PUBLISH that was received; its slices are parts of the packet.
 type message struct {
 	topic   []byte
