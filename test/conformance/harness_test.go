@@ -166,12 +166,7 @@ func (s *stage) client(n int, role string, opts ...rawmqtt.Option) *rawmqtt.Clie
 // come connects a client that wants its session to go on, at the n-th gateway, and says whether there was one.
 func (s *stage) come(n int, role string, opts ...rawmqtt.Option) (c *rawmqtt.Client, present bool) {
 	s.Helper()
-	c = s.dial(n)
-	ack := c.Hello(s.id(role), append([]rawmqtt.Option{durable}, opts...)...)
-	if ack.ReasonCode != 0 {
-		s.Fatalf("CONNACK %#x for %q", ack.ReasonCode, s.id(role))
-	}
-	return c, ack.SessionPresent
+	return rawmqtt.Come(s.T, s.address(n), s.version, s.id(role), append([]rawmqtt.Option{durable}, opts...)...)
 }
 
 // begin connects a client, at the n-th gateway, that has no session and wants one.
@@ -247,20 +242,7 @@ func keepAlive(seconds uint16) rawmqtt.Option {
 	return func(p *packets.Packet) { p.Connect.Keepalive = seconds }
 }
 
-func durable(p *packets.Packet) {
-	p.Connect.Clean = false
-	if p.ProtocolVersion == rawmqtt.V5 {
-		p.Properties.SessionExpiryInterval, p.Properties.SessionExpiryIntervalFlag = 3600, true
-	}
-}
-
-// expiry asks for a session that outlives its connection for so long.
-func expiry(seconds uint32) rawmqtt.Option {
-	return func(p *packets.Packet) {
-		p.Connect.Clean = false
-		p.Properties.SessionExpiryInterval, p.Properties.SessionExpiryIntervalFlag = seconds, true
-	}
-}
+func durable(p *packets.Packet) { rawmqtt.Durable(3600)(p) }
 
 // clean asks for a session without a past.
 func clean(p *packets.Packet) { p.Connect.Clean = true }

@@ -377,62 +377,49 @@ func TestOrderOfSessions(t *testing.T) {
 			c.ExpectNothing()
 		})
 	}
-	everywhere(t, "MQTT-4.6.0-1 MQTT-4.6.0-5 what a returning publisher sends again comes in front of what is new", both, func(s *stage) {
-		c, p := s.begin(1, "stays"), s.begin(0, "returns")
-		c.MustSubscribe(s.topic("a"), 2)
-		for round := range 6 {
-			flight := make([]packets.Packet, 10)
-			for i := range flight {
-				flight[i] = publishPacket(s.topic("a"), fmt.Sprint(round, i), 2, uint16(1+i))
+	// The publisher goes when it has sent the first half of n messages, and sends all of them when it is back; with
+	// moves, to a receiver that has moved meanwhile.
+	returning := func(n int, moves bool) func(*stage) {
+		return func(s *stage) {
+			receiver, further := "stays", 0
+			if moves {
+				receiver, further = "moves", 1
 			}
-			for _, pk := range flight[:5] {
-				p.Send(pk)
+			c, p := s.begin(1, receiver), s.begin(0, "returns")
+			c.MustSubscribe(s.topic("a"), 2)
+			for round := range 6 {
+				flight := make([]packets.Packet, n)
+				for i := range flight {
+					flight[i] = publishPacket(s.topic("a"), fmt.Sprint(round, i), 2, uint16(1+i))
+				}
+				for _, pk := range flight[:n/2] {
+					p.Send(pk)
+				}
+				if moves {
+					c.Close()
+				}
+				p = s.ended(round+further, p, "returns")
+				for i, pk := range flight {
+					pk.FixedHeader.Dup = i < n/2
+					p.Send(pk)
+				}
+				if moves {
+					c = s.back(round, receiver)
+				}
+				for i := range flight {
+					p.ExpectAck(packets.Pubrec, uint16(1+i))
+					c.ReceivePayload(fmt.Sprint(round, i))
+				}
+				for i := range flight {
+					p.Ack(packets.Pubrel, uint16(1+i))
+					p.ExpectAck(packets.Pubcomp, uint16(1+i))
+				}
 			}
-			p = s.ended(round, p, "returns")
-			for i, pk := range flight {
-				pk.FixedHeader.Dup = i < 5
-				p.Send(pk)
-			}
-			for i := range flight {
-				p.ExpectAck(packets.Pubrec, uint16(1+i))
-				c.ReceivePayload(fmt.Sprint(round, i))
-			}
-			for i := range flight {
-				p.Ack(packets.Pubrel, uint16(1+i))
-				p.ExpectAck(packets.Pubcomp, uint16(1+i))
-			}
+			c.ExpectNothing()
 		}
-		c.ExpectNothing()
-	})
-	everywhere(t, "MQTT-4.6.0-1 MQTT-4.6.0-5 so it does when the receiver moves at the same time", both, func(s *stage) {
-		c, p := s.begin(1, "moves"), s.begin(0, "returns")
-		c.MustSubscribe(s.topic("a"), 2)
-		for round := range 6 {
-			flight := make([]packets.Packet, 20)
-			for i := range flight {
-				flight[i] = publishPacket(s.topic("a"), fmt.Sprint(round, i), 2, uint16(1+i))
-			}
-			for _, pk := range flight[:10] {
-				p.Send(pk)
-			}
-			c.Close()
-			p = s.ended(round+1, p, "returns")
-			for i, pk := range flight {
-				pk.FixedHeader.Dup = i < 10
-				p.Send(pk)
-			}
-			c = s.back(round, "moves")
-			for i := range flight {
-				p.ExpectAck(packets.Pubrec, uint16(1+i))
-				c.ReceivePayload(fmt.Sprint(round, i))
-			}
-			for i := range flight {
-				p.Ack(packets.Pubrel, uint16(1+i))
-				p.ExpectAck(packets.Pubcomp, uint16(1+i))
-			}
-		}
-		c.ExpectNothing()
-	})
+	}
+	everywhere(t, "MQTT-4.6.0-1 MQTT-4.6.0-5 what a returning publisher sends again comes in front of what is new", both, returning(10, false))
+	everywhere(t, "MQTT-4.6.0-1 MQTT-4.6.0-5 so it does when the receiver moves at the same time", both, returning(20, true))
 	everywhere(t, "MQTT-4.6.0-5 a long inbox is read in order, with what comes meanwhile behind it", both, func(s *stage) {
 		const n = 1500 // more than the queue of a client holds
 		c, p := s.begin(1, "away"), s.pipeline(s.publisher())

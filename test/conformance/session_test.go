@@ -84,8 +84,8 @@ func TestSessionPresent(t *testing.T) {
 		c.ExpectNothing()
 	})
 	everywhere(t, "MQTT-3.2.2-2 an assigned client id may have a session", v5, func(s *stage) {
-		id := s.dial(1).Hello("", expiry(60)).Properties.AssignedClientID
-		if ack := s.dial(2).Hello(id, expiry(60)); !ack.SessionPresent {
+		id := s.dial(1).Hello("", rawmqtt.Durable(60)).Properties.AssignedClientID
+		if ack := s.dial(2).Hello(id, rawmqtt.Durable(60)); !ack.SessionPresent {
 			s.Error("no session is present")
 		}
 	})
@@ -302,7 +302,7 @@ func TestSessionExpiry(t *testing.T) {
 		s.leave(c)
 		s.confirmed(p, s.topic("a"), "x", 0)
 		// It takes up the session that is there, and ends it.
-		c = s.back(2, "a", expiry(0))
+		c = s.back(2, "a", rawmqtt.Durable(0))
 		c.ReceivePayload("x")
 		s.leave(c)
 		s.nobodyLeft(s.topic("a"))
@@ -327,12 +327,12 @@ func TestSessionExpiry(t *testing.T) {
 		s.begin(2, "a").ExpectNothing()
 	})
 	everywhere(t, "3.14.2.2.2 DISCONNECT changes the interval: longer", v5, func(s *stage) {
-		c := s.begin(1, "a", expiry(1))
+		c := s.begin(1, "a", rawmqtt.Durable(1))
 		c.SendRaw(frame(packets.Disconnect<<4, u8(0), props(prop(0x11, u32(3600)))))
 		s.closes(c, 0)
 		<-time.After(1500 * time.Millisecond)
 		// Each connection says anew how long.
-		c = s.back(2, "a", expiry(1))
+		c = s.back(2, "a", rawmqtt.Durable(1))
 		s.leave(c)
 		<-time.After(1500 * time.Millisecond)
 		s.begin(1, "a")
@@ -344,11 +344,11 @@ func TestSessionExpiry(t *testing.T) {
 		s.begin(2, "subscriber")
 	})
 	everywhere(t, "MQTT-4.1.0-2 a session ends when its interval has passed, and not before", v5, func(s *stage) {
-		p, c := s.publisher(), s.begin(1, "a", expiry(1))
+		p, c := s.publisher(), s.begin(1, "a", rawmqtt.Durable(1))
 		c.MustSubscribe(s.topic("a"), 1)
 		<-time.After(1100 * time.Millisecond) // the connection is open: the interval does not run (MQTT-4.1.0-1)
 		c.Close()
-		c = s.back(2, "a", expiry(1))
+		c = s.back(2, "a", rawmqtt.Durable(1))
 		s.confirmed(p, s.topic("a"), "x", 0)
 		c.ReceivePayload("x")
 		began := time.Now()
@@ -362,7 +362,7 @@ func TestSessionExpiry(t *testing.T) {
 	everywhere(t, "3.2.2.3.2 an interval that is too long becomes the longest, and the client is told", v5, func(s *stage) {
 		most := uint32(limits.SessionExpiryMaximum / time.Second)
 		for asked, want := range map[uint32]uint32{1: 0, 3600: 0, most: 0, most + 1: most, 0xffffffff: most} {
-			p := s.dial(1).Hello(fmt.Sprintf("%s-%d", s.name, asked), expiry(asked)).Properties
+			p := s.dial(1).Hello(fmt.Sprintf("%s-%d", s.name, asked), rawmqtt.Durable(asked)).Properties
 			if p.SessionExpiryIntervalFlag != (want != 0) || p.SessionExpiryInterval != want {
 				s.Errorf("asked for %d, got %d (there: %v), want %d", asked, p.SessionExpiryInterval, p.SessionExpiryIntervalFlag, want)
 			}

@@ -238,7 +238,7 @@ func TestWillOfASession(t *testing.T) {
 	})
 	everywhere(t, "MQTT-3.1.2-10 MQTT-3.14.4-3 after DISCONNECT the will is removed: neither the end of the session nor another connection brings it", v5, func(s *stage) {
 		m := s.mourner()
-		c := s.begin(0, "mortal", will(s.topic("will/a"), "wrong", 1), expiry(1))
+		c := s.begin(0, "mortal", will(s.topic("will/a"), "wrong", 1), rawmqtt.Durable(1))
 		c.MustSubscribe(s.topic("a"), 1)
 		s.leave(c)
 		s.nobodyLeft(s.topic("a"))
@@ -347,7 +347,7 @@ func TestWillDelay(t *testing.T) {
 	everywhere(t, "MQTT-3.1.3-9 a will comes when the session ends, if that is before its delay", v5, func(s *stage) {
 		m := s.mourner()
 		began := time.Now()
-		s.begin(0, "mortal", delayed(s.topic("will/a"), "ended", 3600), expiry(1)).Close()
+		s.begin(0, "mortal", delayed(s.topic("will/a"), "ended", 3600), rawmqtt.Durable(1)).Close()
 		m.ReceivePayload("ended")
 		if took := time.Since(began); took < time.Second {
 			s.Errorf("after %v", took)

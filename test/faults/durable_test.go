@@ -39,12 +39,7 @@ func endure(t *testing.T, ordered bool, trials ...trial) {
 		outlast(began, time.Duration(x.lasts*float64(c.TTL)))
 		x.end(t, c)
 		t.Logf("%s: mended", time.Now().UTC().Format(clock))
-		for _, s := range c.Sessions {
-			s.WaitReady(t)
-		}
-		for _, g := range c.Gateways {
-			g.WaitReady(t)
-		}
+		c.WaitReady(t)
 		limit := 2*c.TTL + 4*slack
 		within(t, x.name+": everything has come", w.settle(limit), limit)
 		if t.Failed() {

@@ -136,8 +136,7 @@ func (o *ownership) contend(id string, durable bool, random *rand.Rand, addresse
 		o.mu.Unlock()
 		c, err := dial(o.t, where, rawmqtt.V5, id, 2*time.Second, func(pk *packets.Packet) {
 			if durable {
-				pk.Connect.Clean = false
-				pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 600, true
+				rawmqtt.Durable(600)(pk)
 			}
 		})
 		if err != nil {

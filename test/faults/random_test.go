@@ -284,12 +284,7 @@ func TestRandomFaults(t *testing.T) {
 		}
 	}
 	mended := time.Now()
-	for _, s := range c.Sessions {
-		s.WaitReady(t)
-	}
-	for _, g := range c.Gateways {
-		g.WaitReady(t)
-	}
+	c.WaitReady(t)
 	within(t, "all processes are ready after the last fault", time.Since(mended), 3*c.TTL)
 	mustWorkEverywhere(t, c)
 	r.settle(settles)

@@ -281,10 +281,7 @@ func call(t testing.TB, addr string, version byte, id string, durable bool) (x *
 	x = &line{version: version, t: t, raw: rawmqtt.Over(t, nc, version), ended: make(chan struct{}), heard: time.Now()}
 	err = x.send(rawmqtt.ConnectPacket(version, id, func(pk *packets.Packet) {
 		if durable {
-			pk.Connect.Clean = false
-			if version == rawmqtt.V5 {
-				pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 600, true
-			}
+			rawmqtt.Durable(600)(pk)
 		}
 	}))
 	if err == nil {

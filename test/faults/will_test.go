@@ -20,8 +20,7 @@ func will(id string, delay uint32, durable bool) rawmqtt.Option {
 		pk.Connect.WillTopic, pk.Connect.WillPayload = "will/"+id, []byte(id)
 		pk.Connect.WillProperties.WillDelayInterval = delay
 		if durable {
-			pk.Connect.Clean = false
-			pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 600, true
+			rawmqtt.Durable(600)(pk)
 		}
 	}
 }

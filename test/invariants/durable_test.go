@@ -14,22 +14,12 @@ import (
 )
 
 // durable asks for a session that outlives its connection.
-func durable(p *packets.Packet) {
-	p.Connect.Clean = false
-	if p.ProtocolVersion == rawmqtt.V5 {
-		p.Properties.SessionExpiryInterval, p.Properties.SessionExpiryIntervalFlag = 3600, true
-	}
-}
+func durable(p *packets.Packet) { rawmqtt.Durable(3600)(p) }
 
 // come connects a client with a durable session and says whether it was there.
 func come(t testing.TB, addr string, version byte, id string) (c *rawmqtt.Client, present bool) {
 	t.Helper()
-	c = rawmqtt.Dial(t, addr, version)
-	ack := c.Hello(id, durable)
-	if ack.ReasonCode != 0 {
-		t.Fatalf("CONNACK %#x for %q", ack.ReasonCode, id)
-	}
-	return c, ack.SessionPresent
+	return rawmqtt.Come(t, addr, version, id, durable)
 }
 
 // take reads and acknowledges n messages with the payloads first, first+1, ...

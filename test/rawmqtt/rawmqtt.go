@@ -59,12 +59,30 @@ type Option func(*packets.Packet)
 // Connect dials, connects with a clean start and expects to be accepted.
 func Connect(t testing.TB, addr string, version byte, id string, opts ...Option) *Client {
 	t.Helper()
-	c := Dial(t, addr, version)
+	c, _ := Come(t, addr, version, id, opts...)
+	return c
+}
+
+// Come is Connect that also says whether the client had a session.
+func Come(t testing.TB, addr string, version byte, id string, opts ...Option) (c *Client, present bool) {
+	t.Helper()
+	c = Dial(t, addr, version)
 	ack := c.Hello(id, opts...)
 	if ack.ReasonCode != 0 {
 		t.Fatalf("CONNACK %#x for %q", ack.ReasonCode, id)
 	}
-	return c
+	return c, ack.SessionPresent
+}
+
+// Durable asks for the session that the client has, or a new one, which outlives its connection for so long; in
+// MQTT 3.1.1 for ever.
+func Durable(seconds uint32) Option {
+	return func(p *packets.Packet) {
+		p.Connect.Clean = false
+		if p.ProtocolVersion == V5 {
+			p.Properties.SessionExpiryInterval, p.Properties.SessionExpiryIntervalFlag = seconds, true
+		}
+	}
 }
 
 // Hello sends a CONNECT and returns the CONNACK.

@@ -141,6 +141,12 @@ func (c *Cluster) Boot(t testing.TB) {
 			g.Start(t)
 		}
 	}
+	c.WaitReady(t)
+}
+
+// WaitReady waits until every session instance and every gateway is ready.
+func (c *Cluster) WaitReady(t testing.TB) {
+	t.Helper()
 	for _, s := range c.Sessions {
 		s.WaitReady(t)
 	}

@@ -13,10 +13,7 @@ import (
 )
 
 // lasting asks for the session that the client has, or a new one that outlives the connection.
-func lasting(p *packets.Packet) {
-	p.Connect.Clean = false
-	p.Properties.SessionExpiryInterval, p.Properties.SessionExpiryIntervalFlag = 3600, true
-}
+func lasting(p *packets.Packet) { rawmqtt.Durable(3600)(p) }
 
 // device is a durable client as MQTT wants it: it takes whatever comes, over one connection after another, and
 // acknowledges it.
@@ -39,14 +36,10 @@ func newDevice(t testing.TB, version byte, id string) *device {
 // connect moves the device to g. Its former connection, if there is one, is the gateways' to end.
 func (d *device) connect(g *gateway) (present bool) {
 	d.t.Helper()
-	conn := rawmqtt.Dial(d.t, g.mqtt, d.version)
-	ack := conn.Hello(d.id, lasting)
-	if ack.ReasonCode != 0 {
-		d.t.Fatalf("CONNACK %#x", ack.ReasonCode)
-	}
+	conn, present := rawmqtt.Come(d.t, g.mqtt, d.version, d.id, lasting)
 	d.reading.Wait() // the former connection has ended, or takes nothing more
 	d.conn = conn
-	return ack.SessionPresent
+	return present
 }
 
 // run takes what comes until the connection is over.

@@ -18,10 +18,7 @@ import (
 )
 
 // lasting asks for the session that the client has, or a new one that outlives the connection.
-func lasting(p *packets.Packet) {
-	unclean(p)
-	sessionExpiry(3600)(p)
-}
+func lasting(p *packets.Packet) { rawmqtt.Durable(3600)(p) }
 
 // numbered is a delivery of the n-th message of an origin, with that as its payload, as the broker makes it.
 func numbered(origin string, n int, qos byte) client.Delivery {
