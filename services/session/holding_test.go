@@ -3,6 +3,7 @@ package session_test
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -132,13 +133,21 @@ func (s settled) want(t testing.TB, o mesh.Outcome) mesh.Receipt {
 	return mesh.Receipt{}
 }
 
-// await passes over frames until one is what it looks for.
+// await returns the first frame that is what it looks for, and keeps the others for later: what is told of one thing and
+// of another has no order.
 func (a *attached) await(what string, is func(*sessionv1.AttachResponse) bool) *sessionv1.AttachResponse {
 	a.t.Helper()
+	if i := slices.IndexFunc(a.passed, is); i >= 0 {
+		f := a.passed[i]
+		a.passed = slices.Delete(a.passed, i, i+1)
+		return f
+	}
 	for range 1000 {
-		if f := a.next(); is(f) {
+		f := a.next()
+		if is(f) {
 			return f
 		}
+		a.passed = append(a.passed, f)
 	}
 	a.t.Fatalf("no %s", what)
 	return nil

@@ -149,6 +149,7 @@ type attached struct {
 	frames chan *sessionv1.AttachResponse
 	err    error // when frames is closed
 	last   uint64
+	passed []*sessionv1.AttachResponse // by await
 }
 
 // attach opens a stream and shows what the gateway holds.

@@ -152,7 +152,7 @@ func (w *regulars) finish(limit time.Duration, but ...ledger.Kind) ledger.Report
 	w.t.Logf("regulars: %v after the last acknowledgement everything had come\n%v", late.Round(time.Millisecond), r)
 	if !r.Clean(but...) {
 		w.t.Errorf("regulars: %v", r.Count)
-		w.explain(r)
+		w.explain()
 	}
 	if r.Acknowledged == 0 || r.Again == 0 {
 		w.t.Error("regulars: nothing was acknowledged, or nothing sent again")
@@ -160,14 +160,18 @@ func (w *regulars) finish(limit time.Duration, but ...ledger.Kind) ledger.Report
 	return r
 }
 
-// explain shows what those have done with whom something is wrong.
-func (w *regulars) explain(r ledger.Report) {
+// explain shows what everybody has done, in the order of time: what is wrong with one has often to do with another.
+func (w *regulars) explain() {
 	w.t.Helper()
+	var all []string
 	for _, l := range w.listeners {
-		if slices.ContainsFunc(r.Wrongs, func(x ledger.Wrong) bool { return strings.HasPrefix(x.Client, l.id) }) {
-			w.t.Logf("%q (durable %t, level %d):\n    %s", l.id, l.durable, l.version, l.history())
-		}
+		all = append(all, l.history()...)
 	}
+	for _, s := range w.speakers {
+		all = append(all, s.history()...)
+	}
+	slices.Sort(all)
+	w.t.Logf("what the regulars have done:\n    %s", strings.Join(all, "\n    "))
 }
 
 // regular is what speakers and listeners have in common.
@@ -190,14 +194,14 @@ type regular struct {
 func (r *regular) note(format string, args ...any) {
 	r.noting.Lock()
 	defer r.noting.Unlock()
-	r.notes = append(r.notes, time.Now().UTC().Format(clock)+" "+fmt.Sprintf(format, args...))
+	r.notes = append(r.notes, fmt.Sprintf("%s %s ", time.Now().UTC().Format(clock), r.id)+fmt.Sprintf(format, args...))
 }
 
 // history is what it has done.
-func (r *regular) history() string {
+func (r *regular) history() []string {
 	r.noting.Lock()
 	defer r.noting.Unlock()
-	return strings.Join(r.notes, "\n    ")
+	return slices.Clone(r.notes)
 }
 
 func (w *regulars) regular(id string, i int, seed uint64, durable bool) regular {
