@@ -195,6 +195,43 @@ func TestForgetDropsGhostsOfOlderLeasesOnly(t *testing.T) {
 	}
 }
 
+// A SUBSCRIBE may fail when its connection is over. It must not change what the ghost has, by which the routes are
+// reckoned: whoever subscribes to the same filter later would get nothing from peers.
+func TestASubscribeThatFailsBehindItsConnectionTakesNothingFromTheGhost(t *testing.T) {
+	g := start(t, 2, options{durable: true, routeAck: 300 * time.Millisecond})
+	g[0].registry.silent = true
+	x := g[0].connect(v5, "x", lasting)
+	c := g[0].client("x")
+	y := g[0].connect(v5, "y")
+	g[1].answers.shut()
+	subscribe := func(c *rawmqtt.Client, filter string) {
+		c.Send(packets.Packet{
+			FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1,
+			Filters: packets.Subscriptions{{Filter: filter, Qos: 1}},
+		})
+	}
+	subscribe(x, "news/#")
+	eventually(t, "it is in the index", func() bool { return g[0].subs.Count("news/#") == 1 })
+	c.LoseLease()
+	x.Disconnect()
+	receive(t, c.Gone(), "its being gone")
+	g[0].Forget("x", c.Epoch()+1)
+	subscribe(y, "other")
+	if code := y.Expect(packets.Suback).ReasonCodes[0]; code < 0x80 { // and so is the older one
+		t.Fatalf("SUBACK %#x without peers", code)
+	}
+	g[1].answers.open()
+
+	z := g[0].connect(v5, "z")
+	z.MustSubscribe("news/#", 1)
+	pub := g[1].connect(v5, "pub")
+	pub.Publish("news/1", "beside the ghost", 0)
+	z.ReceivePayload("beside the ghost")
+	eventually(t, "the ghost is gone", func() bool { return g[0].subs.Count("news/#") == 1 })
+	pub.Publish("news/1", "after it", 1)
+	z.ReceivePayload("after it")
+}
+
 func TestASessionThatEndsWithItsConnectionLeavesNoGhost(t *testing.T) {
 	g := start(t, 1, options{durable: true})[0]
 	x := g.connect(v5, "x", lasting)

@@ -99,6 +99,7 @@ type options struct {
 	config    func(*Config)
 	limits    func(*client.Limits)
 	linkBytes int
+	routeAck  time.Duration // how long announcements wait for the peers
 	// durable: there is somebody who holds durable sessions.
 	durable bool
 }
@@ -180,7 +181,9 @@ func (r *registry) gateway(t testing.TB, id string, revision int64, o options) *
 	}
 	g.Broker = New(cfg, deps)
 	var err error
-	g.mesh, err = mesh.New(mesh.Config{Incarnation: id, Revision: revision, ReconnectMin: time.Millisecond, LinkBytes: o.linkBytes}, mesh.Deps{
+	g.mesh, err = mesh.New(mesh.Config{
+		Incarnation: id, Revision: revision, ReconnectMin: time.Millisecond, LinkBytes: o.linkBytes, RouteAckTimeout: o.routeAck,
+	}, mesh.Deps{
 		Logger: logger, Metrics: g.metrics, Routes: g.table, Accept: g.Accept, Dial: g.dial,
 		Serving: func() bool { return true },
 	})

@@ -138,15 +138,16 @@ func (c *Client) admit(filter string, o subscriptions.Options) (code packet.Code
 	return packet.Code(o.QoS), c.asked, !has, nil
 }
 
-// forget drops a filter, unless it has been asked for again since, and reports whether it has dropped it.
+// forget drops a filter, unless it has been asked for again since, and reports whether it has dropped it. What the
+// connection has left behind it is not changed any more: the session goes on with all of it, or has ended.
 func (c *Client) forget(filter string, number uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.filters[filter] != number {
+	if c.state == ended || c.filters[filter] != number {
 		return false
 	}
 	delete(c.filters, filter)
-	if c.durable != nil && c.state != ended {
+	if c.durable != nil {
 		c.deps.Journal.Write(c.writing(journal.Change{Kind: journal.Unsubscribed, Filter: filter}),
 			func([]journal.Position, error) {})
 	}
