@@ -57,10 +57,12 @@ const (
 	Stored
 	// Moved: the session has, or is about to have, a newer holder: the delivery is to be taken there.
 	Moved
+	// Refused: there is no room for it where it would have to be stored.
+	Refused
 )
 
 func (o Outcome) String() string {
-	return [...]string{"queued", "waiting", "dropped", "acked", "expired", "ended", "interrupted", "stored", "moved"}[o]
+	return [...]string{"queued", "waiting", "dropped", "acked", "expired", "ended", "interrupted", "stored", "moved", "refused"}[o]
 }
 
 // Settlement says what has become of the delivery with the ticket: anything but Waiting and Dropped.

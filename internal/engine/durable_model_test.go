@@ -171,6 +171,8 @@ func (w *world) settled(t *rapid.T, m *letter, o Outcome) {
 	case Queued: // the store has left it out
 		ok = m.qos == 2 && w.store.appended[m.message.ID]
 		m.kept = true
+	case Refused:
+		ok = m.unstored
 	case Ended:
 		ok = m.until == UntilAcked && (m.qos == 1 || m.delivered == 0)
 		m.ended = true
@@ -242,10 +244,27 @@ func (w *world) applySome(t *rapid.T, n int) {
 	n = min(n, len(w.wire))
 	for _, c := range w.wire[:n] {
 		w.store.apply(t, c)
+		if x, left := w.store.leftOut[c.Entry.Position]; left && !x.Duplicate && c.Kind == journal.Append {
+			w.lostTo(c.Entry)
+		}
 	}
 	w.applied = append(w.applied, w.wire[:n]...)
 	w.wire = w.wire[n:]
 }
+
+// lostTo is an entry for which the store has no room: it need not come, nor come again.
+func (w *world) lostTo(e journal.Entry) {
+	m := w.client.letters[e.Message.ID]
+	m.excused, m.unstored = true, true
+	for id, f := range w.client.resend {
+		if f.m == m {
+			delete(w.client.resend, id)
+		}
+	}
+}
+
+// fill makes the disk full, or gives it room.
+func (w *world) fill(t *rapid.T) { w.store.full = rapid.IntRange(0, 3).Draw(t, "room") == 0 }
 
 func (w *world) confirm(t *rapid.T) {
 	if len(w.applied) == 0 {
@@ -256,8 +275,8 @@ func (w *world) confirm(t *rapid.T) {
 
 func (w *world) confirmSome(t *rapid.T, n int) {
 	for _, c := range w.applied[:n] {
-		if w.store.leftOut[c.Entry.Position] {
-			w.session.LeftOut(c.Entry.Position)
+		if x, left := w.store.leftOut[c.Entry.Position]; left && c.Kind == journal.Append {
+			w.session.LeftOut(x)
 		}
 	}
 	w.applied = w.applied[n:]
@@ -403,6 +422,7 @@ func (w *world) check(t *rapid.T) {
 
 // finish lets everything go well from now on, and looks for what is missing.
 func (w *world) finish(t *rapid.T) {
+	w.store.full = false
 	if w.away {
 		w.lose(t)
 	}
@@ -480,6 +500,7 @@ func TestADurableSessionLosesNothingAndDoublesNothing(t *testing.T) {
 			"wait":        w.wait,
 			"wait again":  w.wait,
 			"disturb":     w.disturb,
+			"fill":        w.fill,
 			"forget":      w.forget,
 			"":            w.check,
 		})

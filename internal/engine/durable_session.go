@@ -60,12 +60,12 @@ func (s *Session[T]) Written(n int) {
 	}
 }
 
-// LeftOut says that the entry at p, whose Append has been given out and not confirmed, was not appended, because the
-// inbox has the same message at QoS 2, or had it lately. It is then not sent, and its ticket settles as Queued. Call it
-// before the Written that confirms the Append.
-func (s *Session[T]) LeftOut(p journal.Position) {
+// LeftOut says that an entry whose Append has been given out and not confirmed was not appended. What the inbox has
+// already, or had lately, is then not sent, and its ticket settles as Queued; what it has no room for is not sent
+// either, unless it has been, and settles as Refused. Call it before the Written that confirms the Append.
+func (s *Session[T]) LeftOut(x journal.LeftOut) {
 	if s.durable != nil {
-		s.durable.leftOut(p)
+		s.durable.leftOut(x)
 	}
 }
 

@@ -25,7 +25,7 @@ func TestATransientSessionHasNothingToDoWithDurability(t *testing.T) {
 	}
 	s.Taken(1, message.ID{Seq: 1})
 	s.Written(1)
-	s.LeftOut(1)
+	s.LeftOut(journal.LeftOut{Position: 1})
 	s.Page(nil)
 	s.PageFailed()
 	s.ForgetSeen()

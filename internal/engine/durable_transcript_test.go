@@ -17,13 +17,13 @@ func (p *player) durable(verb string, args []string) error {
 		return p.resume(args)
 	case "changes":
 		return p.changes(args)
-	case "written", "leftout":
+	case "written":
 		n, err := strconv.Atoi(args[0])
-		if verb == "written" {
-			p.session.Written(n)
-		} else {
-			p.session.LeftOut(journal.Position(n))
-		}
+		p.session.Written(n)
+		return err
+	case "leftout":
+		n, err := strconv.Atoi(args[0])
+		p.session.LeftOut(journal.LeftOut{Position: journal.Position(n), Duplicate: args[1] == "duplicate"})
 		return err
 	case "unsafe":
 		if since, ok := p.session.Unsafe(); ok {

@@ -20,19 +20,20 @@ type fakeStore struct {
 	inbox    map[journal.Position]journal.Entry
 	taken    map[uint16]message.ID
 	appended map[message.ID]bool // ever
-	leftOut  map[journal.Position]bool
+	leftOut  map[journal.Position]journal.LeftOut
+	full     bool // nothing is appended
 }
 
 func newFakeStore() *fakeStore {
 	return &fakeStore{
 		next: 1, inbox: map[journal.Position]journal.Entry{}, taken: map[uint16]message.ID{},
-		appended: map[message.ID]bool{}, leftOut: map[journal.Position]bool{},
+		appended: map[message.ID]bool{}, leftOut: map[journal.Position]journal.LeftOut{},
 	}
 }
 
 func (s *fakeStore) apply(t *rapid.T, c journal.Change) {
 	entry, there := s.inbox[c.Position]
-	if s.leftOut[c.Position] {
+	if _, left := s.leftOut[c.Position]; left {
 		return
 	}
 	if !there && (c.Kind == journal.Sent || c.Kind == journal.Released || c.Kind == journal.Done) {
@@ -45,7 +46,11 @@ func (s *fakeStore) apply(t *rapid.T, c journal.Change) {
 		}
 		s.next = c.Entry.Position + 1
 		if c.Entry.QoS == 2 && s.appended[c.Entry.Message.ID] {
-			s.leftOut[c.Entry.Position] = true
+			s.leftOut[c.Entry.Position] = journal.LeftOut{Position: c.Entry.Position, Duplicate: true}
+			return
+		}
+		if s.full {
+			s.leftOut[c.Entry.Position] = journal.LeftOut{Position: c.Entry.Position}
 			return
 		}
 		s.inbox[c.Entry.Position] = c.Entry
@@ -126,6 +131,7 @@ type letter struct {
 	// kept says that the session has answered for it, ended that somebody else has got it, excused that it was in
 	// the only memory that had it when that was lost, which may be.
 	kept, ended, excused bool
+	unstored             bool // the store had no room for it
 }
 
 // reader is an MQTT client that keeps its session.
@@ -157,7 +163,7 @@ func (c *reader) connect(maximum int) {
 // lost is called when the connection has ended and everything is written.
 func (c *reader) lost() {
 	for id, f := range c.flying {
-		if f.m == nil || f.m.until != UntilAcked || f.m.qos == 2 {
+		if f.m == nil || !f.m.unstored && (f.m.until != UntilAcked || f.m.qos == 2) {
 			c.resend[id] = f
 		}
 	}
@@ -240,9 +246,9 @@ func (c *reader) witness(t *rapid.T, m *letter, expired bool) {
 	if m.ended && m.qos == 2 && !m.excused {
 		t.Fatalf("message %d was delivered though it was given back", m.number)
 	}
-	if m.delivered > 1 || m.refused || expired || m.until == UntilAcked {
+	if m.delivered > 1 || m.refused || expired || m.unstored || m.until == UntilAcked {
 		// The order is that of first deliveries; a shared subscription has none. What has expired comes only because
-		// it may have come before.
+		// it may have come before; what found no room in the store may be offered once more by whoever was not told.
 		return
 	}
 	key := fmt.Sprintf("%s at %d", m.message.Topic, m.qos)

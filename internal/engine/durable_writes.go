@@ -162,23 +162,39 @@ func (d *durable[T]) written(n int, in *inbound) {
 	}
 }
 
-func (d *durable[T]) leftOut(p journal.Position) {
+func (d *durable[T]) leftOut(x journal.LeftOut) {
 	for i := range d.given.n {
 		c := d.given.at(i)
 		if c.kind != journal.Append {
 			continue
 		}
 		r := d.records.at(c.mark)
-		if r.position < p {
+		if r.position < x.Position {
 			continue
 		}
-		if r.position == p && !r.over && !r.sent {
-			d.repetitions++
-			d.settleRecord(r, Queued)
-			d.records.unlink(c.mark)
-			r.over = true
+		if r.position == x.Position && !r.over {
+			d.notAppended(c.mark, x.Duplicate)
 		}
 		return
+	}
+}
+
+// notAppended settles a delivery that the inbox has, or has no room for.
+func (d *durable[T]) notAppended(mark uint32, duplicate bool) {
+	r := d.records.at(mark)
+	switch {
+	case !duplicate:
+		d.seen.remove(r.id) // it may be offered again
+		d.settleRecord(r, Refused)
+	case r.sent:
+		return
+	default:
+		d.repetitions++
+		d.settleRecord(r, Queued)
+	}
+	if !r.sent {
+		d.records.unlink(mark)
+		r.over = true
 	}
 }
 

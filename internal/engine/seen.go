@@ -39,6 +39,9 @@ func (s *seen) note(id message.ID, unread bool) {
 	s.unread[id] = unread
 }
 
+// remove forgets an id.
+func (s *seen) remove(id message.ID) { delete(s.unread, id) }
+
 // read notes an id that was read from the inbox, and reports whether the message had been before.
 func (s *seen) read(id message.ID) (twice bool) {
 	if unread, ok := s.unread[id]; ok && !unread {

@@ -88,13 +88,22 @@ type State struct {
 	First, Next Position
 }
 
-// Write is a group of changes of one session, made durable together or not at all.
+// Write is a group of changes of one session, made durable together or not at all, but for entries that are left out.
 type Write struct {
 	Client  string
 	Session SessionID
 	// Epoch is that of the holder which writes. A write under any other than the session's present one is refused.
 	Epoch   uint64
 	Changes []Change
+}
+
+// LeftOut is an Append that was not carried out, while the rest of its Write was.
+type LeftOut struct {
+	Position Position
+	// Duplicate: the inbox has the message id, at QoS 2, at another position, or had it within the last ten minutes.
+	// Otherwise there was no room for the entry: the disk is all but full, or all others in the inbox are in the middle
+	// of QoS 2.
+	Duplicate bool
 }
 
 // Will is a will message and when it is to be published.

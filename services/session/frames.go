@@ -27,7 +27,7 @@ func (st *stream) receive(r *sessionv1.AttachRequest) error {
 		if err != nil {
 			return status.Errorf(codes.InvalidArgument, "write: %v", err)
 		}
-		k.Write(w, func(left []store.LeftOut, err error) { st.written(f.Write.GetRequestId(), left, err) })
+		k.Write(w, func(left []journal.LeftOut, err error) { st.written(f.Write.GetRequestId(), left, err) })
 	case *sessionv1.AttachRequest_Settled:
 		k.Settled(f.Settled.GetClientId(), f.Settled.GetEpoch())
 	case *sessionv1.AttachRequest_Retain:
@@ -43,7 +43,7 @@ func (st *stream) receive(r *sessionv1.AttachRequest) error {
 }
 
 // written answers a write. What one sync of the disk has made durable is answered together.
-func (st *stream) written(id uint64, left []store.LeftOut, err error) {
+func (st *stream) written(id uint64, left []journal.LeftOut, err error) {
 	to := &st.durable
 	switch {
 	case errors.Is(err, store.ErrFenced):

@@ -43,7 +43,7 @@ type keeper interface {
 // Every done is called once, on another goroutine.
 type receiver interface {
 	// Write makes changes durable; see package store for its errors.
-	Write(w journal.Write, done func(left []store.LeftOut, err error))
+	Write(w journal.Write, done func(left []journal.LeftOut, err error))
 	// Retain stores a retained message; see package store for its errors.
 	Retain(m *message.Message, done func(version uint64, err error))
 	// Settled says that the routes of a client that was opened at an epoch are in force everywhere.

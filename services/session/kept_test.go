@@ -250,11 +250,11 @@ func TestWhatCannotBeStoredEndsTheStream(t *testing.T) {
 		refuse error
 		want   codes.Code
 	}{
-		"a write, the disk is full": {
+		"a write, the disk has failed": {
 			frame: &sessionv1.AttachRequest{Frame: &sessionv1.AttachRequest_Write{Write: &sessionv1.Write{
 				ClientId: "x", SessionId: 7, Epoch: 1, Changes: []*sessionv1.Change{{Change: &sessionv1.Change_Done{Done: 1}}},
 			}}},
-			refuse: store.ErrFull, want: codes.Unavailable,
+			refuse: store.ErrFailed, want: codes.Unavailable,
 		},
 		"a write that makes no sense to the store": {
 			frame: &sessionv1.AttachRequest{Frame: &sessionv1.AttachRequest_Write{Write: &sessionv1.Write{

@@ -118,7 +118,7 @@ func (s *shelf) Away(e claims.Effect, epoch uint64, done func(error)) {
 	s.later(func() { done(err) })
 }
 
-func (s *shelf) Write(w journal.Write, done func([]store.LeftOut, error)) {
+func (s *shelf) Write(w journal.Write, done func([]journal.LeftOut, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err := s.did("write %d of %s", len(w.Changes), w.Client)

@@ -44,7 +44,7 @@ type Leases interface {
 type Store interface {
 	// Room says whether what need not be written yet may be.
 	Room() bool
-	Write(w journal.Write, done func(leftOut []journal.Position, err error))
+	Write(w journal.Write, done func(leftOut []journal.LeftOut, err error))
 	Retain(m *message.Message, done func(version uint64, err error))
 	ReadInbox(
 		ctx context.Context, clientID string, id journal.SessionID, epoch uint64, after journal.Position, maxEntries, maxBytes uint32,

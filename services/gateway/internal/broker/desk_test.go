@@ -16,7 +16,7 @@ type store struct{ g *gateway }
 
 func (s store) Room() bool { return !s.g.full.Load() }
 
-func (s store) Write(w journal.Write, done func([]journal.Position, error)) {
+func (s store) Write(w journal.Write, done func([]journal.LeftOut, error)) {
 	r := s.g.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -26,10 +26,12 @@ func (s store) Write(w journal.Write, done func([]journal.Position, error)) {
 		return
 	}
 	r.written += len(w.Changes)
-	var leftOut []journal.Position
+	var leftOut []journal.LeftOut
 	for _, c := range w.Changes {
-		if k.apply(c) {
-			leftOut = append(leftOut, c.Entry.Position)
+		if c.Kind == journal.Append && r.diskFull {
+			leftOut = append(leftOut, journal.LeftOut{Position: c.Entry.Position})
+		} else if k.apply(c) {
+			leftOut = append(leftOut, journal.LeftOut{Position: c.Entry.Position, Duplicate: true})
 		}
 	}
 	s.g.clerk.do(func() { done(leftOut, nil) })

@@ -97,8 +97,9 @@ type arrival struct {
 	later   mesh.Later
 	waiting atomic.Int32
 
-	mu    sync.Mutex
-	moved []mesh.MovedClient // guarded by mu
+	mu      sync.Mutex // guards the following
+	moved   []mesh.MovedClient
+	refused bool // a session has no room for it
 }
 
 // Expect adds a session to wait for.
@@ -120,13 +121,23 @@ func (a *arrival) Moved(clientID string, epoch uint64, t *turn.Turn) {
 }
 
 // Settle is the receipt of a session in which the message had to wait.
-func (a *arrival) Settle(_ engine.Outcome, t *turn.Turn) { a.Done(packet.Success, t) }
+func (a *arrival) Settle(o engine.Outcome, t *turn.Turn) {
+	if o == engine.Refused {
+		a.mu.Lock()
+		a.refused = true
+		a.mu.Unlock()
+	}
+	a.Done(packet.Success, t)
+}
 
 // outcome is the receipt when nothing is waited for any more.
 func (a *arrival) outcome() mesh.Receipt {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.moved) > 0 {
+	switch {
+	case a.refused:
+		return mesh.Receipt{Outcome: mesh.Overloaded}
+	case len(a.moved) > 0:
 		return mesh.Receipt{Outcome: mesh.Moved, Moved: a.moved}
 	}
 	return mesh.Receipt{Outcome: mesh.Queued}
@@ -154,6 +165,8 @@ func (p *personal) Settle(o engine.Outcome, _ *turn.Turn) {
 	switch o {
 	case engine.Ended, engine.Moved:
 		p.later.Settle(p.gone)
+	case engine.Refused:
+		p.later.Settle(mesh.Receipt{Outcome: mesh.Overloaded})
 	default:
 		p.later.Settle(mesh.Receipt{Outcome: mesh.Queued})
 	}

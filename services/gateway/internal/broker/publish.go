@@ -170,11 +170,14 @@ func (p *publication) over(now time.Time) bool {
 // Settle takes the receipt of a local delivery that had to wait for room. A session that ended first has
 // nobody left to deliver to.
 func (p *publication) Settle(o engine.Outcome, t *turn.Turn) {
-	if o == engine.Ended {
+	switch o {
+	case engine.Ended:
 		p.Done(packet.NoMatchingSubscribers, t)
-		return
+	case engine.Refused:
+		p.Done(packet.QuotaExceeded, t)
+	default:
+		p.Done(packet.Success, t)
 	}
-	p.Done(packet.Success, t)
 }
 
 // Moved has the message sent after a durable session that was on this gateway.

@@ -53,6 +53,7 @@ type registry struct {
 	mostRetained int
 	version      uint64
 	written      int  // changes
+	diskFull     bool // nothing is appended
 	silent       bool // nobody is told to forget anything; set before anything happens
 }
 

@@ -30,8 +30,8 @@ const (
 )
 
 // Write makes changes of a durable session durable. See client.Journal.
-func (b *Broker) Write(w journal.Write, done func(leftOut []journal.Position, err error)) {
-	b.deps.Store.Write(w, func(leftOut []journal.Position, err error) {
+func (b *Broker) Write(w journal.Write, done func(leftOut []journal.LeftOut, err error)) {
+	b.deps.Store.Write(w, func(leftOut []journal.LeftOut, err error) {
 		switch {
 		case err == nil:
 			done(leftOut, nil)

@@ -8,6 +8,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 )
 
@@ -85,6 +86,51 @@ func TestNothingThatMayWaitIsStoredWithoutRoom(t *testing.T) {
 		t.Errorf("in the inbox: %q", got)
 	}
 	x.Ack(packets.Puback, q.PacketID)
+}
+
+// A publisher is told when its message cannot be stored for a receiver that does not acknowledge it. Nobody else notices.
+func TestAFullDiskIsToldToPublishers(t *testing.T) {
+	versions(t, func(t *testing.T, version byte) {
+		g := start(t, 2, options{durable: true})
+		r := g[0].registry
+		fill := func(full bool) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.diskFull = full
+		}
+		x := g[0].connect(version, "x", lasting)
+		x.MustSubscribe("news/#", 2)
+		fill(true)
+		for i, at := range g {
+			pub := at.connect(v5, fmt.Sprint("pub", i))
+			if ack := pub.Publish("news/1", "once", 2); ack.ReasonCode != byte(packet.QuotaExceeded) {
+				t.Errorf("gateway %d: PUBREC %#x, want 0x97", i, ack.ReasonCode)
+			}
+			x.ExpectNothing()
+			id := send(pub, "news/1", "at least once", 1)
+			p := x.Expect(packets.Publish)
+			if ack := pub.ExpectAck(packets.Puback, id); ack.ReasonCode != byte(packet.QuotaExceeded) {
+				t.Errorf("gateway %d: PUBACK %#x, want 0x97", i, ack.ReasonCode)
+			}
+			x.Ack(packets.Puback, p.PacketID)
+		}
+		y := g[1].connect(version, "y", lasting)
+		y.MustSubscribe("other", 1)
+		z := g[0].connect(version, "z")
+		id := send(z, "other", "prompt", 1)
+		y.ReceivePayload("prompt")
+		z.ExpectAck(packets.Puback, id)
+
+		fill(false)
+		if ack := g[1].connect(v5, "pub").Publish("news/1", "room", 2); ack.ReasonCode != 0 {
+			t.Errorf("PUBREC %#x with room", ack.ReasonCode)
+		}
+		x.ReceivePayload("room")
+		r.leaves(x, "x")
+		if got := r.inbox("x"); len(got) > 0 {
+			t.Errorf("in the inbox: %q", got)
+		}
+	})
 }
 
 func TestAReadOfTheStoreIsRepeatedUntilItSucceeds(t *testing.T) {

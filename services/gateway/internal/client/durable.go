@@ -24,10 +24,10 @@ var (
 // Journal is where the state is kept that outlives connections. None of its methods waits, nor calls done before it
 // returns; done is called once, on another goroutine, however long it takes, unless the gateway ends before.
 type Journal interface {
-	// Write makes changes durable, in the order of the calls for one client. done gets the positions of entries that
+	// Write makes changes durable, in the order of the calls for one client. done gets the entries that
 	// were not appended, because the inbox has them already or has no room; or ErrFenced when all of w is refused for
 	// good, which is the only error.
-	Write(w journal.Write, done func(leftOut []journal.Position, err error))
+	Write(w journal.Write, done func(leftOut []journal.LeftOut, err error))
 	// ReadInbox reads the page of c's inbox behind a position. ErrFenced is the only error.
 	ReadInbox(c *Client, after journal.Position, done func([]journal.Entry, error))
 	// Watch has c.Look called when a message that is delivered now is due to be stored.
@@ -173,7 +173,7 @@ func (c *Client) store(now time.Time) {
 // write gives changes of the session engine to the journal. With c.mu held.
 func (c *Client) write(changes []journal.Change) {
 	if n := len(changes); n > 0 {
-		c.deps.Journal.Write(c.writing(changes...), func(leftOut []journal.Position, err error) { c.written(n, leftOut, err) })
+		c.deps.Journal.Write(c.writing(changes...), func(leftOut []journal.LeftOut, err error) { c.written(n, leftOut, err) })
 	}
 }
 
@@ -207,14 +207,14 @@ func (c *Client) stepLocked(t *turn.Turn, f func(now time.Time)) {
 }
 
 // written is told that n changes of the session are durable, or that the session is not ours any more.
-func (c *Client) written(n int, leftOut []journal.Position, err error) {
+func (c *Client) written(n int, leftOut []journal.LeftOut, err error) {
 	if err != nil {
 		c.fenced()
 		return
 	}
 	c.step(func(time.Time) {
-		for _, p := range leftOut {
-			c.session.LeftOut(p)
+		for _, x := range leftOut {
+			c.session.LeftOut(x)
 		}
 		c.session.Written(n)
 		for _, id := range c.session.Ready(nil) {

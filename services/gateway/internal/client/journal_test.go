@@ -122,7 +122,7 @@ func (s *shelf) letGo() {
 	s.waiting = nil
 }
 
-func (s *shelf) Write(w journal.Write, done func([]journal.Position, error)) {
+func (s *shelf) Write(w journal.Write, done func([]journal.LeftOut, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := s.sessions[w.Client]

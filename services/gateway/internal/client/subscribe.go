@@ -28,7 +28,7 @@ type subscribing struct {
 func (c *Client) record(changes []journal.Change, done func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.deps.Journal.Write(c.writing(changes...), func(_ []journal.Position, err error) {
+	c.deps.Journal.Write(c.writing(changes...), func(_ []journal.LeftOut, err error) {
 		if err != nil {
 			c.fenced()
 			return
@@ -149,7 +149,7 @@ func (c *Client) forget(filter string, number uint64) bool {
 	delete(c.filters, filter)
 	if c.durable != nil {
 		c.deps.Journal.Write(c.writing(journal.Change{Kind: journal.Unsubscribed, Filter: filter}),
-			func([]journal.Position, error) {})
+			func([]journal.LeftOut, error) {})
 	}
 	return true
 }

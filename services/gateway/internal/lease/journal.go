@@ -19,14 +19,16 @@ import (
 //   - A change that nobody waits for (Done, Released, Sent) belongs to an entry that was written before.
 //   - What does not hold: a receiver that acknowledges, but slowly, settles its tickets itself while the entries
 //     pile up here. Those are written early only so that publishers need not wait for it. With the session service
-//     away they gain nothing, so whoever writes them asks Room first and otherwise leaves the message where it is,
-//     unwritten and with its ticket open.
+//     away they gain nothing, nor do they with a full disk, so whoever writes them asks Room first and otherwise
+//     leaves the message where it is, unwritten and with its ticket open.
 const (
 	// defaultRoom is 64 MiB.
 	defaultRoom = 64 << 20
 	// partBytes bounds the changes that go in one frame. It is far below the limit of a gRPC message, and short
 	// enough that other clients' frames get in between.
 	partBytes = 1 << 20
+	// fullPause is how long nothing is written that need not be after the store had no room for an entry.
+	fullPause = time.Second
 	// changeBytes is what a change is charged beside its message and filter.
 	changeBytes = 150
 )
@@ -35,9 +37,9 @@ const (
 type writing struct {
 	left    int // parts; guarded by Keeper.mu, as are the following two
 	fenced  bool
-	leftOut []journal.Position
+	leftOut []journal.LeftOut
 	since   time.Time
-	done    func(leftOut []journal.Position, err error)
+	done    func(leftOut []journal.LeftOut, err error)
 }
 
 // write is one part.
@@ -77,14 +79,14 @@ func (s settled) wire(uint64, time.Time) *sessionv1.AttachRequest {
 // client later. It has at least one change. It does not wait, and is never refused; see Room.
 //
 // done is called once, from the goroutine of Run, and must not block: with nil when all of w is durable, but for the
-// entries at the positions leftOut, which the inbox has already or has no room for; with
+// entries in leftOut, which the inbox has already or has no room for; with
 // ErrFenced when it is refused for good, because the session has ended or has a newer holder; with ErrUnavailable when
 // the keeper ends first, and whether w is durable is not known. Those of one session are called in the order of the
 // writes. Once Run has returned, nothing is written and done is not called.
 //
 // A large w is written in parts, the first changes first: with an error, or when the process ends before, its first
 // changes may be durable without the others.
-func (k *Keeper) Write(w journal.Write, done func(leftOut []journal.Position, err error)) {
+func (k *Keeper) Write(w journal.Write, done func(leftOut []journal.LeftOut, err error)) {
 	whole := &writing{since: time.Now(), done: done}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -140,8 +142,11 @@ func (k *Keeper) Settled(clientID string, epoch uint64) {
 // Backlog is the size in bytes of what was to be written or retained and is not answered.
 func (k *Keeper) Backlog() int { return int(k.bytes.Load()) }
 
-// Room says whether what need not be written yet may be: there is a stream, and Backlog is within Config.Room.
-func (k *Keeper) Room() bool { return k.attached.Load() && k.bytes.Load() < int64(k.config.Room) }
+// Room says whether what need not be written yet may be: there is a stream, Backlog is within Config.Room, and the store
+// has not just had no room for an entry.
+func (k *Keeper) Room() bool {
+	return k.attached.Load() && k.bytes.Load() < int64(k.config.Room) && time.Now().UnixNano() >= k.fullUntil.Load()
+}
 
 func (k *Keeper) backlog(n, size int) {
 	k.waiting.Add(int64(n))
@@ -153,8 +158,11 @@ func (k *Keeper) written(w *sessionv1.Written) {
 	var ended []*writing
 	k.mu.Lock()
 	for _, l := range w.GetLeftOut() {
+		if !l.GetDuplicate() {
+			k.fullUntil.Store(time.Now().Add(fullPause).UnixNano())
+		}
 		if part, ok := find[*write](&k.requests, l.GetRequestId()); ok {
-			part.whole.leftOut = append(part.whole.leftOut, journal.Position(l.GetPosition()))
+			part.whole.leftOut = append(part.whole.leftOut, journal.LeftOut{Position: journal.Position(l.GetPosition()), Duplicate: l.GetDuplicate()})
 		}
 	}
 	for _, id := range w.GetRequestIds() {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
+	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
 )
@@ -31,7 +32,7 @@ func TestAWriteIsAnsweredWhenItIsDurable(t *testing.T) {
 		appended(4, sized(1)), {Kind: journal.Sent, Position: 4, PacketID: 9},
 	}}
 	a := make(answers, 2)
-	s.keeper.Write(want, func(_ []journal.Position, err error) { a <- err })
+	s.keeper.Write(want, func(_ []journal.LeftOut, err error) { a <- err })
 	w := p.wantWrite("x")
 	got, err := journal.WriteFromWire(w, time.Now())
 	if err != nil {
@@ -60,9 +61,9 @@ func TestAnEntryThatIsLeftOutIsNamed(t *testing.T) {
 	s := newStage(t, nil)
 	s.become()
 	p := s.attach()
-	got := make(chan []journal.Position, 1)
+	got := make(chan []journal.LeftOut, 1)
 	w := journal.Write{Client: "x", Session: 3, Epoch: 7, Changes: []journal.Change{appended(4, sized(1)), appended(5, sized(1))}}
-	s.keeper.Write(w, func(leftOut []journal.Position, err error) {
+	s.keeper.Write(w, func(leftOut []journal.LeftOut, err error) {
 		if err != nil {
 			t.Error(err)
 		}
@@ -72,9 +73,32 @@ func TestAnEntryThatIsLeftOutIsNamed(t *testing.T) {
 	p.send(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Written{Written: &sessionv1.Written{
 		RequestIds: []uint64{id}, LeftOut: []*sessionv1.LeftOut{{RequestId: id, Position: 5, Duplicate: true}, {RequestId: id + 1, Position: 6}},
 	}}})
-	if d := cmp.Diff([]journal.Position{5}, <-got); d != "" {
+	if d := cmp.Diff([]journal.LeftOut{{Position: 5, Duplicate: true}}, <-got); d != "" {
 		t.Error(d)
 	}
+}
+
+func TestNothingIsWrittenForAWhileThatNeedNotBeWhenTheStoreIsFull(t *testing.T) {
+	s := newStage(t, nil)
+	s.become()
+	p := s.attach()
+	got := make(chan []journal.LeftOut, 1)
+	w := journal.Write{Client: "x", Session: 3, Epoch: 7, Changes: []journal.Change{appended(4, sized(1))}}
+	s.keeper.Write(w, func(leftOut []journal.LeftOut, _ error) { got <- leftOut })
+	id := p.wantWrite("x").GetRequestId()
+	if !s.keeper.Room() {
+		t.Error("no room before")
+	}
+	p.send(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Written{Written: &sessionv1.Written{
+		RequestIds: []uint64{id}, LeftOut: []*sessionv1.LeftOut{{RequestId: id, Position: 4}},
+	}}})
+	if d := cmp.Diff([]journal.LeftOut{{Position: 4}}, <-got); d != "" {
+		t.Error(d)
+	}
+	if s.keeper.Room() {
+		t.Error("there is room in a full store")
+	}
+	clustertest.Wait(t, "it is tried again", s.keeper.Room)
 }
 
 func TestAWriteThatIsRefusedForGoodIsFenced(t *testing.T) {
@@ -448,7 +472,7 @@ func BenchmarkWrite(b *testing.B) {
 		room <- struct{}{}
 		n++
 		w := journal.Write{Client: "client", Session: 1, Epoch: 1, Changes: []journal.Change{appended(n, m)}}
-		s.keeper.Write(w, func([]journal.Position, error) { <-room })
+		s.keeper.Write(w, func([]journal.LeftOut, error) { <-room })
 	}
 	for range cap(room) {
 		room <- struct{}{}

@@ -99,6 +99,7 @@ type Keeper struct {
 	metrics *metrics
 	// attached, and what is written and not answered: how many frames, how many bytes. They change under mu.
 	attached       atomic.Bool
+	fullUntil      atomic.Int64 // Unix time in ns until which the store is taken for full
 	waiting, bytes atomic.Int64
 
 	mu       sync.Mutex // guards the following; nothing waits under it

@@ -129,7 +129,7 @@ func TestWhateverBreaksEachWriteIsCarriedOutInOrderAndAnsweredOnce(t *testing.T)
 					open.Add(1)
 					s.keeper.Write(journal.Write{
 						Client: id, Session: 1, Epoch: epoch, Changes: []journal.Change{{Kind: journal.Done, Position: journal.Position(at)}},
-					}, func(_ []journal.Position, err error) {
+					}, func(_ []journal.LeftOut, err error) {
 						if once.Swap(true) {
 							t.Errorf("%s: position %d is answered twice", id, at)
 							return

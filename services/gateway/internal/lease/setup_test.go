@@ -389,7 +389,7 @@ func (s *stage) write(client string, at journal.Position) answers {
 
 func (s *stage) writeAll(client string, changes ...journal.Change) answers {
 	a := make(answers, 2)
-	s.keeper.Write(journal.Write{Client: client, Session: 1, Epoch: 5, Changes: changes}, func(_ []journal.Position, err error) { a <- err })
+	s.keeper.Write(journal.Write{Client: client, Session: 1, Epoch: 5, Changes: changes}, func(_ []journal.LeftOut, err error) { a <- err })
 	return a
 }
 

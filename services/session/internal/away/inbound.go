@@ -287,7 +287,7 @@ func (k *Keeper) append(s *session, e *entry) {
 	s.next++
 	lease := leaseOf(s.rec)
 	k.pump.push(func() {
-		k.deps.Store.Write(w, func(left []store.LeftOut, err error) {
+		k.deps.Store.Write(w, func(left []journal.LeftOut, err error) {
 			for _, a := range e.arrivals {
 				a.appended(w.Client, lease, left, err)
 			}
@@ -310,12 +310,10 @@ func (a *arrival) movedTo(client string, epoch uint64) {
 }
 
 // appended is what has become of the message in one inbox.
-func (a *arrival) appended(client string, epoch uint64, left []store.LeftOut, err error) {
+func (a *arrival) appended(client string, epoch uint64, left []journal.LeftOut, err error) {
 	switch {
 	case errors.Is(err, store.ErrFenced):
 		a.movedTo(client, epoch)
-	case errors.Is(err, store.ErrFull):
-		a.refuse()
 	case err != nil:
 		// Nobody knows whether it is stored. There is no receipt: the sender keeps it for this term's successor.
 		_ = a.k.check("append to inbox", err)

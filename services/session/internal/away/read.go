@@ -10,14 +10,12 @@ import (
 
 // Write makes changes durable for the gateway that holds a session: see store.Inboxes. It waits while too much is
 // waiting already. store.ErrFenced says that the session has a newer holder, or has ended.
-func (k *Keeper) Write(w journal.Write, done func([]store.LeftOut, error)) {
-	k.deps.Store.Write(w, func(left []store.LeftOut, err error) {
+func (k *Keeper) Write(w journal.Write, done func([]journal.LeftOut, error)) {
+	k.deps.Store.Write(w, func(left []journal.LeftOut, err error) {
 		for _, l := range left {
 			if l.Duplicate {
 				k.metrics.dropped(dropDuplicate)
-			} else {
-				k.metrics.dropped(dropInbox)
-			}
+			} // else the store has counted it
 		}
 		done(left, err)
 	})

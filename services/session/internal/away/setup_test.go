@@ -218,7 +218,7 @@ func (w *world) leave(client, gateway string, epoch uint64, e *claims.Ending) {
 // write is a gateway's write.
 func (w *world) write(client string, st *journal.State, epoch uint64, changes ...journal.Change) error {
 	got := make(chan error, 1)
-	w.Write(journal.Write{Client: client, Session: st.ID, Epoch: epoch, Changes: changes}, func(_ []store.LeftOut, err error) { got <- err })
+	w.Write(journal.Write{Client: client, Session: st.ID, Epoch: epoch, Changes: changes}, func(_ []journal.LeftOut, err error) { got <- err })
 	return <-got
 }
 

@@ -42,7 +42,7 @@ var (
 	ErrInvalid = errors.New("invalid operation")
 	// ErrQuota: as many topics have a retained message as may.
 	ErrQuota = errors.New("too many retained messages")
-	// ErrFull: what adds to the store is refused, because the disk is all but full. Nothing was changed.
+	// ErrFull: what would add much to the store is refused, because the disk is all but full. Nothing was changed.
 	ErrFull = errors.New("disk is full")
 	// ErrFailed: the disk failed, and the store with it.
 	ErrFailed = errors.New("store has failed")
@@ -137,14 +137,6 @@ func DefaultLimits() Limits {
 	return Limits{InboxMessages: 100_000, InboxBytes: 64 << 20, InboxAge: 7 * 24 * time.Hour, Retained: 1_000_000}
 }
 
-// LeftOut is an Append that was not carried out, while the rest of its Write was.
-type LeftOut struct {
-	Position journal.Position
-	// Duplicate: the inbox has the message id, at QoS 2, at another position, or had it within the last ten
-	// minutes. Otherwise the entry was dropped for the bounds, because all others are in the middle of QoS 2.
-	Duplicate bool
-}
-
 // Sessions are the records.
 type Sessions interface {
 	// Put stores r if the client's record has the epoch ifEpoch, or there is none and ifEpoch is 0; else it fails
@@ -166,12 +158,13 @@ type Sessions interface {
 // Inboxes are what is stored of the sessions that records name.
 type Inboxes interface {
 	// Write makes changes durable, all or none, in their order. It fails with ErrFenced unless the client's record
-	// has exactly the session and the epoch of w, and with ErrFull if w appends, takes or subscribes.
+	// has exactly the session and the epoch of w.
 	//
 	// Positions of appends ascend over all Writes of a session: an Append below State.Next is a repetition, and
-	// changes nothing; one at QoS 2 of which the inbox has no entry is left out once more, as a Duplicate. An Append at
-	// QoS 2 of a message id that is stored at another position is left out (see LeftOut). Sent, Released and Done of what is not there change nothing.
-	Write(w journal.Write, done func([]LeftOut, error))
+	// changes nothing; one of which the inbox has no entry is left out once more. An Append at QoS 2 of a message id that
+	// is stored at another position is left out as a duplicate; so is every other Append that finds no room (see
+	// journal.LeftOut). Sent, Released and Done of what is not there change nothing.
+	Write(w journal.Write, done func([]journal.LeftOut, error))
 	// State returns the session's state. It fails with ErrFenced when the client has no such session; so does Inbox.
 	// Present is true: whoever opens a new session knows better.
 	State(client string, session journal.SessionID) (journal.State, error)

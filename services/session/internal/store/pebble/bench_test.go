@@ -64,7 +64,7 @@ func appends(b *testing.B, s *pebble.Store, underWay, size int, qos byte, trim b
 				if trim && n > 4 {
 					changes = append(changes, journal.Change{Kind: journal.Done, Position: at - 4})
 				}
-				s.Write(journal.Write{Client: client, Session: id, Epoch: 1, Changes: changes}, func(_ []store.LeftOut, err error) {
+				s.Write(journal.Write{Client: client, Session: id, Epoch: 1, Changes: changes}, func(_ []journal.LeftOut, err error) {
 					if err != nil {
 						b.Error(err)
 					}
@@ -107,7 +107,7 @@ func BenchmarkPage(b *testing.B) {
 					wg.Add(1)
 					s.Write(journal.Write{Client: client, Session: id, Epoch: 1, Changes: []journal.Change{
 						{Kind: journal.Append, Entry: journal.Entry{Position: journal.Position(n + 1), QoS: 1, Message: m}},
-					}}, func([]store.LeftOut, error) { wg.Done() })
+					}}, func([]journal.LeftOut, error) { wg.Done() })
 				}
 			}
 			wg.Wait()
@@ -139,7 +139,7 @@ func BenchmarkFanOut(b *testing.B) {
 					wg.Add(1)
 					s.Write(journal.Write{Client: client, Session: id, Epoch: 1, Changes: []journal.Change{
 						{Kind: journal.Append, Entry: journal.Entry{Position: journal.Position(n + 1), QoS: 1, Message: m}},
-					}}, func([]store.LeftOut, error) { wg.Done() })
+					}}, func([]journal.LeftOut, error) { wg.Done() })
 				}
 			}
 			wg.Wait()
@@ -160,7 +160,7 @@ func BenchmarkLoad(b *testing.B) {
 		wg.Add(1)
 		s.Write(journal.Write{Client: client, Session: id, Epoch: 1, Changes: []journal.Change{
 			{Kind: journal.Append, Entry: journal.Entry{Position: 1, QoS: 1, Message: m}},
-		}}, func([]store.LeftOut, error) { wg.Done() })
+		}}, func([]journal.LeftOut, error) { wg.Done() })
 	}
 	wg.Wait()
 	s.Close()

@@ -59,7 +59,7 @@ func fillStore(t *testing.T, s *pebble.Store) {
 			s.Write(journal.Write{Client: fmt.Sprint(i), Session: journal.SessionID(i + 1), Epoch: 1, Changes: []journal.Change{
 				{Kind: journal.Append, Entry: journal.Entry{Position: journal.Position(at + 1), QoS: 2, Message: m}},
 				{Kind: journal.Subscribed, Filter: fmt.Sprint("f/", at)},
-			}}, func(_ []store.LeftOut, err error) { answers <- err })
+			}}, func(_ []journal.LeftOut, err error) { answers <- err })
 			s.Retain(m, func(_ uint64, err error) { answers <- err })
 			n += 2
 		}
@@ -440,7 +440,7 @@ func TestAMessageOfManyInboxesIsStoredOnce(t *testing.T) {
 				m := &message.Message{ID: message.ID{Origin: "g", Seq: 1}, Topic: "t", Payload: payload}
 				s.Write(journal.Write{Client: client, Session: id, Epoch: 1, Changes: []journal.Change{
 					{Kind: journal.Append, Entry: journal.Entry{Position: 1, QoS: 1, Message: m}},
-				}}, func(_ []store.LeftOut, err error) { done <- err })
+				}}, func(_ []journal.LeftOut, err error) { done <- err })
 			}
 			for range 2 * tt.sessions {
 				if err := <-done; err != nil {

@@ -53,7 +53,7 @@ func newMetrics(r prometheus.Registerer, q *queue) (*metrics, error) {
 			Name: "beeline_store_inbox_dropped_messages_total",
 			Help: "Messages that inboxes dropped.",
 		}, []string{"reason"}),
-		refused:    counter("disk_full_refusals_total", "Operations refused because the disk is all but full."),
+		refused:    counter("disk_full_refusals_total", "Messages that were not stored because the disk is all but full."),
 		background: counter("background_errors_total", "Flushes and compactions that failed and are repeated."),
 		corruption: counter("corruptions_total", "Damaged blocks that were read."),
 	}

@@ -14,8 +14,8 @@
 // a bucket, if the message has Options.ShareAbove bytes; from the first on, if it has 4 KiB. A bucket takes messages
 // for a minute, or 64 MiB of them, and is dropped as a whole with the last entry that refers to it.
 //
-// When less than Options.Reserve bytes are free, what adds to the store is refused with ErrFull, while clients can
-// still be claimed and inboxes emptied. A failed write or sync of the log, or of Pebble's list of files, ends the
+// When less than Options.Reserve bytes are free, there is no room for entries and retained messages; what is small goes
+// on: clients can be claimed, subscribe and publish, and inboxes are emptied. A failed write or sync of the log, or of Pebble's list of files, ends the
 // store for good: everything fails with ErrFailed, and Options.Failed is called. Failed flushes and compactions are
 // logged, counted and repeated by Pebble.
 //

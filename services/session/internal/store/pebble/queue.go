@@ -12,7 +12,7 @@ type operation struct {
 	line string
 	// size is what the queue is charged for it.
 	size int
-	// adds says that it is refused when the disk is all but full.
+	// adds says that it is refused with ErrFull when the disk is all but full.
 	adds bool
 	// stage puts the changes into the batch, or nothing if it fails.
 	stage func(*stage) error

@@ -12,22 +12,18 @@ import (
 )
 
 // Write is store.Inboxes's.
-func (s *Store) Write(w journal.Write, done func([]store.LeftOut, error)) {
+func (s *Store) Write(w journal.Write, done func([]journal.LeftOut, error)) {
 	now := s.o.Now()
 	messages := encode(w.Changes)
-	size, adds := 64*len(w.Changes), false
+	size := 64 * len(w.Changes)
 	for i := range w.Changes {
-		switch w.Changes[i].Kind {
-		case journal.Append, journal.Taken, journal.Subscribed:
-			adds = true
-		}
 		if messages != nil {
 			size += len(messages[i].b)
 		}
 	}
-	var left []store.LeftOut
+	var left []journal.LeftOut
 	s.submit(operation{
-		line: w.Client, size: size, adds: adds,
+		line: w.Client, size: size,
 		stage: func(t *stage) error {
 			x := s.sessions[w.Client]
 			if x == nil || x.id == 0 || x.id != w.Session || x.epoch != w.Epoch {
@@ -59,7 +55,7 @@ type plan struct {
 	x       *session
 	inbox   inbox
 	now     time.Time
-	left    []store.LeftOut
+	left    []journal.LeftOut
 	rows    []row
 	arena   []byte
 	entries map[journal.Position]*entry // those that were added here; nil for those that were removed
@@ -236,12 +232,17 @@ func (p *plan) add(je *journal.Entry, m encoded) error {
 			return err
 		}
 		if known {
-			p.left = append(p.left, store.LeftOut{Position: at, Duplicate: true})
+			p.left = append(p.left, journal.LeftOut{Position: at, Duplicate: true})
 			return nil
 		}
 	}
+	if p.t.s.space.full {
+		p.t.s.metrics.refused.Inc()
+		p.left = append(p.left, journal.LeftOut{Position: at})
+		return nil
+	}
 	if fits, err := p.makeRoom(e.size); err != nil || !fits {
-		p.left = append(p.left, store.LeftOut{Position: at})
+		p.left = append(p.left, journal.LeftOut{Position: at})
 		return err
 	}
 	p.addMessage(e, m)
@@ -268,13 +269,15 @@ func (p *plan) add(je *journal.Entry, m encoded) error {
 // repeat answers an Append that was carried out before. Whoever repeats it may not have been told that it was left out: if
 // it has gone since, to be told so does no harm.
 func (p *plan) repeat(je *journal.Entry) error {
-	if je.QoS != message.ExactlyOnce || je.Message == nil {
-		return nil
-	}
 	e, err := p.entry(je.Position)
-	if e == nil && err == nil {
-		p.left = append(p.left, store.LeftOut{Position: je.Position, Duplicate: true})
+	if e != nil || err != nil {
+		return err
 	}
+	known := false
+	if je.QoS == message.ExactlyOnce && je.Message != nil {
+		known, err = p.known(je.Message.ID)
+	}
+	p.left = append(p.left, journal.LeftOut{Position: je.Position, Duplicate: known})
 	return err
 }
 

@@ -94,7 +94,7 @@ func inFlightStays(t *testing.T, engine New) {
 	b.must("c", 7, entry(4, 2)) // the one at QoS 1 makes room, in flight or not
 	b.equal("entries", positions(b.all("c", 7)), []journal.Position{1, 2, 4})
 	b.must("c", 7, sent(4, 3))
-	b.equal("left out", b.must("c", 7, entry(5, 1)), []store.LeftOut{{Position: 5}})
+	b.equal("left out", b.must("c", 7, entry(5, 1)), []journal.LeftOut{{Position: 5}})
 	b.wantDrops(2, store.TooMany)
 	b.equal("entries", positions(b.all("c", 7)), []journal.Position{1, 2, 4})
 	b.must("c", 7, change(journal.Released, 1), change(journal.Done, 1), entry(6, 1))

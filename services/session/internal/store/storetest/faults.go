@@ -15,7 +15,7 @@ func faultTests() []test {
 		{"what was answered survives a crash", crash},
 		{"nothing is answered before the disk has it", slowDisk},
 		{"a slow disk slows writers down", backpressure},
-		{"a full disk refuses what adds", fullDisk},
+		{"a full disk has no room for entries", fullDisk},
 		{"a broken disk is told", brokenDisk},
 	}
 }
@@ -42,7 +42,7 @@ func crash(t *testing.T, engine New) {
 					second := entry(at+1, 2)
 					second.Entry.Message.Payload = make([]byte, 1000)
 					w := journal.Write{Client: client, Session: id, Epoch: 1, Changes: []journal.Change{entry(at, 1), second}}
-					b.Write(w, func(_ []store.LeftOut, err error) { done <- err })
+					b.Write(w, func(_ []journal.LeftOut, err error) { done <- err })
 					select {
 					case err := <-done:
 						if err != nil {
@@ -84,7 +84,7 @@ func slowDisk(t *testing.T, engine New) {
 	release := b.Hold()
 	answers := make(chan error, 3)
 	w := journal.Write{Client: "c", Session: 7, Epoch: 1, Changes: []journal.Change{entry(1, 1)}}
-	b.Write(w, func(_ []store.LeftOut, err error) { answers <- err })
+	b.Write(w, func(_ []journal.LeftOut, err error) { answers <- err })
 	b.Retain(text(1, "x"), func(_ uint64, err error) { answers <- err })
 	b.Put(1, store.Record{Client: "c", Session: 7, Epoch: 2}, func(err error) { answers <- err })
 	b.equal("entries that can be read", len(b.all("c", 7)), 1)
@@ -115,7 +115,7 @@ func backpressure(t *testing.T, engine New) {
 			c := entry(journal.Position(i+1), 1)
 			c.Entry.Message.Payload = make([]byte, size)
 			w := journal.Write{Client: "c", Session: 7, Epoch: 1, Changes: []journal.Change{c, change(journal.Done, c.Entry.Position)}}
-			b.Write(w, func(_ []store.LeftOut, err error) {
+			b.Write(w, func(_ []journal.LeftOut, err error) {
 				wantErr(t, "Write", err, nil)
 				answered.Done()
 			})
@@ -150,15 +150,21 @@ func fullDisk(t *testing.T, engine New) {
 	b.session("c", 7)
 	b.must("c", 7, entry(1, 1), entry(2, 1))
 	b.Fill(true)
-	_, err := b.write(journal.Write{Client: "c", Session: 7, Epoch: 1, Changes: []journal.Change{entry(3, 1)}})
-	wantErr(t, "append", err, store.ErrFull)
-	_, err = b.retain(text(1, "x"))
+	left := []journal.LeftOut{{Position: 3}, {Position: 4}}
+	adds := []journal.Change{
+		entry(3, 1), entry(4, 2), change(journal.Done, 1),
+		{Kind: journal.Taken, PacketID: 5, Message: text(9, "x").ID},
+		{Kind: journal.Subscribed, Filter: "f"},
+	}
+	b.equal("left out", b.must("c", 7, adds...), left)
+	b.equal("left out, when it is repeated", b.must("c", 7, adds...), left)
+	_, err := b.retain(text(1, "x"))
 	wantErr(t, "Retain", err, store.ErrFull)
-	b.must("c", 7, change(journal.Done, 1))
 	wantErr(t, "claim", b.put(1, store.Record{Client: "c", Session: 7, Epoch: 1, Holder: "g2"}), nil)
+	b.equal("the rest", len(b.state("c", 7).Taken)+len(b.state("c", 7).Subscriptions), 2)
 	b.Fill(false)
-	b.must("c", 7, entry(3, 1))
-	b.equal("entries", positions(b.all("c", 7)), []journal.Position{2, 3})
+	b.equal("left out, when there is room", len(b.must("c", 7, duplicate(5, 4))), 0)
+	b.equal("entries", positions(b.all("c", 7)), []journal.Position{2, 5})
 }
 
 func brokenDisk(t *testing.T, engine New) {

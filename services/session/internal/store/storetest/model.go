@@ -82,12 +82,12 @@ func (m *model) delete(client string, ifEpoch uint64) error {
 	return nil
 }
 
-func (m *model) write(w journal.Write, now time.Time) ([]store.LeftOut, error) {
+func (m *model) write(w journal.Write, now time.Time) ([]journal.LeftOut, error) {
 	x := m.records[w.Client]
 	if x == nil || x.record.Session == 0 || x.record.Session != w.Session || x.record.Epoch != w.Epoch {
 		return nil, store.ErrFenced
 	}
-	var left []store.LeftOut
+	var left []journal.LeftOut
 	for _, c := range w.Changes {
 		i := x.index(c.Position)
 		switch c.Kind {
@@ -129,15 +129,19 @@ func (x *record) index(at journal.Position) int {
 	return -1
 }
 
-func (x *record) append(e journal.Entry, now time.Time) *store.LeftOut {
-	if e.Position < x.next {
+func (x *record) append(e journal.Entry, now time.Time) *journal.LeftOut {
+	done, known := x.ids[e.Message.ID]
+	duplicate := e.QoS == 2 && known && (done.IsZero() || now.Sub(done) <= 10*time.Minute)
+	switch {
+	case e.Position >= x.next:
+	case x.index(e.Position) >= 0:
 		return nil
+	default:
+		return &journal.LeftOut{Position: e.Position, Duplicate: duplicate}
 	}
 	x.next = e.Position + 1
-	if e.QoS == 2 {
-		if done, known := x.ids[e.Message.ID]; known && (done.IsZero() || now.Sub(done) <= 10*time.Minute) {
-			return &store.LeftOut{Position: e.Position, Duplicate: true}
-		}
+	if duplicate {
+		return &journal.LeftOut{Position: e.Position, Duplicate: true}
 	}
 	for uint64(len(x.entries)) >= x.limits.InboxMessages {
 		x.dropped++
@@ -147,7 +151,7 @@ func (x *record) append(e journal.Entry, now time.Time) *store.LeftOut {
 			i++
 		}
 		if i == len(x.entries) {
-			return &store.LeftOut{Position: e.Position}
+			return &journal.LeftOut{Position: e.Position}
 		}
 		x.drop(i, now)
 	}

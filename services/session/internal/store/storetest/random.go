@@ -148,7 +148,7 @@ func (r *run) writeAny(t *rapid.T) {
 		w.Changes = append(w.Changes, c)
 	}
 	c := make(chan written, 1)
-	r.Write(w, func(left []store.LeftOut, err error) { c <- written{left, kind(err)} })
+	r.Write(w, func(left []journal.LeftOut, err error) { c <- written{left, kind(err)} })
 	left, err := r.model.write(w, r.Now())
 	expect(r, fmt.Sprintf("Write %+v", w), c, written{left, err})
 }
@@ -271,7 +271,7 @@ func (r *run) reopenAny(t *rapid.T) {
 		for name, x := range r.model.records {
 			c := make(chan error, 1)
 			w := journal.Write{Client: name, Session: x.record.Session, Epoch: x.record.Epoch}
-			r.Write(w, func([]store.LeftOut, error) { c <- nil })
+			r.Write(w, func([]journal.LeftOut, error) { c <- nil })
 			expect(r, "barrier", c, nil)
 		}
 		r.settle()

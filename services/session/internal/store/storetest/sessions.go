@@ -229,7 +229,7 @@ func fenced(t *testing.T, engine New) {
 	answers := make(chan error, 2)
 	b.Put(5, store.Record{Client: "c", Session: 7, Epoch: 6}, func(err error) { answers <- err })
 	b.Write(journal.Write{Client: "c", Session: 7, Epoch: 5, Changes: []journal.Change{entry(1, 1)}},
-		func(_ []store.LeftOut, err error) { answers <- err })
+		func(_ []journal.LeftOut, err error) { answers <- err })
 	wantErr(t, "Put", wait(b, answers), nil)
 	wantErr(t, "Write", wait(b, answers), store.ErrFenced)
 }
@@ -294,7 +294,7 @@ func answersInOrder(t *testing.T, engine New) {
 					epoch = 2 // refused, in its turn
 				}
 				w := journal.Write{Client: client, Session: id, Epoch: epoch, Changes: []journal.Change{entry(journal.Position(i+1), 1)}}
-				b.Write(w, func(_ []store.LeftOut, err error) {
+				b.Write(w, func(_ []journal.LeftOut, err error) {
 					if (err != nil) != (epoch == 2) {
 						t.Errorf("write %d: %v", i, err)
 					}
@@ -370,7 +370,7 @@ func closed(t *testing.T, engine New) {
 	answered := make(chan error, 100)
 	for i := range 100 {
 		b.Write(journal.Write{Client: "c", Session: 7, Epoch: 1, Changes: []journal.Change{entry(journal.Position(i+1), 1)}},
-			func(_ []store.LeftOut, err error) { answered <- err })
+			func(_ []journal.LeftOut, err error) { answered <- err })
 	}
 	wantErr(t, "Close", b.Close(), nil)
 	if len(answered) != 100 {

@@ -139,20 +139,20 @@ func (b *bench) remove(ifEpoch uint64) error {
 }
 
 type written struct {
-	left []store.LeftOut
+	left []journal.LeftOut
 	err  error
 }
 
-func (b *bench) write(w journal.Write) ([]store.LeftOut, error) {
+func (b *bench) write(w journal.Write) ([]journal.LeftOut, error) {
 	b.Helper()
 	c := make(chan written, 1)
-	b.Write(w, func(left []store.LeftOut, err error) { c <- written{left, err} })
+	b.Write(w, func(left []journal.LeftOut, err error) { c <- written{left, err} })
 	got := wait(b, c)
 	return got.left, got.err
 }
 
 // must writes changes of a session whose epoch is 1.
-func (b *bench) must(client string, session journal.SessionID, changes ...journal.Change) []store.LeftOut {
+func (b *bench) must(client string, session journal.SessionID, changes ...journal.Change) []journal.LeftOut {
 	b.Helper()
 	left, err := b.write(journal.Write{Client: client, Session: session, Epoch: 1, Changes: changes})
 	if err != nil {
