@@ -155,14 +155,14 @@ func TestTheAdopterKeepsNothingItselfForTheDead(t *testing.T) {
 		l := f.s.link(t, "h")
 		eventually(t, "s has h's routes", func() bool { return len(wants(f.s, "d/1")) == 1 })
 		f.h.serving.Store(false) // or it might answer before it dies
-		l.Send(publish("d/1", 1), w)
+		l.Send(lasting("d/1", 1), w)
 		if known {
 			f.s.SetPeers([]Peer{f.x.peer()})
 			eventually(t, "its link is orphaned", func() bool { return f.s.Stats().Orphaned == 1 })
 		}
 		adopts(t, f.s, "h")
 		eventually(t, "its routes are dropped", func() bool { return len(wants(f.s, "d/1")) == 0 })
-		l.Send(publish("d/2", 1), w)
+		l.Send(lasting("d/2", 1), w)
 		w.wait(t)
 		w.once(t, Gone)
 		if f.s.Link("h") != nil {

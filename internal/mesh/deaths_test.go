@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/routes"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 )
 
@@ -174,20 +175,21 @@ func newDeaths(t *testing.T, seed uint64) *deaths {
 // publish sends n messages, as a publisher does: it looks for routes, and sends. reached is closed at those numbers.
 func (x *deaths) publish(n int, reached map[int]chan struct{}) {
 	pace := rand.New(rand.NewPCG(1, x.rand.Uint64()))
-	var links []*Link
+	var peers []routes.Match[*Link]
 	for i := range n {
 		d := publish("m/"+numbered(i), message.AtLeastOnce+byte(i%2))
-		if links = x.node["a"].table.Match(d.Message.Topic, links[:0]); len(links) == 0 {
+		if peers = x.node["a"].table.Match(d.Message.Topic, peers[:0]); len(peers) == 0 {
 			x.t.Errorf("nobody wants %s", d.Message.Topic)
 		}
-		for _, l := range links {
+		for _, to := range peers {
+			d.Durable = to.Durable
 			x.wait.mu.Lock()
 			x.wait.sent++
 			x.wait.mu.Unlock()
 			if pace.IntN(50) == 0 {
 				runtime.Gosched() // between the look and the sending everything may happen
 			}
-			if !l.Send(d, x.wait) {
+			if !to.Peer.Send(d, x.wait) {
 				x.t.Errorf("%s is not taken", d.Message.Topic)
 			}
 		}

@@ -53,11 +53,15 @@ type Target struct {
 type Delivery struct {
 	Target  Target
 	Message *message.Message
+	// Durable says of a TargetMatch, to its sender, that a durable session of the peer's matched: if the peer dies
+	// before it has answered, whoever adopts its sessions gets the message. It is not on the wire, and the route may
+	// have gone by then.
+	Durable bool
 }
 
 // outlives reports whether d is still of use when the peer has died that it was sent to.
 func (d *Delivery) outlives() bool {
-	return d.Message.QoS > message.AtMostOnce && (d.Target.Kind == TargetMatch || d.Target.Kind == TargetOrphans)
+	return d.Message.QoS > message.AtMostOnce && (d.Target.Kind == TargetMatch && d.Durable || d.Target.Kind == TargetOrphans)
 }
 
 // orphanOf makes of a delivery that was sent to a dead incarnation one to its adopter. Orphans of another one, which

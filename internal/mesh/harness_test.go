@@ -289,6 +289,13 @@ func publish(topic string, qos byte) Delivery {
 	}}
 }
 
+// lasting is publish for durable sessions.
+func lasting(topic string, qos byte) Delivery {
+	d := publish(topic, qos)
+	d.Durable = true
+	return d
+}
+
 func numbered(n int) string { return fmt.Sprintf("t/%06d", n) }
 
 // eventually waits for a condition that nothing announces.

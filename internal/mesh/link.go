@@ -82,8 +82,8 @@ func (l *Link) Peer() Peer { return l.peer }
 // the delivery was not taken. w may be nil when nobody waits. A delivery to a dead peer settles as Gone, one of
 // more than MaxMessageBytes as Refused.
 //
-// If the dead peer had durable routes, a TargetMatch at QoS 1 or 2 is taken, within the same bound, and kept for
-// whoever adopts its sessions, and one at QoS 0 is not taken. Settled is then called for the link and with the
+// A TargetMatch for a durable session of a dead peer, at QoS 1 or 2, is taken, within the same bound, and kept for
+// whoever adopts its sessions; one at QoS 0 is not taken while anything is kept. Settled is then called for the link and with the
 // delivery by which it has reached the adopter.
 func (l *Link) Send(d Delivery, w Waiter) bool {
 	l.mu.Lock()

@@ -6,9 +6,8 @@ import (
 
 // estate is what has become of a link whose peer is dead. Its link's mu guards it.
 type estate struct {
-	state   linkState
-	durable bool  // orphaned: the peer has durable routes in the table
-	heir    *Link // adopted: the link to the process that has adopted the peer's sessions
+	state linkState
+	heir  *Link // adopted: the link to the process that has adopted the peer's sessions
 
 	// renounced: this process has adopted them itself and keeps nothing for them.
 	renounced bool
@@ -26,7 +25,7 @@ const (
 
 // takes reports whether a delivery goes into the link's window.
 func (e *estate) takes(d *Delivery) bool {
-	return e.state == open || e.state == orphaned && d.outlives() && (e.durable || d.Target.Kind == TargetOrphans)
+	return e.state == open || e.state == orphaned && d.outlives()
 }
 
 // claim is what a process says that adopts the sessions of a dead incarnation.
@@ -48,16 +47,14 @@ func (l *Link) end() {
 	var counts [outcomes]uint64
 	var settled []settlement
 	l.acquire()
-	if inherit && !l.estate.renounced {
-		settled = l.out.orphan(func(d *Delivery) bool {
-			return d.outlives() && (d.Target.Kind == TargetOrphans || durable && table.MatchesDurable(l, d.Message.Topic))
-		}, nil, &counts)
-		l.estate.durable = durable
+	inherit = inherit && !l.estate.renounced
+	if inherit {
+		settled = l.out.orphan((*Delivery).outlives, nil, &counts)
 	} else {
 		settled = l.out.fail(nil, &counts)
 	}
 	state := over
-	if l.estate.durable || l.out.window.len() > 0 {
+	if inherit && (durable || l.out.window.len() > 0) {
 		state = orphaned
 	}
 	l.estate.state = state

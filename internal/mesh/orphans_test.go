@@ -148,15 +148,15 @@ func names(ds []Delivery) (ns []string) {
 func TestOfADeadPeerWhatIsForDurableSessionsStays(t *testing.T) {
 	f := newFamily(t, nil)
 	l, w := f.x.link(t, "h"), newWaiters(-1)
-	l.Send(publish("d/accepted", 1), w)
+	l.Send(lasting("d/accepted", 1), w)
 	l.Send(publish("t/accepted", 1), w)
 	f.atH.wait(t, 2)
 	f.h.serving.Store(false)
-	client := publish("d/client", 1)
+	client := lasting("d/client", 1)
 	client.Target = Target{Kind: TargetClient, ClientID: "c", Epoch: 1}
-	share := publish("d/share", 1)
+	share := lasting("d/share", 1)
 	share.Target = Target{Kind: TargetShare, Group: "g", Filter: "d/#"}
-	for _, d := range []Delivery{publish("d/qos 0", 0), publish("d/qos 1", 1), client, share, publish("t/qos 2", 2), publish("d/qos 2", 2)} {
+	for _, d := range []Delivery{lasting("d/qos 0", 0), lasting("d/qos 1", 1), client, share, publish("t/qos 2", 2), lasting("d/qos 2", 2)} {
 		if !l.Send(d, w) {
 			t.Errorf("%s is not taken", d.Message.Topic)
 		}
@@ -181,22 +181,38 @@ func TestOfADeadPeerWhatIsForDurableSessionsStays(t *testing.T) {
 	passed(t, l) // nobody is to wait for what waits
 }
 
+// A session that moves on has its route withdrawn at once; what was sent before is still answered, unless the peer dies.
+func TestWhatWasSentForADurableSessionStaysWhenItsRouteHasGone(t *testing.T) {
+	f := newFamily(t, nil)
+	l, w := f.x.link(t, "h"), newWaiters(1)
+	l.Send(lasting("d/1", 1), w)
+	f.atH.wait(t, 1)
+	if err := announce(t, f.h, []routes.Route{{Filter: "d/#"}}); err != nil {
+		t.Fatal(err)
+	}
+	f.dead(t, "h")
+	adopts(t, f.s, "h")
+	f.atS.wait(t, 1)
+	w.wait(t)
+	w.once(t, Stored)
+}
+
 func TestADeadPeersLinkTakesWhatIsForItsDurableSessionsUpToTheBound(t *testing.T) {
 	f := newFamily(t, func(c *Config) { c.LinkBytes = minLinkBytes })
 	l := f.x.link(t, "h")
 	f.dead(t, "h")
-	if l.Send(publish("d/1", 0), nil) {
+	if l.Send(lasting("d/1", 0), nil) {
 		t.Error("QoS 0 is taken")
 	}
 	w := newWaiters(1)
-	d := publish("d/client", 1)
+	d := lasting("d/client", 1)
 	d.Target = Target{Kind: TargetClient, ClientID: "c", Epoch: 1}
 	l.Send(d, w)
 	w.wait(t)
 	w.once(t, Gone)
 
 	w = newWaiters(-1)
-	d = publish("d/1", 1)
+	d = lasting("d/1", 1)
 	d.Message.Payload = make([]byte, 4096)
 	n := 0
 	for l.Send(d, w) {
@@ -218,9 +234,7 @@ func TestOrphansGoToTheAdopterInOrderAndBeforeAnythingNewer(t *testing.T) {
 	const n = 200
 	l, w := f.x.link(t, "h"), &told{waiters: newWaiters(n)}
 	send := func(i int) {
-		d := publish(numbered(i), 1)
-		d.Message.Topic = "d/" + d.Message.Topic
-		if !l.Send(d, w) {
+		if !l.Send(lasting("d/"+numbered(i), 1), w) {
 			t.Error("not taken")
 		}
 	}
@@ -267,22 +281,22 @@ func TestWhoLookedForRoutesJustBeforeTheAdoptionReachesTheAdopter(t *testing.T) 
 	f.dead(t, "h")
 	adopts(t, f.s, "h")
 	w := newWaiters(2)
-	if !l.Send(publish("d/late", 1), w) {
+	if !l.Send(lasting("d/late", 1), w) {
 		t.Error("not taken")
 	}
 	var now turn.Turn
-	if !l.SendInTurn(&now, publish("d/late, too", 2), w) {
+	if !l.SendInTurn(&now, lasting("d/late, too", 2), w) {
 		t.Error("not taken in a turn")
 	}
 	now.End()
 	f.atS.wait(t, 2)
 	w.wait(t)
 	w.once(t, Stored)
-	if l.Send(publish("d/late", message.AtMostOnce), nil) {
+	if l.Send(lasting("d/late", message.AtMostOnce), nil) {
 		t.Error("QoS 0 is taken")
 	}
 	w = newWaiters(1)
-	d := publish("d/late", 1)
+	d := lasting("d/late", 1)
 	d.Target = Target{Kind: TargetShare, Group: "g", Filter: "d/#"}
 	l.Send(d, w)
 	w.wait(t)
@@ -292,7 +306,7 @@ func TestWhoLookedForRoutesJustBeforeTheAdoptionReachesTheAdopter(t *testing.T) 
 func TestAnAdoptedIncarnationIsDeadWhateverTheRegistryHasShown(t *testing.T) {
 	f := newFamily(t, nil)
 	w := newWaiters(1)
-	f.x.link(t, "h").Send(publish("d/1", 1), w)
+	f.x.link(t, "h").Send(lasting("d/1", 1), w)
 	f.atH.wait(t, 1)
 	adopts(t, f.s, "h")
 	f.atS.wait(t, 1)
@@ -313,7 +327,7 @@ func TestAnAdoptedIncarnationIsDeadWhateverTheRegistryHasShown(t *testing.T) {
 func TestOrphansSettleAsGoneOnlyWhenTheProcessCloses(t *testing.T) {
 	f := newFamily(t, nil)
 	l, w := f.x.link(t, "h"), newWaiters(1)
-	l.Send(publish("d/1", 1), w)
+	l.Send(lasting("d/1", 1), w)
 	f.dead(t, "h")
 	f.x.close(t)
 	w.wait(t)
@@ -322,7 +336,7 @@ func TestOrphansSettleAsGoneOnlyWhenTheProcessCloses(t *testing.T) {
 		t.Errorf("after the end its route leads to %v", got)
 	}
 	w = newWaiters(0)
-	if l.Send(publish("d/2", 1), w) {
+	if l.Send(lasting("d/2", 1), w) {
 		t.Error("taken after the end")
 	}
 }
@@ -343,8 +357,8 @@ func TestWhenTheAdopterDiesItsOrphansGoToItsSuccessorUnchanged(t *testing.T) {
 			f.atS.answer = record(&f.gotByS, func(d Delivery, _ Later) Receipt { return Receipt{Outcome: Accepted} })
 			w := newWaiters(-1)
 			l := f.x.link(t, "h")
-			l.Send(publish("d/1", 1), w)
-			l.Send(publish("d/2", 2), w)
+			l.Send(lasting("d/1", 1), w)
+			l.Send(lasting("d/2", 2), w)
 			f.dead(t, "h")
 			want := []string{"h d/1", "h d/2"}
 			if c.own {
@@ -354,7 +368,9 @@ func TestWhenTheAdopterDiesItsOrphansGoToItsSuccessorUnchanged(t *testing.T) {
 			}
 			adopts(t, f.s, "h")
 			f.atS.wait(t, 2)
-			f.x.Link("s").Send(publish("d/3", 1), w)
+			third := publish("d/3", 1)
+			third.Durable = c.own
+			f.x.Link("s").Send(third, w)
 			f.atS.wait(t, 3)
 			if c.own {
 				want = append(want, "s d/3")
@@ -394,7 +410,7 @@ func TestAnAdopterThatIsFoundDeadInheritsNothing(t *testing.T) {
 	f := newFamily(t, nil)
 	w := newWaiters(1)
 	l := f.x.link(t, "h")
-	l.Send(publish("d/1", 1), w)
+	l.Send(lasting("d/1", 1), w)
 	f.dead(t, "h")
 	s := f.x.link(t, "s")
 	f.dead(t, "s")

@@ -154,8 +154,8 @@ func announce(t testing.TB, n *node, rs []routes.Route) error {
 }
 
 func wants(n *node, topic string) (ids []string) {
-	for _, l := range n.table.Match(topic, nil) {
-		ids = append(ids, l.Peer().ID)
+	for _, to := range n.table.Match(topic, nil) {
+		ids = append(ids, to.Peer.Peer().ID)
 	}
 	slices.Sort(ids)
 	return ids

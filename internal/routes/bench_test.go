@@ -30,7 +30,7 @@ func benchmarkMatch(b *testing.B, tab *routes.Table[*int], want int) {
 	for i := range names {
 		names[i] = own(i * 6007 % filters)
 	}
-	dst := make([]*int, 0, 16)
+	dst := make([]routes.Match[*int], 0, 16)
 	i := 0
 	b.ReportAllocs()
 	for b.Loop() {

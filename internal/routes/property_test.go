@@ -75,7 +75,7 @@ func TestTableAgreesWithAskingEveryRoute(t *testing.T) {
 		return topic.ValidateFilter(f, topic.DefaultLimits()) == nil
 	})
 	names := drawTopic("a", "b", "$x", "p2p")
-	peers := rapid.SampledFrom([]string{"north", "south", "west"})
+	drawPeer := rapid.SampledFrom([]string{"north", "south", "west"})
 	groups := rapid.SampledFrom([]string{"", "", "g", "h"})
 	drawRoute := rapid.Custom(func(t *rapid.T) route {
 		return route{
@@ -89,17 +89,17 @@ func TestTableAgreesWithAskingEveryRoute(t *testing.T) {
 		tab, m := routes.NewTable[string](), model{}
 		t.Repeat(map[string]func(*rapid.T){
 			"announce": func(t *rapid.T) {
-				p, r := peers.Draw(t, "peer"), drawRoute.Draw(t, "route")
+				p, r := drawPeer.Draw(t, "peer"), drawRoute.Draw(t, "route")
 				tab.Announce(p, r)
 				m.put(p, r)
 			},
 			"withdraw": func(t *rapid.T) {
-				p, filter, group := peers.Draw(t, "peer"), filters.Draw(t, "filter"), groups.Draw(t, "group")
+				p, filter, group := drawPeer.Draw(t, "peer"), filters.Draw(t, "filter"), groups.Draw(t, "group")
 				tab.Withdraw(p, filter, group)
 				delete(m[p], [2]string{filter, group})
 			},
 			"replace": func(t *rapid.T) {
-				p, all := peers.Draw(t, "peer"), rapid.SliceOfN(drawRoute, 0, 100).Draw(t, "routes")
+				p, all := drawPeer.Draw(t, "peer"), rapid.SliceOfN(drawRoute, 0, 100).Draw(t, "routes")
 				tab.Replace(p, all)
 				delete(m, p)
 				for _, r := range all {
@@ -107,26 +107,27 @@ func TestTableAgreesWithAskingEveryRoute(t *testing.T) {
 				}
 			},
 			"drop transient": func(t *rapid.T) {
-				p := peers.Draw(t, "peer")
+				p := drawPeer.Draw(t, "peer")
 				maps.DeleteFunc(m[p], func(_ [2]string, r route) bool { return !r.Durable || r.Group != "" })
 				if left := tab.DropTransient(p); left != len(m[p]) {
 					t.Fatalf("DropTransient(%q) leaves %d routes, want %d", p, left, len(m[p]))
 				}
 			},
 			"drop": func(t *rapid.T) {
-				p := peers.Draw(t, "peer")
+				p := drawPeer.Draw(t, "peer")
 				tab.Drop(p)
 				delete(m, p)
 			},
 			"match": func(t *rapid.T) {
 				name := names.Draw(t, "name")
 				wantPeers, wantShares := m.match(name)
-				if diff := cmp.Diff(wantPeers, slices.Sorted(slices.Values(tab.Match(name, nil)))); diff != "" {
+				got := tab.Match(name, nil)
+				if diff := cmp.Diff(wantPeers, peers(got)); diff != "" {
 					t.Fatalf("Match(%q):\n%s", name, diff)
 				}
-				for _, p := range []string{"north", "south", "west"} {
-					if got, want := tab.MatchesDurable(p, name), m.durable(p, name); got != want {
-						t.Fatalf("MatchesDurable(%q, %q) = %v", p, name, got)
+				for _, to := range got {
+					if want := m.durable(to.Peer, name); to.Durable != want {
+						t.Fatalf("Match(%q): %q durable %v", name, to.Peer, to.Durable)
 					}
 				}
 				shares := tab.Shares(name, nil)

@@ -57,43 +57,22 @@ type peer struct {
 	hash   uint64 // see Digest
 }
 
-// holders are the peers with an ordinary route for one filter. The first durable of the list have a durable one.
+// holders are the peers with an ordinary route for one filter.
 type holders[P comparable] struct {
-	list    []P
-	durable int
+	list []Match[P]
 }
 
-func (h *holders[P]) add(p P, durable bool) {
-	h.list = append(h.list, p)
-	if durable {
-		h.promote(len(h.list) - 1)
-	}
+// find returns where p is in a list, or -1.
+func find[P comparable](list []Match[P], p P) int {
+	return slices.IndexFunc(list, func(x Match[P]) bool { return x.Peer == p })
 }
 
-// promote moves the one at i, which is not durable, among those that are; demote takes the one at i from there.
-func (h *holders[P]) promote(i int) {
-	h.list[i], h.list[h.durable] = h.list[h.durable], h.list[i]
-	h.durable++
-}
+func (h *holders[P]) add(p P, durable bool) { h.list = append(h.list, Match[P]{p, durable}) }
 
-func (h *holders[P]) demote(i int) {
-	h.durable--
-	h.list[i], h.list[h.durable] = h.list[h.durable], h.list[i]
-}
+func (h *holders[P]) change(p P, durable bool) { h.list[find(h.list, p)].Durable = durable }
 
-func (h *holders[P]) change(p P, durable bool) {
-	if i := slices.Index(h.list, p); durable {
-		h.promote(i)
-	} else {
-		h.demote(i)
-	}
-}
-
-func (h *holders[P]) remove(p P, durable bool) {
-	if durable {
-		h.change(p, false)
-	}
-	i, last := slices.Index(h.list, p), len(h.list)-1
+func (h *holders[P]) remove(p P) {
+	i, last := find(h.list, p), len(h.list)-1
 	h.list[i] = h.list[last]
 	clear(h.list[last:])
 	h.list = h.list[:last]
@@ -264,7 +243,7 @@ func (t *Table[P]) withdraw(p P, k key) {
 		return
 	}
 	h := t.ordinary.Get(k.filter)
-	h.remove(p, before.durable)
+	h.remove(p)
 	if len(h.list) == 0 {
 		t.ordinary.Delete(k.filter)
 	}
@@ -300,10 +279,16 @@ func (t *Table[P]) leave(k key, p P) {
 	}
 }
 
+// Match is a peer with an ordinary route that matches. Durable says that a durable session is behind one of those.
+type Match[P comparable] struct {
+	Peer    P
+	Durable bool
+}
+
 // Match appends to dst, each once and in no order, the peers with an ordinary route that matches name. What
 // dst holds already is left alone. With room in dst it does not allocate, unless more than 16 different
 // filters match. Nothing matches a name under topic.DirectPrefix.
-func (t *Table[P]) Match(name string, dst []P) []P {
+func (t *Table[P]) Match(name string, dst []Match[P]) []Match[P] {
 	var room [16]*holders[P]
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -314,26 +299,16 @@ func (t *Table[P]) Match(name string, dst []P) []P {
 			dst = append(dst, h.list...)
 			continue
 		}
-		for _, p := range h.list {
-			if !slices.Contains(dst[base:], p) {
-				dst = append(dst, p)
+		for _, x := range h.list {
+			at := find(dst[base:], x.Peer)
+			if at < 0 {
+				dst = append(dst, x)
+			} else if x.Durable {
+				dst[base+at].Durable = true
 			}
 		}
 	}
 	return dst
-}
-
-// MatchesDurable reports whether p has a durable ordinary route that matches name. It allocates as little as Match.
-func (t *Table[P]) MatchesDurable(p P, name string) bool {
-	var room [16]*holders[P]
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	for _, h := range t.ordinary.AppendMatches(room[:0], name) {
-		if slices.Contains(h.list[:h.durable], p) {
-			return true
-		}
-	}
-	return false
 }
 
 // Shares appends to dst the shared subscriptions that match name, each once and in no order. It allocates as

@@ -22,9 +22,18 @@ func shared(group, filter string, members uint32) route {
 	return route{Filter: filter, Group: group, Members: members}
 }
 
+// peers names those that match.
+func peers(matches []routes.Match[string]) (names []string) {
+	for _, m := range matches {
+		names = append(names, m.Peer)
+	}
+	slices.Sort(names)
+	return names
+}
+
 func checkMatch(t testing.TB, tab *table, name string, want ...string) {
 	t.Helper()
-	got := slices.Sorted(slices.Values(tab.Match(name, nil)))
+	got := peers(tab.Match(name, nil))
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Match(%q):\n%s", name, diff)
 	}
@@ -77,8 +86,9 @@ func TestMatchAppendsToWhatIsThere(t *testing.T) {
 	tab := routes.NewTable[string]()
 	tab.Announce("north", ordinary("a"))
 	tab.Announce("north", ordinary("#"))
-	got := tab.Match("a", []string{"north", "x"})
-	if diff := cmp.Diff([]string{"north", "x", "north"}, got); diff != "" {
+	there := []routes.Match[string]{{Peer: "north"}, {Peer: "x"}}
+	got := tab.Match("a", there)
+	if diff := cmp.Diff(append(there, routes.Match[string]{Peer: "north"}), got); diff != "" {
 		t.Error(diff)
 	}
 	shares := []*routes.Share[string]{nil}
@@ -298,18 +308,18 @@ func TestMatchingDoesNotAllocate(t *testing.T) {
 			tab.Announce(p, shared("g", f, 1))
 		}
 	}
-	peers, shares := make([]string, 0, 4), make([]*routes.Share[string], 0, 4)
+	found, shares := make([]routes.Match[string], 0, 4), make([]*routes.Share[string], 0, 4)
 	n := testing.AllocsPerRun(100, func() {
-		peers = tab.Match("a/b", peers[:0])
+		found = tab.Match("a/b", found[:0])
 		shares = tab.Shares("a/b", shares[:0])
 		if _, ok := shares[0].Pick(nil); !ok {
 			t.Fatal("nobody picked")
 		}
-		if _, ok := shares[0].Pick(func(p string) bool { return p == peers[0] }); !ok {
+		if _, ok := shares[0].Pick(func(p string) bool { return p == found[0].Peer }); !ok {
 			t.Fatal("nobody picked")
 		}
 	})
-	if n != 0 || len(peers) != 3 || len(shares) != 4 {
-		t.Errorf("%v allocations for %d peers and %d shares, want 0 for 3 and 4", n, len(peers), len(shares))
+	if n != 0 || len(found) != 3 || len(shares) != 4 {
+		t.Errorf("%v allocations for %d peers and %d shares, want 0 for 3 and 4", n, len(found), len(shares))
 	}
 }

@@ -100,12 +100,12 @@ func (s settled) Settled(_ *mesh.Link, _ mesh.Delivery, r mesh.Receipt, _ *turn.
 // publish sends a message to whoever has a route for it, and returns the receipt.
 func (p *peer) publish(topic string) settled {
 	p.t.Helper()
-	var links []*mesh.Link
+	var to []routes.Match[*mesh.Link]
 	clustertest.Wait(p.t, "somebody wants "+topic, func() bool {
-		links = p.routes.Match(topic, nil)
-		return len(links) == 1
+		to = p.routes.Match(topic, nil)
+		return len(to) == 1
 	})
-	return p.send(links[0], mesh.Target{Kind: mesh.TargetMatch}, topic)
+	return p.send(to[0].Peer, mesh.Target{Kind: mesh.TargetMatch}, topic)
 }
 
 func (p *peer) send(l *mesh.Link, to mesh.Target, topic string) settled {

@@ -164,10 +164,10 @@ func (p *Process) Log() string {
 	return strings.Join(p.lines, "\n")
 }
 
-func (p *Process) readyz() (status int, text string) {
+func (p *Process) get(path string) (status int, text string) {
 	p.t.Helper()
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: Patience}
-	r, err := client.Get(p.Admin + "/readyz")
+	r, err := client.Get(p.Admin + path)
 	if err != nil {
 		p.t.Fatalf("%v; log:\n%s", err, p.Log())
 	}
@@ -180,26 +180,32 @@ func (p *Process) readyz() (status int, text string) {
 }
 
 // AwaitReady waits until /readyz says that the process is ready.
-func (p *Process) AwaitReady() { p.t.Helper(); p.await(http.StatusOK, "") }
+func (p *Process) AwaitReady() { p.t.Helper(); p.await("/readyz", http.StatusOK, "") }
 
 // AwaitNotReady waits until /readyz says that it is not, and has a text in its answer.
 func (p *Process) AwaitNotReady(why string) {
 	p.t.Helper()
-	p.await(http.StatusServiceUnavailable, why)
+	p.await("/readyz", http.StatusServiceUnavailable, why)
 }
 
-func (p *Process) await(want int, text string) {
+// AwaitMetric waits until /metrics has a line that says this.
+func (p *Process) AwaitMetric(line string) {
+	p.t.Helper()
+	p.await("/metrics", http.StatusOK, "\n"+line+"\n")
+}
+
+func (p *Process) await(path string, want int, text string) {
 	p.t.Helper()
 	deadline := time.Now().Add(Patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		status, answer := p.readyz()
+		status, answer := p.get(path)
 		if status == want && strings.Contains(answer, text) {
 			return
 		}
 		if time.Now().After(deadline) {
-			p.t.Fatalf("/readyz: %d %q, want %d %q; log:\n%s", status, answer, want, text, p.Log())
+			p.t.Fatalf("%s: %d %q, want %d %q; log:\n%s", path, status, answer, want, text, p.Log())
 		}
 		<-tick.C
 	}

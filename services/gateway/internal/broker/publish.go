@@ -20,7 +20,7 @@ const fanOut = 3
 // scratch is what one publish needs for its matches.
 type scratch struct {
 	local  []subscriptions.Match[*client.Client]
-	links  []*mesh.Link
+	peers  []routes.Match[*mesh.Link]
 	shares []*routes.Share[*mesh.Link]
 }
 
@@ -55,7 +55,7 @@ func (b *Broker) send(from *client.Client, m *message.Message, p *publication, t
 func (b *Broker) publish(from *client.Client, m *message.Message, p *publication, t *turn.Turn) {
 	s, _ := b.scratch.Get().(*scratch) // the pool holds nothing else
 	s.local = b.subs.Match(m.Topic, from, s.local[:0])
-	s.links = b.deps.Routes.Match(m.Topic, s.links[:0])
+	s.peers = b.deps.Routes.Match(m.Topic, s.peers[:0])
 	s.shares = b.deps.Routes.Shares(m.Topic, s.shares[:0])
 	if len(s.local) >= fanOut {
 		m.Forms = new(message.Forms)
@@ -63,8 +63,8 @@ func (b *Broker) publish(from *client.Client, m *message.Message, p *publication
 	for i := range s.local {
 		b.deliver(&s.local[i], m, p, t)
 	}
-	for _, l := range s.links {
-		b.forward(l, mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetMatch}, Message: m}, p, t)
+	for _, to := range s.peers {
+		b.forward(to.Peer, mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetMatch}, Message: m, Durable: to.Durable}, p, t)
 	}
 	for _, sh := range s.shares {
 		b.publishShared(sh, m, p, t)
@@ -75,7 +75,7 @@ func (b *Broker) publish(from *client.Client, m *message.Message, p *publication
 // reset lets go of what the last publish matched.
 func (s *scratch) reset() *scratch {
 	clear(s.local)
-	clear(s.links)
+	clear(s.peers)
 	clear(s.shares)
 	return s
 }

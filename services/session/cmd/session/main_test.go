@@ -37,6 +37,7 @@ func TestASessionProcess(t *testing.T) {
 	}
 	active := nodetest.Start(t, call)
 	active.AwaitReady()
+	active.AwaitMetric("beeline_session_active 1")
 	standby := nodetest.Start(t, call)
 	standby.AwaitReady()
 	active.Probe(0, "ready")
