@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/services/session/internal/away"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store/pebble"
@@ -55,6 +56,9 @@ func (h *holding) open(ctx context.Context, d desk, revision int64) (base uint64
 	if err := h.openStore(ctx, d); err != nil {
 		return 0, err
 	}
+	if err := h.claimStore(ctx, revision); err != nil {
+		return 0, err
+	}
 	h.Keeper, err = away.New(away.Config{Incarnation: h.life.id}, away.Deps{
 		Store: h.store, Mesh: h.life.mesh, Publish: d.Publish, Forget: d.Forget, Failed: d.Fail,
 		Metrics: s.holders, Logger: s.deps.Logger,
@@ -86,6 +90,17 @@ func (h *holding) openStore(ctx context.Context, d desk) error {
 			return fmt.Errorf("open store: %w", context.Cause(ctx))
 		}
 	}
+}
+
+// claimStore refuses a store that is not the cluster's: one in another directory would begin without the sessions.
+func (h *holding) claimStore(ctx context.Context, revision int64) error {
+	s := h.life.session
+	owner, err := cluster.ClaimStore(ctx, s.cluster, revision, h.store.ID())
+	if err == nil && owner != h.store.ID() {
+		err = fmt.Errorf("this is store %s, but the cluster's is %s; to begin with this one, delete the key %s in etcd",
+			h.store.ID(), owner, s.cluster.Keys.Store())
+	}
+	return err
 }
 
 // inTrouble remembers why the store could not be opened, for whoever asks what is not ready. That a term ended meanwhile

@@ -52,6 +52,30 @@ func TestAnInstanceSaysThatItWaitsForTheStore(t *testing.T) {
 	clustertest.Wait(t, "it is ready", func() bool { return other.Ready() == nil })
 }
 
+func TestAnInstanceWithAnotherStoreDoesNotBeginWithoutTheSessions(t *testing.T) {
+	etcd := clustertest.StartEtcd(t).Client()
+	right := start(t, etcd, nil)
+	right.waitActive(t)
+	wrong := start(t, etcd, func(c *session.Config) { c.Data = t.TempDir() })
+	right.stop()
+	clustertest.Wait(t, "it says why", func() bool {
+		err := wrong.Ready()
+		return err != nil && strings.Contains(err.Error(), "but the cluster's is ")
+	})
+	if wrong.Active() {
+		t.Error("it is active")
+	}
+	// The right one takes its place, whatever the other one tries meanwhile.
+	right = start(t, etcd, nil)
+	right.waitActive(t)
+	right.stop()
+	if _, err := etcd.Delete(t.Context(), "/beeline/test/store"); err != nil {
+		t.Fatal(err)
+	}
+	wrong.waitActive(t)
+	clustertest.Wait(t, "it is ready", func() bool { return wrong.Ready() == nil })
+}
+
 func TestAnInstanceEndsWithAStoreOfANewerVersion(t *testing.T) {
 	etcd := clustertest.StartEtcd(t).Client()
 	i := start(t, etcd, nil)
