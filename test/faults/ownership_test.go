@@ -314,8 +314,8 @@ func (o *ownership) finish() {
 	}
 }
 
-// explain shows, for each client whose history is inconsistent, what surrounds the end of the longest beginning
-// that is not.
+// explain shows, for each client whose history is inconsistent, what surrounds the first operation that does not fit behind
+// the longest beginning that is consistent.
 func explain(ops []porcupine.Operation, info porcupine.LinearizationInfo) string {
 	const around = int64(300 * time.Millisecond)
 	text := ""
@@ -331,14 +331,26 @@ func explain(ops []porcupine.Operation, info porcupine.LinearizationInfo) string
 			continue
 		}
 		last := longest[len(longest)-1]
+		next := unfit(parts[i], longest)
 		text += fmt.Sprintf("no order fits after %v:\n", time.Duration(last.Call))
 		for _, op := range parts[i] {
-			if op.Return >= last.Call-around && op.Call <= last.Return+around {
+			if op.Return >= last.Call-around && op.Call <= last.Return+around || op.Return >= next.Call-around && op.Call <= next.Return+around {
 				text += describe(op)
 			}
 		}
 	}
 	return text
+}
+
+// unfit returns the operation that ended first of those that are not in order.
+func unfit(all, order []porcupine.Operation) porcupine.Operation {
+	var first porcupine.Operation
+	for _, op := range all {
+		if !slices.Contains(order, op) && (first.Return == 0 || op.Return < first.Return) {
+			first = op
+		}
+	}
+	return first
 }
 
 func describe(op porcupine.Operation) string {
