@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/config"
+	"github.com/beeline-mqtt/beeline/internal/listener"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
-	"github.com/beeline-mqtt/beeline/services/gateway/internal/listener"
 )
 
 // Listener configures one place where clients connect.

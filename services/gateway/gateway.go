@@ -22,10 +22,10 @@ import (
 
 	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/listener"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
-	"github.com/beeline-mqtt/beeline/services/gateway/internal/listener"
 )
 
 // Deps are what a gateway works with.

@@ -13,20 +13,20 @@ import (
 // BenchmarkSync appends over this machine's disk as it is, over one whose syncs do nothing, and over one whose syncs take
 // a millisecond longer.
 func BenchmarkSync(b *testing.B) {
-	for _, disk := range []struct {
+	for _, tt := range []struct {
 		name string
-		sync func(real func() error) error
+		sync func(disk func() error) error
 	}{
-		{"as it is", func(real func() error) error { return real() }},
+		{"as it is", func(disk func() error) error { return disk() }},
 		{"no syncs", func(func() error) error { return nil }},
-		{"1 ms more", func(real func() error) error {
+		{"1 ms more", func(disk func() error) error {
 			time.Sleep(time.Millisecond)
-			return real()
+			return disk()
 		}},
 	} {
 		for _, underWay := range []int{1, 16} {
-			b.Run(fmt.Sprintf("%s/%d under way", disk.name, underWay), func(b *testing.B) {
-				s := openReal(b, benchSessions, func(o *pebble.Options) { o.FS = syncing{vfs.Default, disk.sync} })
+			b.Run(fmt.Sprintf("%s/%d under way", tt.name, underWay), func(b *testing.B) {
+				s := openReal(b, benchSessions, func(o *pebble.Options) { o.FS = syncing{vfs.Default, tt.sync} })
 				appends(b, s, underWay, 64, 1, false)
 			})
 		}
@@ -36,7 +36,7 @@ func BenchmarkSync(b *testing.B) {
 // syncing is a file system whose syncs of files go through a function.
 type syncing struct {
 	vfs.FS
-	sync func(real func() error) error
+	sync func(disk func() error) error
 }
 
 func (s syncing) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
@@ -51,7 +51,7 @@ func (s syncing) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.Fi
 
 type syncedFile struct {
 	vfs.File
-	sync func(real func() error) error
+	sync func(disk func() error) error
 }
 
 func (f syncedFile) Sync() error     { return f.sync(f.File.Sync) }

@@ -12,18 +12,19 @@ import (
 	"testing"
 
 	"github.com/beeline-mqtt/beeline/internal/config"
+	"github.com/beeline-mqtt/beeline/internal/listener"
+	"github.com/beeline-mqtt/beeline/internal/listener/listenertest"
 	"github.com/beeline-mqtt/beeline/internal/pki"
 	"github.com/beeline-mqtt/beeline/internal/tcp"
-	"github.com/beeline-mqtt/beeline/services/gateway/internal/listener"
 )
 
 func TestConnectionsAreHandledUnderTheListenersName(t *testing.T) {
 	names := make(chan string, 1)
-	r := serve(t, listener.Config{}, 10, func(ctx context.Context, nc net.Conn, name string) {
+	r := listenertest.Serve(t, listener.Config{}, 10, func(ctx context.Context, nc net.Conn, name string) {
 		names <- name
 		echo(ctx, nc, name)
 	})
-	expectEcho(t, r.dial())
+	expectEcho(t, r.Dial())
 	if got := receive(t, names, "a connection"); got != "test" || r.Name() != "test" || r.TLS() || r.WebSocket() {
 		t.Fatalf("handled under %q by %q, TLS %v, WebSocket %v", got, r.Name(), r.TLS(), r.WebSocket())
 	}
@@ -31,20 +32,20 @@ func TestConnectionsAreHandledUnderTheListenersName(t *testing.T) {
 
 func TestPlainConnectionsAreTCPAllTheWay(t *testing.T) {
 	conns := make(chan net.Conn, 1)
-	r := serve(t, listener.Config{}, 10, func(ctx context.Context, nc net.Conn, name string) {
+	r := listenertest.Serve(t, listener.Config{}, 10, func(ctx context.Context, nc net.Conn, name string) {
 		conns <- nc
 		echo(ctx, nc, name)
 	})
-	r.dial()
+	r.Dial()
 	if nc, ok := receive(t, conns, "a connection").(*tcp.Conn); !ok {
 		t.Fatalf("%T: nothing can be written on the spot", nc)
 	}
 }
 
 func TestTLSConnectionsComeWithTheirFacts(t *testing.T) {
-	certs := issue(t)
+	certs := listenertest.Issue(t)
 	with := func(files pki.Files) listener.Config {
-		return listener.Config{CertFile: certs.server.Cert, KeyFile: certs.server.Key, ClientCAFile: files.CA}
+		return listener.Config{CertFile: certs.Server.Cert, KeyFile: certs.Server.Key, ClientCAFile: files.CA}
 	}
 	cases := []struct {
 		name string
@@ -54,15 +55,15 @@ func TestTLSConnectionsComeWithTheirFacts(t *testing.T) {
 		ok   bool
 	}{
 		{"no client certificate wanted", with(pki.Files{}), pki.Files{}, "", true},
-		{"one that nobody wanted", with(pki.Files{}), certs.client, "", true},
-		{"wanted and presented", with(certs.client), certs.client, "client", true},
-		{"wanted and not presented", with(certs.client), pki.Files{}, "", false},
-		{"of another authority", with(certs.client), certs.stranger, "", false},
+		{"one that nobody wanted", with(pki.Files{}), certs.Client, "", true},
+		{"wanted and presented", with(certs.Client), certs.Client, "client", true},
+		{"wanted and not presented", with(certs.Client), pki.Files{}, "", false},
+		{"of another authority", with(certs.Client), certs.Stranger, "", false},
 	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
 			states := make(chan tls.ConnectionState, 1)
-			r := serve(t, tc.cfg, 10, func(_ context.Context, nc net.Conn, _ string) {
+			r := listenertest.Serve(t, tc.cfg, 10, func(_ context.Context, nc net.Conn, _ string) {
 				defer nc.Close()
 				b := make([]byte, 5)
 				if _, err := nc.Read(b); err != nil {
@@ -71,7 +72,7 @@ func TestTLSConnectionsComeWithTheirFacts(t *testing.T) {
 				states <- nc.(interface{ ConnectionState() tls.ConnectionState }).ConnectionState()
 				_, _ = nc.Write(b)
 			})
-			nc := tls.Client(r.dial(), certs.trusting(t, tc.own))
+			nc := tls.Client(r.Dial(), certs.Trusting(t, tc.own))
 			err := tryEcho(nc)
 			if (err == nil) != tc.ok {
 				t.Fatalf("%v", err)
@@ -92,11 +93,11 @@ func TestTLSConnectionsComeWithTheirFacts(t *testing.T) {
 }
 
 func TestOldVersionsOfTLSAreNotSpoken(t *testing.T) {
-	certs := issue(t)
-	r := serve(t, listener.Config{CertFile: certs.server.Cert, KeyFile: certs.server.Key}, 10, echo)
-	cfg := certs.trusting(t, pki.Files{})
+	certs := listenertest.Issue(t)
+	r := listenertest.Serve(t, listener.Config{CertFile: certs.Server.Cert, KeyFile: certs.Server.Key}, 10, echo)
+	cfg := certs.Trusting(t, pki.Files{})
 	cfg.MinVersion, cfg.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
-	if err := tls.Client(r.dial(), cfg).Handshake(); err == nil {
+	if err := tls.Client(r.Dial(), cfg).Handshake(); err == nil {
 		t.Fatal("TLS 1.1 was accepted")
 	}
 }
@@ -104,17 +105,17 @@ func TestOldVersionsOfTLSAreNotSpoken(t *testing.T) {
 func TestConnectionsBeyondTheMaximumAreClosed(t *testing.T) {
 	for name, cfg := range map[string]listener.Config{"TCP": {}, "WebSocket": {WebSocket: true}} {
 		t.Run(name, func(t *testing.T) {
-			r := serve(t, cfg, 2, echo)
-			first, second := r.dial(), r.dial()
+			r := listenertest.Serve(t, cfg, 2, echo)
+			first, second := r.Dial(), r.Dial()
 			if name == "TCP" { // nobody answers before HTTP is spoken
 				expectEcho(t, first)
 				expectEcho(t, second)
 			}
-			expectEnd(t, r.dial())
+			expectEnd(t, r.Dial())
 			_ = first.Close()
 			// There is room again as soon as the gateway has noticed.
 			for {
-				nc := r.dial()
+				nc := r.Dial()
 				var err error
 				if name == "TCP" {
 					err = tryEcho(nc)
@@ -134,30 +135,30 @@ func TestServeReturnsWhenTheHandlersHave(t *testing.T) {
 	for name, cfg := range map[string]listener.Config{"TCP": {}, "WebSocket": {WebSocket: true}} {
 		t.Run(name, func(t *testing.T) {
 			handling, release := make(chan context.Context), make(chan struct{})
-			r := serve(t, cfg, 10, func(ctx context.Context, nc net.Conn, _ string) {
+			r := listenertest.Serve(t, cfg, 10, func(ctx context.Context, nc net.Conn, _ string) {
 				defer nc.Close()
 				handling <- ctx
 				<-release
 			})
 			if cfg.WebSocket {
-				if _, err := r.dialWS("ws", mqttSubprotocol()); err != nil {
+				if _, err := r.DialWS("ws", mqttSubprotocol()); err != nil {
 					t.Fatal(err)
 				}
 			} else {
-				r.dial()
+				r.Dial()
 			}
-			idle := r.dial() // an HTTP connection without a request, or a second handler
+			idle := r.Dial() // an HTTP connection without a request, or a second handler
 			if !cfg.WebSocket {
 				<-handling
 			}
 			ctx := receive(t, handling, "a handler")
-			r.end()
+			r.End()
 			<-ctx.Done()
 			if cfg.WebSocket {
 				expectEnd(t, idle)
 			}
 			select {
-			case err := <-r.done:
+			case err := <-r.Done:
 				t.Fatalf("Serve returned %v before its handlers", err)
 			default:
 			}
@@ -166,7 +167,7 @@ func TestServeReturnsWhenTheHandlersHave(t *testing.T) {
 				_ = nc.Close()
 			}
 			close(release)
-			if err := receive(t, r.done, "the end of Serve"); err != nil {
+			if err := receive(t, r.Done, "the end of Serve"); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -176,15 +177,15 @@ func TestServeReturnsWhenTheHandlersHave(t *testing.T) {
 func TestServeFailsWhenItsSocketIsClosedUnderIt(t *testing.T) {
 	for name, cfg := range map[string]listener.Config{"TCP": {}, "WebSocket": {WebSocket: true}} {
 		t.Run(name, func(t *testing.T) {
-			r := serve(t, cfg, 10, echo)
-			open := r.dial()
+			r := listenertest.Serve(t, cfg, 10, echo)
+			open := r.Dial()
 			if !cfg.WebSocket {
 				expectEcho(t, open)
 			}
 			if err := r.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if err := receive(t, r.done, "the end of Serve"); !errors.Is(err, net.ErrClosed) {
+			if err := receive(t, r.Done, "the end of Serve"); !errors.Is(err, net.ErrClosed) {
 				t.Fatalf("Serve returned %v", err)
 			}
 			expectEnd(t, open)
@@ -193,7 +194,7 @@ func TestServeFailsWhenItsSocketIsClosedUnderIt(t *testing.T) {
 }
 
 func TestListenSaysWhatIsWrong(t *testing.T) {
-	certs := issue(t)
+	certs := listenertest.Issue(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -210,14 +211,14 @@ func TestListenSaysWhatIsWrong(t *testing.T) {
 	}{
 		{"address without a port", listener.Config{Address: "localhost"}, "address"},
 		{"address in use", listener.Config{Address: taken.Addr().String()}, "in use"},
-		{"certificate without a key", listener.Config{Address: ":0", CertFile: certs.server.Cert}, "cert_file"},
-		{"client CA without a certificate", listener.Config{Address: ":0", ClientCAFile: certs.server.CA}, "client_ca_file"},
+		{"certificate without a key", listener.Config{Address: ":0", CertFile: certs.Server.Cert}, "cert_file"},
+		{"client CA without a certificate", listener.Config{Address: ":0", ClientCAFile: certs.Server.CA}, "client_ca_file"},
 		{"no such certificate", listener.Config{Address: ":0", CertFile: "/none", KeyFile: "/none"}, "cert_file"},
 		{"no such client CA", listener.Config{
-			Address: ":0", CertFile: certs.server.Cert, KeyFile: certs.server.Key, ClientCAFile: "/none",
+			Address: ":0", CertFile: certs.Server.Cert, KeyFile: certs.Server.Key, ClientCAFile: "/none",
 		}, "client_ca_file"},
 		{"empty client CA", listener.Config{
-			Address: ":0", CertFile: certs.server.Cert, KeyFile: certs.server.Key, ClientCAFile: empty,
+			Address: ":0", CertFile: certs.Server.Cert, KeyFile: certs.Server.Key, ClientCAFile: empty,
 		}, "no certificate in"},
 		{"path without WebSocket", listener.Config{Address: ":0", Path: "/mqtt"}, "path"},
 		{"path without a slash", listener.Config{Address: ":0", WebSocket: true, Path: "mqtt"}, "path"},

@@ -1,4 +1,4 @@
-package listener_test
+package client_test
 
 import (
 	"context"
@@ -17,13 +17,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/beeline-mqtt/beeline/internal/engine"
+	"github.com/beeline-mqtt/beeline/internal/listener"
+	"github.com/beeline-mqtt/beeline/internal/listener/listenertest"
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/pki"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
-	"github.com/beeline-mqtt/beeline/services/gateway/internal/listener"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
@@ -68,8 +69,8 @@ func (empty) ReadRetained(_ *client.Client, _ string, _ []byte, done func([]*mes
 // halfAMegabyte is a message that fills sockets.
 var halfAMegabyte = make([]byte, 500_000)
 
-// deliver offers halfAMegabyte to c.
-func deliver(c *client.Client, qos byte) engine.Outcome {
+// push offers halfAMegabyte to c.
+func push(c *client.Client, qos byte) engine.Outcome {
 	t := turn.Turn{Now: time.Now()}
 	defer t.End()
 	m := &message.Message{Topic: "t", Payload: halfAMegabyte, QoS: qos}
@@ -91,19 +92,19 @@ func mqtt(b client.Broker, limits *client.Limits, registry *prometheus.Registry)
 type transport struct {
 	name string
 	cfg  listener.Config
-	dial func(t *testing.T, r *rig) net.Conn
+	dial func(t *testing.T, r *listenertest.Rig) net.Conn
 }
 
 func transports(t *testing.T) []transport {
 	t.Helper()
-	certs := issue(t)
-	trusting := certs.trusting(t, pki.Files{})
-	ws := func(scheme string) func(t *testing.T, r *rig) net.Conn {
-		return func(t *testing.T, r *rig) net.Conn {
+	certs := listenertest.Issue(t)
+	trusting := certs.Trusting(t, pki.Files{})
+	ws := func(scheme string) func(t *testing.T, r *listenertest.Rig) net.Conn {
+		return func(t *testing.T, r *listenertest.Rig) net.Conn {
 			t.Helper()
-			opts := mqttSubprotocol()
+			opts := &websocket.DialOptions{Subprotocols: []string{"mqtt"}}
 			opts.HTTPClient = &http.Client{Transport: &http.Transport{TLSClientConfig: trusting}}
-			c, err := r.dialWS(scheme, opts)
+			c, err := r.DialWS(scheme, opts)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -111,12 +112,12 @@ func transports(t *testing.T) []transport {
 		}
 	}
 	return []transport{
-		{"TCP", listener.Config{}, func(_ *testing.T, r *rig) net.Conn { return r.dial() }},
-		{"TLS", listener.Config{CertFile: certs.server.Cert, KeyFile: certs.server.Key}, func(_ *testing.T, r *rig) net.Conn {
-			return tls.Client(r.dial(), trusting)
+		{"TCP", listener.Config{}, func(_ *testing.T, r *listenertest.Rig) net.Conn { return r.Dial() }},
+		{"TLS", listener.Config{CertFile: certs.Server.Cert, KeyFile: certs.Server.Key}, func(_ *testing.T, r *listenertest.Rig) net.Conn {
+			return tls.Client(r.Dial(), trusting)
 		}},
 		{"WebSocket", listener.Config{WebSocket: true}, ws("ws")},
-		{"WebSocket over TLS", listener.Config{WebSocket: true, CertFile: certs.server.Cert, KeyFile: certs.server.Key}, ws("wss")},
+		{"WebSocket over TLS", listener.Config{WebSocket: true, CertFile: certs.Server.Cert, KeyFile: certs.Server.Key}, ws("wss")},
 	}
 }
 
@@ -124,7 +125,7 @@ func TestMQTTIsTheSameOverEveryTransport(t *testing.T) {
 	for _, tr := range transports(t) {
 		t.Run(tr.name, func(t *testing.T) {
 			b, limits := new(single), client.DefaultLimits()
-			r := serve(t, tr.cfg, 10, mqtt(b, &limits, prometheus.NewRegistry()))
+			r := listenertest.Serve(t, tr.cfg, 10, mqtt(b, &limits, prometheus.NewRegistry()))
 			c := rawmqtt.Over(t, tr.dial(t, r), rawmqtt.V5)
 			if ack := c.Hello("a"); ack.ReasonCode != 0 {
 				t.Fatalf("CONNACK %#x", ack.ReasonCode)
@@ -141,7 +142,7 @@ func TestMQTTIsTheSameOverEveryTransport(t *testing.T) {
 				t.Errorf("DISCONNECT %#x", p.ReasonCode)
 			}
 			c.ExpectClosed()
-			r.end()
+			r.End()
 			if got := second.ExpectClosed(); got != 0x8B {
 				t.Errorf("DISCONNECT %#x at the end", got)
 			}
@@ -156,12 +157,12 @@ func TestAClientThatDoesNotReadHoldsUpNeitherPublishersNorItsTakeover(t *testing
 			limits.Patience = 200 * time.Millisecond
 			limits.WriteTimeout = time.Hour
 			limits.QueueMessages, limits.SendMaximum = 5, 100
-			r := serve(t, tr.cfg, 10, mqtt(b, &limits, prometheus.NewRegistry()))
+			r := listenertest.Serve(t, tr.cfg, 10, mqtt(b, &limits, prometheus.NewRegistry()))
 			c := rawmqtt.Over(t, tr.dial(t, r), rawmqtt.V5)
 			c.Hello("a")
 			stuffed := b.current.Load()
 			began := time.Now()
-			for deliver(stuffed, 1) != engine.Waiting {
+			for push(stuffed, 1) != engine.Waiting {
 			}
 			second := rawmqtt.Over(t, tr.dial(t, r), rawmqtt.V5)
 			if ack := second.Hello("a"); ack.ReasonCode != 0 {
@@ -182,16 +183,16 @@ func TestAWriteThatIsNotDoneInTimeIsKnownForWhatItIsOverEveryTransport(t *testin
 			b, limits, registry := new(single), client.DefaultLimits(), prometheus.NewRegistry()
 			limits.WriteTimeout = 100 * time.Millisecond
 			limits.QueueMessages, limits.SendMaximum = 5, 100
-			r := serve(t, tr.cfg, 10, mqtt(b, &limits, registry))
+			r := listenertest.Serve(t, tr.cfg, 10, mqtt(b, &limits, registry))
 			c := rawmqtt.Over(t, tr.dial(t, r), rawmqtt.V5)
 			c.Hello("a")
 			slow := b.current.Load()
-			for deliver(slow, 0) != engine.Ended { // what does not fit is dropped
+			for push(slow, 0) != engine.Ended { // what does not fit is dropped
 				runtime.Gosched()
 			}
 			receive(t, slow.Gone(), "its end")
-			r.end()
-			receive(t, r.done, "the end of Serve")
+			r.End()
+			receive(t, r.Done, "the end of Serve")
 			if got := closedAs(t, registry); got != "slow" {
 				t.Errorf("counted as %q", got)
 			}
@@ -225,12 +226,12 @@ func TestAPeerThatNeverFinishesItsHandshakeIsClosed(t *testing.T) {
 		t.Run(tr.name, func(t *testing.T) {
 			limits := client.DefaultLimits()
 			limits.ConnectTimeout = 50 * time.Millisecond
-			r := serve(t, tr.cfg, 10, mqtt(new(single), &limits, prometheus.NewRegistry()))
-			nc := r.dial()
+			r := listenertest.Serve(t, tr.cfg, 10, mqtt(new(single), &limits, prometheus.NewRegistry()))
+			nc := r.Dial()
 			if _, err := nc.Write([]byte{0x16, 3, 1}); err != nil {
 				t.Fatal(err)
 			}
-			expectEnd(t, nc)
+			rawmqtt.Over(t, nc, rawmqtt.V5).ExpectClosed()
 		})
 	}
 }

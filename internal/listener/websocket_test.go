@@ -14,8 +14,9 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/beeline-mqtt/beeline/internal/listener"
+	"github.com/beeline-mqtt/beeline/internal/listener/listenertest"
 	"github.com/beeline-mqtt/beeline/internal/pki"
-	"github.com/beeline-mqtt/beeline/services/gateway/internal/listener"
 )
 
 func mqttSubprotocol() *websocket.DialOptions {
@@ -39,8 +40,8 @@ func tryHTTP(nc net.Conn) error {
 }
 
 func TestAWebSocketIsAStreamWhateverItsFrames(t *testing.T) {
-	r := serve(t, listener.Config{WebSocket: true}, 10, echo)
-	ws, err := r.dialWS("ws", mqttSubprotocol())
+	r := listenertest.Serve(t, listener.Config{WebSocket: true}, 10, echo)
+	ws, err := r.DialWS("ws", mqttSubprotocol())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,10 +69,10 @@ func TestAWebSocketHasToSpeakMQTT(t *testing.T) {
 		"another subprotocol": {Subprotocols: []string{"mqttv3.1", "chat"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := serve(t, listener.Config{WebSocket: true}, 10, func(context.Context, net.Conn, string) {
+			r := listenertest.Serve(t, listener.Config{WebSocket: true}, 10, func(context.Context, net.Conn, string) {
 				t.Error("handled all the same")
 			})
-			ws, err := r.dialWS("ws", opts)
+			ws, err := r.DialWS("ws", opts)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -85,15 +86,15 @@ func TestAWebSocketHasToSpeakMQTT(t *testing.T) {
 }
 
 func TestTheSubprotocolIsConfirmed(t *testing.T) {
-	r := serve(t, listener.Config{WebSocket: true}, 10, echo)
-	ws, err := r.dialWS("ws", &websocket.DialOptions{Subprotocols: []string{"chat", "mqtt"}})
+	r := listenertest.Serve(t, listener.Config{WebSocket: true}, 10, echo)
+	ws, err := r.DialWS("ws", &websocket.DialOptions{Subprotocols: []string{"chat", "mqtt"}})
 	if err != nil || ws.Subprotocol() != "mqtt" {
 		t.Fatalf("%v", err)
 	}
 }
 
 func TestPagesOfOtherOriginsNeedPermission(t *testing.T) {
-	r := serve(t, listener.Config{WebSocket: true, Origins: []string{"*.example.com", "https://only.tls"}}, 10, echo)
+	r := listenertest.Serve(t, listener.Config{WebSocket: true, Origins: []string{"*.example.com", "https://only.tls"}}, 10, echo)
 	for _, tc := range []struct {
 		origin string
 		ok     bool
@@ -112,7 +113,7 @@ func TestPagesOfOtherOriginsNeedPermission(t *testing.T) {
 			if tc.origin != "" {
 				opts.HTTPHeader = http.Header{"Origin": {tc.origin}}
 			}
-			if _, err := r.dialWS("ws", opts); (err == nil) != tc.ok {
+			if _, err := r.DialWS("ws", opts); (err == nil) != tc.ok {
 				t.Fatalf("%v", err)
 			}
 		})
@@ -121,11 +122,11 @@ func TestPagesOfOtherOriginsNeedPermission(t *testing.T) {
 
 func TestTextFramesAreRefused(t *testing.T) {
 	ended := make(chan error, 1)
-	r := serve(t, listener.Config{WebSocket: true}, 10, func(_ context.Context, nc net.Conn, _ string) {
+	r := listenertest.Serve(t, listener.Config{WebSocket: true}, 10, func(_ context.Context, nc net.Conn, _ string) {
 		_, err := io.Copy(io.Discard, nc)
 		ended <- err
 	})
-	ws, err := r.dialWS("ws", mqttSubprotocol())
+	ws, err := r.DialWS("ws", mqttSubprotocol())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +144,7 @@ func TestTextFramesAreRefused(t *testing.T) {
 }
 
 func TestOnlyWebSocketsOnThePathAreHandled(t *testing.T) {
-	r := serve(t, listener.Config{WebSocket: true, Path: "/here"}, 10, func(context.Context, net.Conn, string) {
+	r := listenertest.Serve(t, listener.Config{WebSocket: true, Path: "/here"}, 10, func(context.Context, net.Conn, string) {
 		t.Error("handled all the same")
 	})
 	for name, tc := range map[string]struct {
@@ -156,7 +157,7 @@ func TestOnlyWebSocketsOnThePathAreHandled(t *testing.T) {
 		"below the path": {http.MethodGet, "/here/too", http.StatusNotFound},
 	} {
 		t.Run(name, func(t *testing.T) {
-			nc := r.dial()
+			nc := r.Dial()
 			_, _ = fmt.Fprintf(nc, "%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", tc.method, tc.path)
 			resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
 			if err != nil {
@@ -171,7 +172,7 @@ func TestOnlyWebSocketsOnThePathAreHandled(t *testing.T) {
 }
 
 func TestAWebSocketOverTLSComesWithItsFacts(t *testing.T) {
-	certs := issue(t)
+	certs := listenertest.Issue(t)
 	type facts struct {
 		state  tls.ConnectionState
 		remote net.Addr
@@ -181,11 +182,11 @@ func TestAWebSocketOverTLSComesWithItsFacts(t *testing.T) {
 		seen <- facts{nc.(interface{ ConnectionState() tls.ConnectionState }).ConnectionState(), nc.RemoteAddr()}
 		echo(ctx, nc, name)
 	}
-	cfg := listener.Config{WebSocket: true, CertFile: certs.server.Cert, KeyFile: certs.server.Key, ClientCAFile: certs.client.CA}
-	r := serve(t, cfg, 10, handler)
+	cfg := listener.Config{WebSocket: true, CertFile: certs.Server.Cert, KeyFile: certs.Server.Key, ClientCAFile: certs.Client.CA}
+	r := listenertest.Serve(t, cfg, 10, handler)
 	opts := mqttSubprotocol()
-	opts.HTTPClient = &http.Client{Transport: &http.Transport{TLSClientConfig: certs.trusting(t, certs.client)}}
-	ws, err := r.dialWS("wss", opts)
+	opts.HTTPClient = &http.Client{Transport: &http.Transport{TLSClientConfig: certs.Trusting(t, certs.Client)}}
+	ws, err := r.DialWS("wss", opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,12 +199,12 @@ func TestAWebSocketOverTLSComesWithItsFacts(t *testing.T) {
 		t.Errorf("remote address %T %v", f.remote, f.remote)
 	}
 
-	opts.HTTPClient = &http.Client{Transport: &http.Transport{TLSClientConfig: certs.trusting(t, pki.Files{})}}
-	if _, err := r.dialWS("wss", opts); err == nil {
+	opts.HTTPClient = &http.Client{Transport: &http.Transport{TLSClientConfig: certs.Trusting(t, pki.Files{})}}
+	if _, err := r.DialWS("wss", opts); err == nil {
 		t.Error("accepted without a client certificate")
 	}
-	plain := serve(t, listener.Config{WebSocket: true}, 10, handler)
-	if _, err := plain.dialWS("ws", mqttSubprotocol()); err != nil {
+	plain := listenertest.Serve(t, listener.Config{WebSocket: true}, 10, handler)
+	if _, err := plain.DialWS("ws", mqttSubprotocol()); err != nil {
 		t.Fatal(err)
 	}
 	if f := receive(t, seen, "a connection"); f.state.HandshakeComplete {
@@ -212,14 +213,14 @@ func TestAWebSocketOverTLSComesWithItsFacts(t *testing.T) {
 }
 
 func TestClosingTheWritingHalfOfAWebSocketIsACleanEnd(t *testing.T) {
-	r := serve(t, listener.Config{WebSocket: true}, 10, func(_ context.Context, nc net.Conn, _ string) {
+	r := listenertest.Serve(t, listener.Config{WebSocket: true}, 10, func(_ context.Context, nc net.Conn, _ string) {
 		defer nc.Close()
 		_, _ = nc.Write([]byte("last"))
 		if err := nc.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 			t.Error(err)
 		}
 	})
-	ws, err := r.dialWS("ws", mqttSubprotocol())
+	ws, err := r.DialWS("ws", mqttSubprotocol())
 	if err != nil {
 		t.Fatal(err)
 	}
