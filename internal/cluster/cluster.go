@@ -134,6 +134,8 @@ type Member struct {
 	ID string `json:"-"`
 	// Address is host:port of its gRPC server.
 	Address string `json:"address"`
+	// MQTT is host:port at which routers reach a gateway's MQTT listener, in plain TCP; empty: it has none.
+	MQTT string `json:"mqtt,omitempty"`
 	// Zone is where it runs; may be empty.
 	Zone string `json:"zone,omitempty"`
 	// Weight is its share of new clients, relative to others.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -23,6 +24,8 @@ type Config struct {
 	// Zone and Weight are told to whoever places clients.
 	Zone   string `koanf:"zone" help:"where this gateway runs"`
 	Weight uint32 `koanf:"weight" help:"share of new clients, relative to other gateways"`
+	// RouterAddress is where routers reach this gateway.
+	RouterAddress string `koanf:"router_address" help:"host:port at which routers reach the MQTT listener; default: the host of the gRPC server, and the first listener without TLS and WebSocket"`
 	// LeaseTTL is how long the cluster waits for a gateway that is silent.
 	LeaseTTL time.Duration `koanf:"lease_ttl" help:"how long the cluster waits for a silent gateway"`
 	// MaxClients bounds the clients, MaxConnections the sockets on each listener.
@@ -62,11 +65,18 @@ func DefaultConfig() Config {
 	}
 }
 
+func isHostPort(address string) bool {
+	_, _, err := net.SplitHostPort(address)
+	return err == nil
+}
+
 // Validate reports the first setting that cannot work, by its key.
 func (c Config) Validate() error {
 	switch {
 	case c.Cluster == "" || strings.Contains(c.Cluster, "/"):
 		return config.Invalid("cluster", "must be a word without slashes")
+	case c.RouterAddress != "" && !isHostPort(c.RouterAddress):
+		return config.Invalid("router_address", "is not host:port")
 	case c.LeaseTTL < 2*time.Second || c.LeaseTTL%time.Second != 0:
 		return config.Invalid("lease_ttl", "must be whole seconds, at least 2s")
 	case c.MaxClients < 1:

@@ -26,6 +26,7 @@ func TestWrongConfigurationNamesTheKey(t *testing.T) {
 		{"short lease", func(c *Config) { c.LeaseTTL = time.Second }, "gateway.lease_ttl: "},
 		{"lease of half a second", func(c *Config) { c.LeaseTTL = 2500 * time.Millisecond }, "gateway.lease_ttl: "},
 		{"shortest lease", func(c *Config) { c.LeaseTTL = 2 * time.Second }, ""},
+		{"router address without port", func(c *Config) { c.RouterAddress = "gateway-1" }, "gateway.router_address: "},
 		{"no clients", func(c *Config) { c.MaxClients = 0 }, "gateway.max_clients: "},
 		{"no connections", func(c *Config) { c.MaxConnections = -1 }, "gateway.max_connections: "},
 		{"no group members", func(c *Config) { c.GroupMembers = 0 }, "gateway.group_members: "},

@@ -111,6 +111,22 @@ func (g *Gateway) Addr(name string) net.Addr {
 	return nil
 }
 
+// routerAddress is where routers reach the gateway, whose gRPC server has an address; empty when no listener speaks plain
+// MQTT over TCP.
+func (g *Gateway) routerAddress(address string) string {
+	if g.cfg.RouterAddress != "" {
+		return g.cfg.RouterAddress
+	}
+	host, _, err := net.SplitHostPort(address)
+	for _, l := range g.listeners {
+		_, port, listens := net.SplitHostPort(l.Addr().String())
+		if err == nil && listens == nil && !l.TLS() && !l.WebSocket() {
+			return net.JoinHostPort(host, port)
+		}
+	}
+	return ""
+}
+
 // Ready says what keeps this gateway from taking new clients; nil when nothing does.
 func (g *Gateway) Ready() error {
 	l := g.life.Load()

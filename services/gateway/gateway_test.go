@@ -4,14 +4,48 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
+
+func TestRoutersReachTheFirstPlainListener(t *testing.T) {
+	plain, ws := Listener{Name: "mqtt", Address: "127.0.0.1:0"}, Listener{Name: "ws", Address: "127.0.0.1:0", WebSocket: true}
+	for _, tt := range []struct {
+		name      string
+		listeners []Listener
+		set, want string // want: P stands for the port of mqtt
+	}{
+		{"beside a WebSocket", []Listener{ws, plain}, "", "10.0.0.7:P"},
+		{"none", []Listener{ws}, "", ""},
+		{"another name", []Listener{plain}, "gateway-1:1883", "gateway-1:1883"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := DefaultConfig()
+			c.Listeners, c.RouterAddress = tt.listeners, tt.set
+			g, err := New(c, Deps{Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer g.closeListeners()
+			want := tt.want
+			if a := g.Addr("mqtt"); a != nil {
+				_, port, _ := net.SplitHostPort(a.String())
+				want = strings.Replace(want, "P", port, 1)
+			}
+			if got := g.routerAddress("10.0.0.7:7946"); got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		})
+	}
+}
 
 func TestAGatewayThatLosesItsLeaseBeginsANewIncarnation(t *testing.T) {
 	etcd := clustertest.StartEtcd(t)

@@ -67,7 +67,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	cd := cluster.Deps{Client: g.deps.Etcd, Keys: cluster.Keys(g.cfg.Cluster), Logger: g.deps.Logger, Metrics: registered}
 	inc, err := cluster.Join(ctx, cd, cluster.IncarnationConfig{
 		Kind:   cluster.Gateway,
-		Member: cluster.Member{Address: address, Zone: g.cfg.Zone, Weight: g.cfg.Weight},
+		Member: cluster.Member{Address: address, MQTT: g.routerAddress(address), Zone: g.cfg.Zone, Weight: g.cfg.Weight},
 		TTL:    g.cfg.LeaseTTL,
 	})
 	if err != nil {
