@@ -41,6 +41,18 @@ func Wrap(nc net.Conn) net.Conn {
 	return c
 }
 
+// Of returns the connection that nc is, or is a name for: one that has a method TCP, which returns it.
+func Of(nc net.Conn) (*Conn, bool) {
+	switch c := nc.(type) {
+	case *Conn:
+		return c, true
+	case interface{ TCP() *Conn }:
+		t := c.TCP()
+		return t, t != nil
+	}
+	return nil, false
+}
+
 // Read reads what is there, and waits if that is nothing.
 func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {

@@ -196,6 +196,39 @@ func TestWhatIsNotTCPStaysAsItIs(t *testing.T) {
 	}
 }
 
+// named is a connection under another name.
+type named struct {
+	net.Conn
+
+	tcp *tcp.Conn
+}
+
+func (n named) TCP() *tcp.Conn { return n.tcp }
+
+func TestAConnectionIsFoundUnderItsNames(t *testing.T) {
+	near, _ := pair(t)
+	pipe, other := net.Pipe()
+	defer pipe.Close()
+	defer other.Close()
+	for _, tc := range []struct {
+		name string
+		nc   net.Conn
+		want *tcp.Conn
+	}{
+		{"itself", near, near},
+		{"another name", named{near, near}, near},
+		{"a name for none", named{pipe, nil}, nil},
+		{"a pipe", pipe, nil},
+		{"hidden", struct{ net.Conn }{near}, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got, ok := tcp.Of(tc.nc); got != tc.want || ok != (tc.want != nil) {
+				t.Errorf("%p, %v; want %p", got, ok, tc.want)
+			}
+		})
+	}
+}
+
 func BenchmarkPingPong(b *testing.B) {
 	run := func(b *testing.B, near, far net.Conn) {
 		var wg sync.WaitGroup

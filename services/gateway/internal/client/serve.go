@@ -34,7 +34,7 @@ func Serve(ctx context.Context, nc net.Conn, listener string, limits *Limits, de
 func newClient(nc net.Conn, limits *Limits, deps *Deps) *Client {
 	c := &Client{deps: deps, limits: limits, nc: nc, stopped: make(chan struct{})}
 	c.out = c.newOutput()
-	if spot, ok := nc.(*tcp.Conn); ok {
+	if spot, ok := tcp.Of(nc); ok {
 		c.spot = spot
 		c.reader = packet.NewReader(c)
 	} else {

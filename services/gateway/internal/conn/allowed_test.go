@@ -9,7 +9,7 @@ import (
 )
 
 func TestOnceItIsNotAllowedNothingIsWrittenButTheLastPacket(t *testing.T) {
-	bothKinds(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
+	everyKind(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
 		r := newRig(t, time.Second, wrap)
 		var allowed atomic.Bool
 		allowed.Store(true)
@@ -34,7 +34,7 @@ func TestOnceItIsNotAllowedNothingIsWrittenButTheLastPacket(t *testing.T) {
 }
 
 func TestAPacketThatIsHalfWrittenWhenItIsNotAllowedAnyMoreIsFinished(t *testing.T) {
-	bothKinds(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
+	everyKind(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
 		r := newRig(t, time.Minute, wrap)
 		var allowed atomic.Bool
 		allowed.Store(true)

@@ -58,7 +58,7 @@ func (r *rig) stall(t *testing.T) {
 }
 
 func TestHoldWaitsUntilTheClientReads(t *testing.T) {
-	bothKinds(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
+	everyKind(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
 		r := newRig(t, time.Minute, wrap)
 		r.stall(t)
 		r.answer()

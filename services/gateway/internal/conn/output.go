@@ -69,7 +69,7 @@ type Output struct {
 // called at most once, without mu and before the socket closes, when a write fails or times out. timeout bounds every blocking write.
 func NewOutput(nc net.Conn, mu *sync.Mutex, timeout time.Duration, refill func(), failed func(error)) *Output {
 	o := &Output{mu: mu, nc: nc, timeout: timeout, refill: refill, failed: failed}
-	o.spot, _ = nc.(*tcp.Conn)
+	o.spot, _ = tcp.Of(nc)
 	return o
 }
 

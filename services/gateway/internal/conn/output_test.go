@@ -63,6 +63,11 @@ func newRig(t *testing.T, timeout time.Duration, wrap func(net.Conn) net.Conn) *
 
 func plain(c net.Conn) net.Conn { return tcp.Wrap(c) }
 
+// named is a socket under another name, as behind a proxy.
+type named struct{ *tcp.Conn }
+
+func (n named) TCP() *tcp.Conn { return n.Conn }
+
 // opaque hides that the socket is TCP, as TLS and WebSocket do.
 func opaque(c net.Conn) net.Conn { return struct{ net.Conn }{c} }
 
@@ -82,13 +87,14 @@ func (r *rig) read(t *testing.T, n int) []byte {
 	return b
 }
 
-func bothKinds(t *testing.T, f func(t *testing.T, wrap func(net.Conn) net.Conn)) {
+func everyKind(t *testing.T, f func(t *testing.T, wrap func(net.Conn) net.Conn)) {
 	t.Run("plain", func(t *testing.T) { f(t, plain) })
+	t.Run("named", func(t *testing.T) { f(t, func(c net.Conn) net.Conn { return named{tcp.Wrap(c).(*tcp.Conn)} }) })
 	t.Run("opaque", func(t *testing.T) { f(t, opaque) })
 }
 
 func TestWhatIsAppendedGoesOutWithTheFlush(t *testing.T) {
-	bothKinds(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
+	everyKind(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
 		r := newRig(t, time.Second, wrap)
 		r.append('a')
 		r.append('b')
@@ -111,7 +117,7 @@ func numbers(from, n int) []byte {
 }
 
 func TestFlushNeverWaitsForAPeerThatDoesNotReadAndNothingIsLost(t *testing.T) {
-	bothKinds(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
+	everyKind(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
 		r := newRig(t, time.Minute, wrap)
 		const rounds, each = 200, 16 << 10 // 12.5 MiB: more than the socket's buffers take
 		done := make(chan struct{})
@@ -134,7 +140,7 @@ func TestFlushNeverWaitsForAPeerThatDoesNotReadAndNothingIsLost(t *testing.T) {
 }
 
 func TestConcurrentFlushesKeepTheOrderOfTheAppends(t *testing.T) {
-	bothKinds(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
+	everyKind(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
 		r := newRig(t, time.Minute, wrap)
 		const goroutines, each = 8, 500
 		next := 0
@@ -159,7 +165,7 @@ func TestConcurrentFlushesKeepTheOrderOfTheAppends(t *testing.T) {
 }
 
 func TestAPeerThatTakesNoByteFailsTheConnectionWithErrSlow(t *testing.T) {
-	bothKinds(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
+	everyKind(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
 		r := newRig(t, 100*time.Millisecond, wrap)
 		r.append(make([]byte, 64<<20)...)
 		r.out.Flush()
@@ -176,7 +182,7 @@ func TestAPeerThatTakesNoByteFailsTheConnectionWithErrSlow(t *testing.T) {
 }
 
 func TestAWriteThatMakesRoomAsksForMore(t *testing.T) {
-	bothKinds(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
+	everyKind(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
 		r := newRig(t, time.Second, wrap)
 		left := 5
 		r.refill = func() {
@@ -213,7 +219,7 @@ func TestCloseAfterWritesTheLastPacketEvenWithUnreadBytesFromThePeer(t *testing.
 }
 
 func TestCloseAfterDoesNotWaitLongerThanItsPatience(t *testing.T) {
-	bothKinds(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
+	everyKind(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
 		r := newRig(t, time.Hour, wrap)
 		r.append(make([]byte, 64<<20)...)
 		r.out.Flush() // stuck, for an hour
@@ -231,7 +237,7 @@ func TestCloseAfterDoesNotWaitLongerThanItsPatience(t *testing.T) {
 
 // Whoever reads from the socket would otherwise see it closed before it knows why.
 func TestAFailureIsToldBeforeTheSocketCloses(t *testing.T) {
-	bothKinds(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
+	everyKind(t, func(t *testing.T, wrap func(net.Conn) net.Conn) {
 		r := newRig(t, time.Millisecond, wrap)
 		stillOpen := make(chan error, 1)
 		r.told = func() { stillOpen <- r.near.SetReadDeadline(time.Time{}) }
