@@ -1,6 +1,6 @@
-// Package listener accepts the connections of clients: plain TCP, TLS, and WebSocket over either. It knows no
-// MQTT: what it hands on is a net.Conn. It owns the accepting and the goroutine of every connection, and waits
-// for all of them.
+// Package listener accepts the connections of clients: plain TCP, TLS, and WebSocket over either, each behind the
+// PROXY protocol or not. It knows no MQTT: what it hands on is a net.Conn. It owns the accepting and the goroutine of
+// every connection, and waits for all of them.
 package listener
 
 import (
@@ -35,6 +35,9 @@ type Config struct {
 	CertFile     string `koanf:"cert_file" help:"certificate (PEM) of a TLS listener"`
 	KeyFile      string `koanf:"key_file" help:"private key (PEM) of a TLS listener"`
 	ClientCAFile string `koanf:"client_ca_file" help:"certificate authority (PEM) that client certificates must be from"`
+	// ProxyFrom are the sources that speak for others: CIDRs, addresses, and "loopback". A connection from there has to
+	// begin with a PROXY header, of version 1 or 2; from anywhere else none is believed.
+	ProxyFrom []string `koanf:"proxy_from" help:"proxies: CIDRs, addresses, or loopback, whose connections must begin with a PROXY header (v1 or v2)"`
 }
 
 // Validate reports the first setting that cannot work, by its key.
@@ -59,7 +62,8 @@ func (c Config) Validate() error {
 			return config.Invalid("origins", "%q: %w", o, err)
 		}
 	}
-	return nil
+	_, err := parseSources(c.ProxyFrom)
+	return err
 }
 
 // Handler serves one connection on its own goroutine and returns when it is done with it. ctx ends when the
@@ -72,12 +76,14 @@ const acceptPause = 5 * time.Millisecond
 
 // Listener is a bound socket.
 type Listener struct {
-	cfg    Config
-	ln     net.Listener
-	tls    *tls.Config // nil: plain
-	logger *slog.Logger
-	open   atomic.Int64 // sockets
-	max    int64
+	cfg       Config
+	ln        net.Listener
+	tls       *tls.Config // nil: plain
+	proxies   sources
+	onRefusal func(Refusal) // nil: nobody asks
+	logger    *slog.Logger
+	open      atomic.Int64 // sockets
+	max       int64
 }
 
 // Listen binds the address; Serve accepts. At most maxConns connections are open at once, further ones are
@@ -87,6 +93,10 @@ func Listen(cfg Config, maxConns int, logger *slog.Logger) (*Listener, error) {
 		return nil, fmt.Errorf("listener %q: %w", cfg.Name, err)
 	}
 	l := &Listener{cfg: cfg, max: int64(maxConns), logger: logger.With(slog.String("listener", cfg.Name))}
+	var err error
+	if l.proxies, err = parseSources(cfg.ProxyFrom); err != nil {
+		return nil, fmt.Errorf("listener %q: %w", cfg.Name, err)
+	}
 	if l.cfg.Path == "" {
 		l.cfg.Path = "/mqtt"
 	}
@@ -141,6 +151,9 @@ func (l *Listener) Serve(ctx context.Context, h Handler) error {
 		}
 		handlers.Go(func() {
 			defer l.open.Add(-1)
+			if nc = l.behindProxy(ctx, nc); nc == nil {
+				return
+			}
 			if l.tls != nil {
 				nc = tlsConn{tls.Server(nc, l.tls)}
 			}

@@ -54,6 +54,9 @@ func (g gate) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if g.l.proxies.contain(nc.RemoteAddr()) {
+		nc = &lateConn{Conn: nc, l: g.l}
+	}
 	nc = &countedConn{Conn: nc, l: g.l}
 	if g.l.tls != nil {
 		nc = tls.Server(nc, g.l.tls)

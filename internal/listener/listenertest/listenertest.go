@@ -31,13 +31,16 @@ type Rig struct {
 	t *testing.T
 }
 
-// Serve serves a listener on a free port until the test ends.
-func Serve(t *testing.T, cfg listener.Config, maxConns int, h listener.Handler) *Rig {
+// Serve serves a listener on a free port until the test ends. It is changed before it is served.
+func Serve(t *testing.T, cfg listener.Config, maxConns int, h listener.Handler, changes ...func(*listener.Listener)) *Rig {
 	t.Helper()
 	cfg.Name, cfg.Address = "test", "127.0.0.1:0"
 	l, err := listener.Listen(cfg, maxConns, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, change := range changes {
+		change(l)
 	}
 	ctx, end := context.WithCancel(context.WithoutCancel(t.Context()))
 	r := &Rig{Listener: l, t: t, End: end, Done: make(chan error, 1)}
