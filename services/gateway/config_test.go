@@ -41,6 +41,7 @@ func TestWrongConfigurationNamesTheKey(t *testing.T) {
 		}, "gateway.listeners[2].name: "},
 		{"listener without port", func(c *Config) { c.Listeners[0].Address = "localhost" }, "gateway.listeners[0].address: "},
 		{"certificate without key", func(c *Config) { c.Listeners[0].CertFile = "x" }, "gateway.listeners[0].cert_file: "},
+		{"proxy by name", func(c *Config) { c.Listeners[0].ProxyFrom = []string{"localhost"} }, "gateway.listeners[0].proxy_from: "},
 		{"limits", func(c *Config) { c.Limits.PacketBytes = 1 }, "gateway.limits.packet_bytes: "},
 	}
 	for _, tt := range tests {

@@ -82,6 +82,9 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		g.listeners = append(g.listeners, l)
 	}
 	g.metrics = newMetrics(deps.Metrics)
+	for _, l := range g.listeners {
+		l.OnRefusal(func(why listener.Refusal) { g.metrics.clients.Refused(string(why)) })
+	}
 	g.closed = client.Deps{
 		Authenticate: deps.Authenticate, Authorize: deps.Authorize, Metrics: g.metrics.clients, Logger: deps.Logger,
 		Serving:   func() bool { return true },

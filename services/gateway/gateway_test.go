@@ -13,6 +13,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
@@ -256,6 +257,41 @@ func TestWithoutAnAuthenticatorNobodyIsLetIn(t *testing.T) {
 			t.Errorf("CONNACK %#x, want %#x", ack.ReasonCode, want)
 		}
 	}
+}
+
+func TestBehindAProxyClientsAreTakenAndOthersCounted(t *testing.T) {
+	etcd := clustertest.StartEtcd(t)
+	startSessions(t, etcd.Address())
+	cfg := testConfig()
+	cfg.Listeners[0].ProxyFrom = []string{"loopback"}
+	remotes := make(chan string, 1)
+	p := start(t, etcd.Address(), cfg, func(d *Deps) {
+		d.Authenticate = func(ctx context.Context, a auth.Attempt) (auth.Identity, error) {
+			remotes <- a.Remote.String()
+			return auth.AllowAnonymous(ctx, a)
+		}
+	})
+	p.awaitReady()
+	c := rawmqtt.Dial(t, p.address(), v5)
+	c.SendRaw([]byte("PROXY TCP4 203.0.113.7 10.0.0.1 4711 1883\r\n"))
+	if ack := c.Hello("a"); ack.ReasonCode != 0 {
+		t.Fatalf("CONNACK %#x", ack.ReasonCode)
+	}
+	if got := <-remotes; got != "203.0.113.7:4711" {
+		t.Errorf("client's address %q", got)
+	}
+	c.MustSubscribe("news", 0)
+	c.Publish("news", "m", 0)
+	c.ReceivePayload("m")
+
+	other := rawmqtt.Dial(t, p.address(), v5)
+	other.SendRaw(rawmqtt.Bytes(t, rawmqtt.ConnectPacket(v5, "b")))
+	other.ExpectClosed()
+	clustertest.Wait(t, "the refusal to be counted", func() bool {
+		n, _ := p.metric("beeline_gateway_connects_refused_total")
+		return n == 1
+	})
+	c.ExpectNothing()
 }
 
 func TestAListenerThatBreaksEndsTheGateway(t *testing.T) {

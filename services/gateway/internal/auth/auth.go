@@ -34,6 +34,22 @@ type Attempt struct {
 	Remote   net.Addr
 	// TLS is nil on a plain connection.
 	TLS *tls.ConnectionState
+	// Via is nil unless the connection comes from a proxy: then TLS is what the proxy speaks with the gateway, and Remote
+	// is the client's address all the same.
+	Via *Via
+}
+
+// Via is what a trusted proxy says about the client's connection to it.
+type Via struct {
+	// TLS says that the client speaks TLS with the proxy; Version which, in the proxy's words ("TLSv1.3").
+	TLS     bool
+	Version string
+	// CommonName is that of the client's certificate; empty unless Verified.
+	CommonName string
+	// Verified says that the client has presented a certificate, and the proxy found it good.
+	Verified bool
+	// Authority is the host that the client asked for (SNI).
+	Authority string
 }
 
 // Identity is who a client turned out to be, for as long as its connection lasts.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/engine"
 	"github.com/beeline-mqtt/beeline/internal/journal"
+	"github.com/beeline-mqtt/beeline/internal/listener"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/conn"
@@ -135,17 +136,20 @@ func (c *Client) name(p *packet.Connect) (packet.Connack, error) {
 	return ack, nil
 }
 
-func (c *Client) authenticate(ctx context.Context, p *packet.Connect, listener string) error {
+func (c *Client) authenticate(ctx context.Context, p *packet.Connect, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, c.limits.ConnectTimeout)
 	defer cancel()
 	a := auth.Attempt{
 		ClientID: c.ID, Username: p.Username, HasUsername: p.HasUsername, Password: p.Password, HasPassword: p.HasPassword,
-		Listener: listener, Remote: c.nc.RemoteAddr(),
+		Listener: name, Remote: c.nc.RemoteAddr(),
 	}
 	if t, ok := c.nc.(interface{ ConnectionState() tls.ConnectionState }); ok {
 		if s := t.ConnectionState(); s.HandshakeComplete {
 			a.TLS = &s
 		}
+	}
+	if via, ok := listener.ProxiedOf(c.nc); ok {
+		a.Via = (*auth.Via)(&via)
 	}
 	id, err := c.deps.Authenticate(ctx, a)
 	switch {

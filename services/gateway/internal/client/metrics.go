@@ -62,6 +62,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return m
 }
 
+// Refused counts a connection that was refused, for reason, before there was a client to serve.
+func (m *Metrics) Refused(reason string) { m.refused.WithLabelValues(reason).Inc() }
+
 func (m *Metrics) received(qos byte) { m.inByQoS[qos].Inc() }
 func (m *Metrics) sent(qos byte)     { m.outByQoS[qos].Inc() }
 

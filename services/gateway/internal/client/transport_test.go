@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -78,12 +79,15 @@ func push(c *client.Client, qos byte) engine.Outcome {
 }
 
 // mqtt serves MQTT and counts it in registry.
-func mqtt(b client.Broker, limits *client.Limits, registry *prometheus.Registry) listener.Handler {
+func mqtt(b client.Broker, limits *client.Limits, registry *prometheus.Registry, changes ...func(*client.Deps)) listener.Handler {
 	deps := &client.Deps{
 		Broker: b, Journal: empty{}, Authenticate: auth.AllowAnonymous, Authorize: auth.AllowAll,
 		Serving: func() bool { return true }, Available: func() bool { return true },
 		NextSequence: func() uint64 { return 1 }, Metrics: client.NewMetrics(registry),
 		Logger: slog.New(slog.DiscardHandler),
+	}
+	for _, change := range changes {
+		change(deps)
 	}
 	return func(ctx context.Context, nc net.Conn, name string) { client.Serve(ctx, nc, name, limits, deps) }
 }
@@ -97,13 +101,30 @@ type transport struct {
 
 func transports(t *testing.T) []transport {
 	t.Helper()
+	return transportsBehind(t, "")
+}
+
+// transportsBehind are those of connections that begin with header.
+func transportsBehind(t *testing.T, header string) []transport {
+	t.Helper()
+	begin := func(t *testing.T, r *listenertest.Rig) net.Conn {
+		t.Helper()
+		nc := r.Dial()
+		if _, err := io.WriteString(nc, header); err != nil {
+			t.Fatal(err)
+		}
+		return nc
+	}
 	certs := listenertest.Issue(t)
 	trusting := certs.Trusting(t, pki.Files{})
 	ws := func(scheme string) func(t *testing.T, r *listenertest.Rig) net.Conn {
 		return func(t *testing.T, r *listenertest.Rig) net.Conn {
 			t.Helper()
 			opts := &websocket.DialOptions{Subprotocols: []string{"mqtt"}}
-			opts.HTTPClient = &http.Client{Transport: &http.Transport{TLSClientConfig: trusting}}
+			opts.HTTPClient = &http.Client{Transport: &http.Transport{
+				TLSClientConfig: trusting,
+				DialContext:     func(context.Context, string, string) (net.Conn, error) { return begin(t, r), nil },
+			}}
 			c, err := r.DialWS(scheme, opts)
 			if err != nil {
 				t.Fatal(err)
@@ -112,9 +133,10 @@ func transports(t *testing.T) []transport {
 		}
 	}
 	return []transport{
-		{"TCP", listener.Config{}, func(_ *testing.T, r *listenertest.Rig) net.Conn { return r.Dial() }},
-		{"TLS", listener.Config{CertFile: certs.Server.Cert, KeyFile: certs.Server.Key}, func(_ *testing.T, r *listenertest.Rig) net.Conn {
-			return tls.Client(r.Dial(), trusting)
+		{"TCP", listener.Config{}, begin},
+		{"TLS", listener.Config{CertFile: certs.Server.Cert, KeyFile: certs.Server.Key}, func(t *testing.T, r *listenertest.Rig) net.Conn {
+			t.Helper()
+			return tls.Client(begin(t, r), trusting)
 		}},
 		{"WebSocket", listener.Config{WebSocket: true}, ws("ws")},
 		{"WebSocket over TLS", listener.Config{WebSocket: true, CertFile: certs.Server.Cert, KeyFile: certs.Server.Key}, ws("wss")},
