@@ -19,13 +19,18 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/telemetry"
 )
 
+// mqttPort is the port that is registered for MQTT.
+const mqttPort = 1883
+
 // upOptions are the flags of beeline up.
 type upOptions struct {
 	gateways  int
 	dir       string
 	firstPort int
-	pprof     bool
-	log       telemetry.LogConfig
+	// routerPort is negative when it is to be free if the gateways' are, and the usual one otherwise.
+	routerPort int
+	pprof      bool
+	log        telemetry.LogConfig
 }
 
 func upCommand() *cobra.Command {
@@ -47,6 +52,7 @@ func upCommand() *cobra.Command {
 	f.IntVar(&o.gateways, "gateways", 3, "how many gateways")
 	f.StringVar(&o.dir, "data", "beeline-data", "directory for data and certificates")
 	f.IntVar(&o.firstPort, "first-port", 18831, "MQTT port of the first gateway, the others follow; 0 takes free ports")
+	f.IntVar(&o.routerPort, "router-port", -1, "MQTT port of the router; default 1883, with TLS on 8883 and WebSocket on 8083, or free ports if --first-port is 0")
 	f.BoolVar(&o.pprof, "pprof", false, "serve profiles under /debug/pprof on the admin addresses")
 	f.TextVar(&o.log.Level, "log-level", o.log.Level, "debug, info, warn or error")
 	f.StringVar(&o.log.Format, "log-format", o.log.Format, "text or json")
@@ -60,10 +66,24 @@ func (o *upOptions) check() error {
 	if o.firstPort < 0 || o.firstPort+o.gateways-1 > math.MaxUint16 {
 		return fmt.Errorf("--first-port %d: there is no such port, or none for the last gateway", o.firstPort)
 	}
+	if o.routerPort > math.MaxUint16 {
+		return fmt.Errorf("--router-port %d: there is no such port", o.routerPort)
+	}
 	if err := o.log.Validate(); err != nil {
 		return fmt.Errorf("--log-%w", err)
 	}
 	return nil
+}
+
+// router is where the router listens.
+func (o *upOptions) router() *local.RouterPorts {
+	switch {
+	case o.routerPort < 0 && o.firstPort == 0:
+		return &local.RouterPorts{}
+	case o.routerPort < 0, o.routerPort == mqttPort:
+		return &local.RouterPorts{MQTT: mqttPort, MQTTS: 8883, WebSocket: 8083}
+	}
+	return &local.RouterPorts{MQTT: o.routerPort}
 }
 
 // lock keeps the data directory for this process, until unlock is called or the process ends.
@@ -96,7 +116,7 @@ func (o *upOptions) run(ctx context.Context, out, log io.Writer) error {
 		return fmt.Errorf("--data: %w", err)
 	}
 	c, err := local.Start(ctx, local.Config{
-		Dir: o.dir, Gateways: o.gateways, FirstPort: o.firstPort, Pprof: o.pprof, Log: log, LogLevel: o.log,
+		Dir: o.dir, Gateways: o.gateways, FirstPort: o.firstPort, Router: o.router(), Pprof: o.pprof, Log: log, LogLevel: o.log,
 	})
 	switch {
 	case ctx.Err() != nil && err != nil:
@@ -131,6 +151,14 @@ type endpoints struct {
 	Etcd     string            `json:"etcd"`
 	Sessions []serviceEndpoint `json:"sessions"`
 	Gateways []gatewayEndpoint `json:"gateways"`
+	Router   gatewayEndpoint   `json:"router"`
+	Operator operatorFiles     `json:"operator"`
+}
+
+// operatorFiles are the certificate with which the router can be managed.
+type operatorFiles struct {
+	CertFile string `json:"cert_file"`
+	KeyFile  string `json:"key_file"`
 }
 
 type serviceEndpoint struct {
@@ -162,6 +190,14 @@ func endpointsOf(c *local.Cluster) endpoints {
 			WebSocket:       "ws://" + g.Service.Addr("ws").String() + "/mqtt",
 		})
 	}
+	r := c.Router()
+	e.Router = gatewayEndpoint{
+		serviceEndpoint: of(r.Process),
+		MQTT:            "mqtt://" + r.Service.Addr("mqtt").String(),
+		MQTTS:           "mqtts://" + r.Service.Addr("mqtts").String(),
+		WebSocket:       "ws://" + r.Service.Addr("ws").String() + "/mqtt",
+	}
+	e.Operator = operatorFiles{CertFile: r.Operator.Cert, KeyFile: r.Operator.Key}
 	return e
 }
 
@@ -187,6 +223,7 @@ func (e endpoints) explain(out io.Writer) {
 		count = fmt.Sprintf("%d gateways, one broker", n)
 	}
 	fmt.Fprintf(out, "Beeline is up: %s.\n\n", count)
+	fmt.Fprintf(out, "  router      %s   %s   %s   metrics %s/metrics\n", e.Router.MQTT, e.Router.MQTTS, e.Router.WebSocket, e.Router.Admin)
 	for i, g := range e.Gateways {
 		fmt.Fprintf(out, "  gateway %d   %s   %s   %s   metrics %s/metrics\n", i+1, g.MQTT, g.MQTTS, g.WebSocket, g.Admin)
 	}

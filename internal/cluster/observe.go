@@ -34,6 +34,14 @@ type observer struct {
 	shown bool
 }
 
+// WatchKeys calls on with all keys that begin with prefix, ordered by creation, and the revision up to which they are
+// complete: first when etcd has been read, then each time something changes. While etcd cannot be reached the last
+// call stands. Nobody changes the slice or what is in it. Returns nil when the context is done.
+func WatchKeys(ctx context.Context, d Deps, prefix string, on func(kvs []*mvccpb.KeyValue, revision int64)) error {
+	o := &observer{deps: d, key: prefix, prefix: true, on: on}
+	return o.run(ctx)
+}
+
 func (o *observer) run(ctx context.Context) error {
 	wait := retryLeast
 	for ctx.Err() == nil {

@@ -36,6 +36,8 @@ type Config struct {
 	Gateways int
 	// FirstPort is the MQTT port of the first gateway, the others follow; 0 takes free ports.
 	FirstPort int
+	// Router is in front of the gateways; nil: none is.
+	Router *RouterPorts
 	// Unsynced leaves out etcd's flushes, for tests.
 	Unsynced bool
 	// Log gets the log lines of all services.
@@ -51,6 +53,9 @@ type Config struct {
 	Dial func(i int) []grpc.DialOption
 }
 
+// RouterPorts are where devices reach the router; 0 takes a free one.
+type RouterPorts struct{ MQTT, MQTTS, WebSocket int }
+
 // Cluster is a running cluster. Its methods are safe for concurrent use.
 type Cluster struct {
 	cfg  Config
@@ -60,6 +65,7 @@ type Cluster struct {
 	mu       sync.Mutex
 	sessions []*Process
 	gateways []*Gateway
+	router   *Router // nil: none
 	made     int
 	failed   chan error
 	watching sync.WaitGroup // of etcd
@@ -131,22 +137,33 @@ func (c *Cluster) startAll(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	if c.cfg.Router == nil {
+		return nil
+	}
+	r, err := c.startRouter(ctx, *c.cfg.Router)
+	c.mu.Lock()
+	c.router = r
+	c.mu.Unlock()
+	return err
 }
 
-// Close stops everything, the gateways first.
+// Close stops everything, the router and the gateways first.
 func (c *Cluster) Close() error {
 	c.mu.Lock()
-	gateways, sessions := c.gateways, c.sessions
-	c.gateways, c.sessions = nil, nil
+	gateways, sessions, front := c.gateways, c.sessions, c.router
+	c.gateways, c.sessions, c.router = nil, nil, nil
 	c.mu.Unlock()
+	var err error
+	if front != nil {
+		err = front.Stop()
+	}
 	errs := make([]error, len(gateways))
 	var wg sync.WaitGroup
 	for i, g := range gateways {
 		wg.Go(func() { errs[i] = g.Stop() })
 	}
 	wg.Wait()
-	err := errors.Join(errs...)
+	err = errors.Join(err, errors.Join(errs...))
 	for _, s := range sessions {
 		err = errors.Join(err, s.Stop())
 	}

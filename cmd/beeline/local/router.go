@@ -1,0 +1,88 @@
+package local
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/beeline-mqtt/beeline/internal/config"
+	"github.com/beeline-mqtt/beeline/internal/node"
+	"github.com/beeline-mqtt/beeline/internal/pki"
+	"github.com/beeline-mqtt/beeline/services/router"
+)
+
+// Router is the router in front of the gateways.
+type Router struct {
+	*Process
+	Service *router.Router
+	// Operator are the files with which it can be managed.
+	Operator pki.Files
+}
+
+// Router returns the router, nil when there is none.
+func (c *Cluster) Router() *Router {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.router
+}
+
+// startRouter starts the router and waits until it takes clients.
+func (c *Cluster) startRouter(ctx context.Context, ports RouterPorts) (*Router, error) {
+	secret, err := secretOf(filepath.Join(c.cfg.Dir, "router-secret"))
+	if err != nil {
+		return nil, fmt.Errorf("router: %w", err)
+	}
+	tls, err := c.ca.Issue(pki.Request{Name: "mqtt"})
+	if err != nil {
+		return nil, fmt.Errorf("MQTT certificate: %w", err)
+	}
+	operator, err := c.ca.Issue(pki.Request{Name: "operator", Role: "operator"})
+	if err != nil {
+		return nil, fmt.Errorf("certificate of the operator: %w", err)
+	}
+	n, err := c.node(ctx, "router", node.Options{})
+	if err != nil {
+		return nil, err
+	}
+	at := func(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+	cfg := router.DefaultConfig()
+	cfg.Secret = secret
+	cfg.Listeners = []router.Listener{
+		{Name: "mqtt", Address: at(ports.MQTT)},
+		{Name: "mqtts", Address: at(ports.MQTTS), CertFile: tls.Cert, KeyFile: tls.Key},
+		{Name: "ws", Address: at(ports.WebSocket), WebSocket: true},
+	}
+	r, err := router.New(cfg, router.Deps{Etcd: n.Etcd, Metrics: n.Metrics, Logger: n.Logger})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("router: %w", err), n.Close())
+	}
+	r.Register(n.Server)
+	n.Readiness.Add("router", r.Ready)
+	p := c.run(n, "router", r.Run)
+	if err := c.waitReady(ctx, p, func() bool { return true }); err != nil {
+		return nil, errors.Join(fmt.Errorf("router: %w", err), p.Stop())
+	}
+	return &Router{Process: p, Service: r, Operator: operator}, nil
+}
+
+// secretOf reads the secret of a file, which is made if it is not there.
+func secretOf(path string) (config.Secret, error) {
+	b, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		return config.Secret(b), nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	}
+	secret := rand.Text() + rand.Text()
+	if err := os.WriteFile(path, []byte(secret), 0o600); err != nil {
+		return "", err
+	}
+	return config.Secret(secret), nil
+}

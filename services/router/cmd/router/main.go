@@ -1,0 +1,60 @@
+// Command router runs one router as a process of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/beeline-mqtt/beeline/internal/config"
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
+	"github.com/beeline-mqtt/beeline/internal/node"
+	"github.com/beeline-mqtt/beeline/internal/processors"
+	"github.com/beeline-mqtt/beeline/services/router"
+)
+
+// settings is the whole configuration of the process.
+type settings struct {
+	// Named, not embedded: it has a Validate of its own, which would become that of settings, too.
+	Node node.Config `koanf:",squash"`
+
+	Router router.Config `koanf:"router"`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	if err := run(ctx); err != nil && !errors.Is(err, config.ErrDone) {
+		fmt.Fprintln(os.Stderr, "router:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	defaults := settings{Node: node.DefaultConfig(), Router: router.DefaultConfig()}
+	probe, args := node.ProbeOf(os.Args[1:])
+	cfg, err := config.Load(defaults, config.Source{
+		Program: "router", Commands: node.ProbeUsage, Args: args, Environ: os.Environ(), Output: os.Stdout,
+	})
+	if err != nil {
+		return err
+	}
+	if probe != "" {
+		return probe.Ask(ctx, cfg.Node)
+	}
+	n, err := node.New(ctx, cfg.Node, "router", os.Stderr, node.Options{})
+	if err != nil {
+		return err
+	}
+	r, err := router.New(cfg.Router, router.Deps{Etcd: n.Etcd, Metrics: n.Metrics, Logger: n.Logger})
+	if err != nil {
+		return errors.Join(err, n.Close())
+	}
+	r.Register(n.Server)
+	n.Readiness.Add("router", r.Ready)
+	return n.Run(ctx, processors.Part(), lifecycle.Simple("router", r.Run))
+}

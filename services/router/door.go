@@ -1,0 +1,209 @@
+package router
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/services/router/internal/connect"
+	"github.com/beeline-mqtt/beeline/services/router/internal/placement"
+	"github.com/beeline-mqtt/beeline/services/router/internal/splice"
+)
+
+const (
+	// mostReferences is how many Server References of nodes are followed for one client.
+	mostReferences = 2
+	// linger is how long a WebSocket, which cannot be closed one way, still gets what its node sends.
+	linger = 5 * time.Second
+	// refusalTimeout is how long a client may take to read why it is refused.
+	refusalTimeout = time.Second
+	// pipes is how many pipes are kept for splicing.
+	pipes = 1024
+)
+
+// serve takes one connection to its node and passes it on, until both sides have ended. It is a listener.Handler.
+func (r *Router) serve(ctx context.Context, nc net.Conn, name string) {
+	defer nc.Close()
+	defer context.AfterFunc(ctx, func() { _ = nc.Close() })()
+	leave, ok := r.sources.enter(nc.RemoteAddr())
+	if !ok {
+		r.refuse(nc, connect.Packet{}, refusedSource, nil)
+		return
+	}
+	defer leave()
+	_ = nc.SetDeadline(time.Now().Add(r.cfg.ConnectTimeout))
+	p, err := r.greet(ctx, nc)
+	if err != nil {
+		r.refuse(nc, p, reasonOf(err), err)
+		return
+	}
+	t := placement.Triple{
+		ClientID: p.ClientID, Username: p.Username, HasUsername: p.HasUsername, Password: p.Password, HasPassword: p.HasPassword,
+	}
+	began := time.Now()
+	route, err := r.reach(ctx, nc, p, t)
+	if err != nil {
+		r.refuse(nc, p, reasonOf(err), err)
+		return
+	}
+	r.metrics.placing.Observe(time.Since(began).Seconds())
+	r.metrics.routed.WithLabelValues(route.cluster, route.answer.Why.String()).Inc()
+	clear(p.Password)
+	r.pass(ctx, nc, route)
+}
+
+// greet reads the CONNECT.
+func (r *Router) greet(ctx context.Context, nc net.Conn) (connect.Packet, error) {
+	if t, ok := nc.(*tls.Conn); ok {
+		if err := t.HandshakeContext(ctx); err != nil {
+			return connect.Packet{}, fmt.Errorf("TLS: %w: %w", connect.ErrNotMQTT, err)
+		}
+	}
+	return connect.Read(nc, int(r.cfg.ConnectBytes))
+}
+
+// route is a connection to a node that has got the CONNECT.
+type route struct {
+	destination
+	conn     net.Conn
+	answered []byte // what has been read of the node's answer
+}
+
+// reach takes the client to a node: the next one if a node does not accept the connection.
+func (r *Router) reach(ctx context.Context, nc net.Conn, p connect.Packet, t placement.Triple) (*route, error) {
+	tried := make(map[string]bool)
+	for attempt := 1; ; attempt++ {
+		d, err := r.placer.place(ctx, t, tried)
+		if err != nil {
+			return nil, err
+		}
+		x, err := r.connect(ctx, nc, p, d)
+		if err == nil {
+			r.placer.placed(d)
+			return x, nil
+		}
+		r.metrics.failed.Inc()
+		r.deps.Logger.WarnContext(ctx, "a node does not take a client", slog.String("cluster", d.cluster), slog.String("node", d.node),
+			slog.Any("error", err))
+		if attempt == r.cfg.Attempts || ctx.Err() != nil {
+			return nil, fmt.Errorf("%d nodes tried: %w: %w", attempt, errNoAnswer, err)
+		}
+		tried[d.node] = true
+	}
+}
+
+var errNoAnswer = errors.New("no node accepts the connection")
+
+// connect opens a connection to a node and hands it the CONNECT. Where the node refers to another server, that one is
+// taken instead.
+func (r *Router) connect(ctx context.Context, nc net.Conn, p connect.Packet, d destination) (*route, error) {
+	for references := 0; ; references++ {
+		node, err := r.dial(ctx, nc, p, d)
+		if err != nil {
+			return nil, err
+		}
+		if p.Level != connect.Level5 {
+			return &route{destination: d, conn: node}, nil
+		}
+		ack, err := r.answer(nc, node, p)
+		switch {
+		case err != nil && len(ack.Raw) == 0:
+			_ = node.Close()
+			return nil, fmt.Errorf("node %q at %s: read CONNACK: %w", d.node, d.address, err)
+		case err != nil, ack.ServerReference == "", references == mostReferences:
+			// What it has said is the client's to read, whatever it is.
+			return &route{destination: d, conn: node, answered: ack.Raw}, nil
+		}
+		r.metrics.referred.Inc()
+		_ = node.Close()
+		d.address = ack.ServerReference
+	}
+}
+
+// dial opens a connection to a node and writes the CONNECT.
+func (r *Router) dial(ctx context.Context, nc net.Conn, p connect.Packet, d destination) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: r.cfg.DialTimeout}
+	node, err := dialer.DialContext(ctx, "tcp", d.address)
+	if err != nil {
+		return nil, fmt.Errorf("node %q: %w", d.node, err)
+	}
+	_ = node.SetDeadline(time.Now().Add(r.cfg.DialTimeout))
+	if err := r.hand(nc, node, p, d); err != nil {
+		_ = node.Close()
+		return nil, fmt.Errorf("node %q at %s: %w", d.node, d.address, err)
+	}
+	return node, nil
+}
+
+// hand writes to a node what a client has sent.
+func (r *Router) hand(_, node net.Conn, p connect.Packet, _ destination) error {
+	if _, err := node.Write(p.Raw); err != nil {
+		return fmt.Errorf("write CONNECT: %w", err)
+	}
+	return nil
+}
+
+// answer reads the CONNACK of a node. A client that asks for an enhanced authentication is answered with something else
+// first: then there is an error, and what has been read.
+func (r *Router) answer(_, node net.Conn, p connect.Packet) (connect.Connack, error) {
+	_ = node.SetReadDeadline(time.Now().Add(r.cfg.ConnectTimeout))
+	return connect.ReadConnack(node, p.Level, int(r.cfg.ConnectBytes))
+}
+
+// pass passes bytes both ways until both sides have ended.
+func (r *Router) pass(ctx context.Context, nc net.Conn, x *route) {
+	defer r.placer.loads.enter(x.cluster, x.node)()
+	r.metrics.open.Inc()
+	defer r.metrics.open.Dec()
+	if len(x.answered) > 0 {
+		if _, err := nc.Write(x.answered); err != nil {
+			_ = x.conn.Close()
+			return
+		}
+	}
+	result := splice.Join(ctx, nc, x.conn, splice.Options{Pool: r.pool, Idle: r.cfg.Idle, Linger: linger})
+	r.metrics.bytes.WithLabelValues("client").Add(float64(result.ToNode))
+	r.metrics.bytes.WithLabelValues("node").Add(float64(result.ToClient + int64(len(x.answered))))
+	r.metrics.ended.WithLabelValues(result.Ended.String()).Inc()
+}
+
+// refuse ends a connection that is not taken to a node, and says why where MQTT has words for it.
+func (r *Router) refuse(nc net.Conn, p connect.Packet, why refusal, err error) {
+	r.metrics.refused.WithLabelValues(string(why)).Inc()
+	code := connect.CodeOf(err)
+	if why == refusedNoNode || why == refusedNoAnswer || why == refusedUnassigned {
+		code = connect.ServerUnavailable
+	}
+	if b := connect.Refusal(p.Level, code); b != nil {
+		_ = nc.SetWriteDeadline(time.Now().Add(refusalTimeout))
+		_, _ = nc.Write(b)
+	}
+	r.deps.Logger.Debug("a connection is refused", slog.String("reason", string(why)), slog.Any("error", err),
+		slog.String("remote", nc.RemoteAddr().String()))
+}
+
+// reasonOf names an error for the metric.
+func reasonOf(err error) refusal {
+	switch {
+	case errors.Is(err, errUnassigned):
+		return refusedUnassigned
+	case errors.Is(err, errNoNode):
+		return refusedNoNode
+	case errors.Is(err, errNoAnswer):
+		return refusedNoAnswer
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refusedTimeout
+	case errors.Is(err, connect.ErrTooLarge):
+		return refusedTooLarge
+	case errors.Is(err, connect.ErrVersion):
+		return refusedVersion
+	case errors.Is(err, connect.ErrMalformed):
+		return refusedMalformed
+	}
+	return refusedNotMQTT
+}

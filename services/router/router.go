@@ -1,0 +1,112 @@
+// Package router is the one door for devices: it reads the CONNECT of a connection, decides to which cluster and node the
+// client belongs, and passes the connection on there, byte by byte. It ends neither MQTT nor sessions, and keeps nothing
+// that must survive it.
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
+	"github.com/beeline-mqtt/beeline/internal/listener"
+	"github.com/beeline-mqtt/beeline/services/router/internal/splice"
+)
+
+// Deps are what a router works with.
+type Deps struct {
+	Etcd    *clientv3.Client
+	Metrics prometheus.Registerer
+	Logger  *slog.Logger
+}
+
+// Router is one router process, or one of several in a process.
+type Router struct {
+	cfg       Config
+	deps      Deps
+	listeners []*listener.Listener
+	metrics   *metrics
+	sources   *sources
+	placer    *placer
+	pool      *splice.Pool
+}
+
+// New makes a router and binds its listeners. Nobody is accepted before Run.
+func New(cfg Config, deps Deps) (*Router, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	r := &Router{cfg: cfg, deps: deps, metrics: newMetrics(deps.Metrics), sources: newSources(cfg.SourceConnections), pool: splice.NewPool(pipes)}
+	var err error
+	if r.placer, err = newPlacer(cfg, deps, r.metrics); err != nil {
+		return nil, err
+	}
+	for _, lc := range cfg.Listeners {
+		l, err := listener.Listen(lc, cfg.MaxConnections, deps.Logger)
+		if err != nil {
+			r.closeListeners()
+			return nil, err
+		}
+		r.listeners = append(r.listeners, l)
+	}
+	return r, nil
+}
+
+func (r *Router) closeListeners() {
+	for _, l := range r.listeners {
+		_ = l.Close()
+	}
+}
+
+// Addr returns the address of a listener by its name, nil when there is none.
+func (r *Router) Addr(name string) net.Addr {
+	for _, l := range r.listeners {
+		if l.Name() == name {
+			return l.Addr()
+		}
+	}
+	return nil
+}
+
+// Ready says what keeps this router from taking devices to nodes; nil when nothing does.
+func (r *Router) Ready() error { return r.placer.ready() }
+
+// Run takes devices to nodes until ctx ends. It takes none before it knows the nodes.
+func (r *Router) Run(ctx context.Context) error {
+	defer r.pool.Close()
+	return lifecycle.Run(ctx, stopGrace,
+		lifecycle.Simple("placement", r.placer.run),
+		lifecycle.Part{Name: "door", Run: func(ctx context.Context, started func()) error {
+			started()
+			return r.accept(ctx)
+		}},
+	)
+}
+
+// accept serves the listeners, and ends what is passed on with ctx.
+func (r *Router) accept(ctx context.Context) error {
+	if err := r.placer.awaitReady(ctx); err != nil {
+		return nil //nolint:nilerr // the end came first
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var serving sync.WaitGroup
+	errs := make([]error, len(r.listeners))
+	for i, l := range r.listeners {
+		serving.Go(func() {
+			errs[i] = l.Serve(ctx, r.serve)
+			stop()
+		})
+	}
+	serving.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	return nil
+}
