@@ -25,8 +25,8 @@ func certsCommand() *cobra.Command {
 		Use:   "certs [flags] ROLE/NAME[=HOST,...] ...",
 		Short: "Make or renew the certificates of services",
 		Long: "Make a certificate authority and, for each argument, a certificate with the identity beeline://ROLE/NAME for " +
-			"the HOSTs (NAME, if none is given), localhost, 127.0.0.1 and ::1. Roles are gateway and session; others, like " +
-			"etcd, may call neither. NAME alone is the certificate of a server for MQTT clients.\n\n" +
+			"the HOSTs (NAME, if none is given), localhost, 127.0.0.1 and ::1. Roles are gateway, session, router and operator, who " +
+			"may manage routers; others, like etcd, may call none of them. NAME alone is the certificate of a server for MQTT clients.\n\n" +
 			"Each certificate gets a directory of its own, OUT/NAME, with tls.crt, tls.key (for its owner and group) and " +
 			"ca.crt. What is there and right stays, unless less than a third of its life is left. Certificates last a year, " +
 			"the authority ten. Only one beeline certs at a time may use an authority.",

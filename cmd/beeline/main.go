@@ -29,6 +29,6 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), pubCommand(), subCommand(), benchCommand(), certsCommand(), storeCommand())
+	root.AddCommand(upCommand(), pubCommand(), subCommand(), benchCommand(), certsCommand(), storeCommand(), placementCommand(), clusterCommand())
 	return root
 }

@@ -126,6 +126,7 @@ func (a *admin) PutAssignment(ctx context.Context, r *adminv1.PutAssignmentReque
 	if stored.Revision, err = a.placer.book.PutAssignment(ctx, stored, x.GetRevision()); err != nil {
 		return nil, failed(err)
 	}
+	a.placer.shows(ctx, func() bool { return a.placer.book.Assignments().Revision >= stored.Revision })
 	return &adminv1.PutAssignmentResponse{Assignment: toWire(stored)}, nil
 }
 
@@ -141,6 +142,10 @@ func (a *admin) DeleteAssignment(ctx context.Context, r *adminv1.DeleteAssignmen
 	if err := a.placer.book.DeleteAssignment(ctx, rule, r.GetValue(), r.GetRevision()); err != nil {
 		return nil, failed(err)
 	}
+	a.placer.shows(ctx, func() bool {
+		_, there := a.placer.book.Assignment(rule, r.GetValue())
+		return !there
+	})
 	return &adminv1.DeleteAssignmentResponse{}, nil
 }
 
@@ -203,6 +208,7 @@ func (a *admin) PutCluster(ctx context.Context, r *adminv1.PutClusterRequest) (*
 	if err != nil {
 		return nil, failed(err)
 	}
+	a.placer.shows(ctx, func() bool { return a.placer.book.Clusters().Revision >= revision })
 	return &adminv1.PutClusterResponse{Cluster: clusterToWire(d, revision)}, nil
 }
 
@@ -219,6 +225,7 @@ func (a *admin) DeleteCluster(ctx context.Context, r *adminv1.DeleteClusterReque
 	if err := a.placer.book.DeleteCluster(ctx, r.GetName(), r.GetRevision()); err != nil {
 		return nil, failed(err)
 	}
+	a.placer.shows(ctx, func() bool { return !a.placer.has(r.GetName()) })
 	return &adminv1.DeleteClusterResponse{}, nil
 }
 
@@ -229,8 +236,7 @@ func (a *admin) ListClusters(ctx context.Context, _ *adminv1.ListClustersRequest
 	}
 	p := a.placer
 	own := &adminv1.ListClustersResponse_Entry{Cluster: &adminv1.Cluster{Name: p.name}}
-	members, _ := p.own.nodes()
-	for _, m := range members {
+	for _, m := range p.own.nodes() {
 		own.Nodes = append(own.Nodes, &adminv1.Node{
 			Id: m.MQTT, Address: m.MQTT, Weight: max(m.Weight, 1), Active: m.State == cluster.Active, Clients: uint64(p.loads.of(p.name, m.MQTT)),
 		})

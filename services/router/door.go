@@ -27,7 +27,7 @@ const (
 )
 
 // serve takes one connection to its node and passes it on, until both sides have ended. It is a listener.Handler.
-func (r *Router) serve(ctx context.Context, nc net.Conn, name string) {
+func (r *Router) serve(ctx context.Context, nc net.Conn, _ string) {
 	defer nc.Close()
 	defer context.AfterFunc(ctx, func() { _ = nc.Close() })()
 	leave, ok := r.sources.enter(nc.RemoteAddr())
@@ -112,11 +112,11 @@ func (r *Router) connect(ctx context.Context, nc net.Conn, p connect.Packet, d d
 		}
 		ack, err := r.answer(nc, node, p)
 		switch {
-		case err != nil && len(ack.Raw) == 0:
+		case len(ack.Raw) == 0:
 			_ = node.Close()
 			return nil, fmt.Errorf("node %q at %s: read CONNACK: %w", d.node, d.address, err)
-		case err != nil, ack.ServerReference == "", references == mostReferences:
-			// What it has said is the client's to read, whatever it is.
+		case ack.ServerReference == "", references == mostReferences:
+			// What it has said is the client's to read, whatever it is: with an error, no CONNACK.
 			return &route{destination: d, conn: node, answered: ack.Raw}, nil
 		}
 		r.metrics.referred.Inc()

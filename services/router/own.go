@@ -47,17 +47,17 @@ func (o *own) lives(incarnation string) bool {
 
 // nodes are the gateways that have an address for routers. A gateway's name is that address: it outlives incarnations, so
 // that a client comes back to the same machine after its gateway was started anew.
-func (o *own) nodes() (nodes []cluster.Member, known bool) {
+func (o *own) nodes() (nodes []cluster.Member) {
 	v := o.view.Load()
 	if v == nil {
-		return nil, false
+		return nil
 	}
 	for _, m := range v.Members {
 		if m.MQTT != "" {
 			nodes = append(nodes, m)
 		}
 	}
-	return nodes, true
+	return nodes
 }
 
 // holder is the address of the gateway that holds a client now; empty when nobody does.

@@ -35,6 +35,9 @@ type placer struct {
 
 	assignments atomic.Pointer[placement.Assignments]
 	seen        chan struct{} // closed with the first view of the own cluster
+
+	mu   sync.Mutex
+	next chan struct{} // closed when the book has changed, and then another one; guarded by mu
 }
 
 func newPlacer(cfg Config, d Deps, m *metrics) (*placer, error) {
@@ -44,7 +47,7 @@ func newPlacer(cfg Config, d Deps, m *metrics) (*placer, error) {
 	}
 	keys := cluster.Keys(cfg.Cluster)
 	p := &placer{
-		name: cfg.Cluster, secret: secret, metrics: m, logger: d.Logger, seen: make(chan struct{}),
+		name: cfg.Cluster, secret: secret, metrics: m, logger: d.Logger, seen: make(chan struct{}), next: make(chan struct{}),
 		own:     newOwn(cluster.Deps{Client: d.Etcd, Keys: keys, Logger: d.Logger}),
 		book:    book.Open(cfg.Book, book.Deps{Client: d.Etcd, Keys: keys, Logger: d.Logger, Metrics: d.Metrics}),
 		foreign: newForeigners(foreign.Deps{Logger: d.Logger, Metrics: foreign.NewMetrics(d.Metrics)}),
@@ -81,9 +84,36 @@ func (p *placer) changed(ctx context.Context) {
 	index, err := placement.NewAssignments(all)
 	if err != nil {
 		p.logger.ErrorContext(ctx, "assignments are of no use: the former ones stay", slog.Any("error", err))
-		return
+	} else {
+		p.assignments.Store(index)
 	}
-	p.assignments.Store(index)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.next)
+	p.next = make(chan struct{})
+}
+
+// showsTimeout is how long a change that is stored may take to be in force here.
+const showsTimeout = time.Second
+
+// shows waits, for a while, until this router itself has taken what was changed in the book: whoever has changed it may ask
+// the same router next.
+func (p *placer) shows(ctx context.Context, is func() bool) {
+	ctx, cancel := context.WithTimeout(ctx, showsTimeout)
+	defer cancel()
+	for {
+		p.mu.Lock()
+		next := p.next
+		p.mu.Unlock()
+		if is() {
+			return
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // ready says why nobody can be placed yet, nil when clients can.
@@ -162,8 +192,7 @@ func (p *placer) place(ctx context.Context, t placement.Triple, tried map[string
 func (p *placer) ask(ctx context.Context, name string, t placement.Triple, q *placement.Question) (map[string]string, error) {
 	addresses := make(map[string]string)
 	if name == p.name {
-		members, _ := p.own.nodes()
-		for _, m := range members {
+		for _, m := range p.own.nodes() {
 			addresses[m.MQTT] = m.MQTT
 			q.Nodes = append(q.Nodes, placement.Node{
 				ID: m.MQTT, Weight: max(m.Weight, 1), Active: m.State == cluster.Active, Load: p.loads.of(name, m.MQTT),

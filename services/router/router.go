@@ -92,7 +92,7 @@ func (r *Router) Run(ctx context.Context) error {
 // accept serves the listeners, and ends what is passed on with ctx.
 func (r *Router) accept(ctx context.Context) error {
 	if err := r.placer.awaitReady(ctx); err != nil {
-		return nil //nolint:nilerr // the end came first
+		return nil // the end came first
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

@@ -92,7 +92,7 @@ func TestADrainingGatewayGetsNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	clustertest.Wait(t, "the router knows it", func() bool {
-		nodes, _ := r.placer.own.nodes()
+		nodes := r.placer.own.nodes()
 		return len(nodes) == 2 && nodes[0].State == cluster.Draining
 	})
 	echoes(t, c) // it stays where it is

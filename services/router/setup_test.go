@@ -155,8 +155,7 @@ func (r *rig) nodes(count int) []*node {
 func (r *rig) knows(count int) {
 	r.t.Helper()
 	clustertest.Wait(r.t, "the router knows the gateways", func() bool {
-		nodes, _ := r.placer.own.nodes()
-		return len(nodes) == count
+		return len(r.placer.own.nodes()) == count
 	})
 }
 
