@@ -34,6 +34,13 @@ EXPOSE 7946 9090
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/session", "health"]
 ENTRYPOINT ["/session"]
 
+FROM service AS router-base
+LABEL org.opencontainers.image.title="beeline router" \
+      org.opencontainers.image.description="Takes devices to the node that they belong to"
+EXPOSE 1883 7946 9090
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/router", "health"]
+ENTRYPOINT ["/router"]
+
 FROM service AS beeline-base
 LABEL org.opencontainers.image.title="beeline" \
       org.opencontainers.image.description="Makes certificates, publishes and subscribes"
@@ -41,6 +48,9 @@ ENTRYPOINT ["/beeline"]
 
 FROM gateway-base AS gateway-prebuilt
 COPY gateway /
+
+FROM router-base AS router-prebuilt
+COPY router /
 
 FROM session-base AS session-prebuilt
 COPY session /
@@ -65,10 +75,13 @@ COPY api/go.mod api/go.sum api/
 RUN GOWORK=off go mod download
 COPY . .
 RUN GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o /out/ \
-      ./cmd/beeline ./services/gateway/cmd/gateway ./services/session/cmd/session && mkdir /out/data
+      ./cmd/beeline ./services/gateway/cmd/gateway ./services/session/cmd/session ./services/router/cmd/router && mkdir /out/data
 
 FROM gateway-base AS gateway
 COPY --from=build /out/gateway /
+
+FROM router-base AS router
+COPY --from=build /out/router /
 
 FROM session-base AS session
 COPY --from=build /out/session /

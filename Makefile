@@ -1,6 +1,6 @@
 # One line a target; what needs more lives in tools/.
 TOOL     := GOWORK=off go tool -modfile=tools/go.mod
-BINARIES := ./cmd/beeline ./services/gateway/cmd/gateway ./services/session/cmd/session
+BINARIES := ./cmd/beeline ./services/gateway/cmd/gateway ./services/session/cmd/session ./services/router/cmd/router
 FUZZTIME ?= 10s
 FAULTTIME ?= 10m
 ROUNDS   ?= 3

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the images beeline/gateway, beeline/session, beeline/beeline and beeline/etcd, all with the tag TAG
+# Builds the images beeline/gateway, beeline/session, beeline/router, beeline/beeline and beeline/etcd, all with the tag TAG
 # (default dev), from the static binaries in bin/. Pulls nothing, and compiles etcd and its client for those who
 # cannot pull theirs.
 set -euo pipefail
@@ -12,8 +12,8 @@ tools/compose/build.sh etcd etcdctl
 rm -rf "$context"
 mkdir -p "$context/data"
 cp Dockerfile "$context"
-ln bin/{gateway,session,beeline,etcd,etcdctl} "$context"
-for image in gateway session beeline etcd; do
+ln bin/{gateway,session,router,beeline,etcd,etcdctl} "$context"
+for image in gateway session router beeline etcd; do
   docker build --quiet --target "$image-prebuilt" --build-arg "VERSION=$tag" --build-arg "REVISION=$revision" \
     --tag "beeline/$image:$tag" "$context" >/dev/null
 done

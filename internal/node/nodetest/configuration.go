@@ -20,7 +20,7 @@ func Configuration(t *testing.T, section string, required ...string) {
 	t.Run("help lists the keys", p.help)
 	t.Run("what is printed can be read", func(t *testing.T) {
 		printed := Run(t, p.call(Call{Args: []string{"--rpc.tls.insecure", "--print-config"}}))
-		again := Run(t, Call{Args: []string{"--config", File(t, printed.Stdout), "--print-config"}})
+		again := Run(t, p.call(Call{Args: []string{"--config", File(t, printed.Stdout), "--print-config"}})) // a secret is masked
 		if printed.Code != 0 || again.Code != 0 || printed.Stdout != again.Stdout {
 			t.Errorf("exit codes %d and %d, stderr %q; printed\n%s\nthen\n%s", printed.Code, again.Code, again.Stderr, printed.Stdout, again.Stdout)
 		}

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
+	"github.com/beeline-mqtt/beeline/internal/node/nodetest"
+)
+
+func TestMain(m *testing.M) { nodetest.Main(m, main) }
+
+func TestConfiguration(t *testing.T) { nodetest.Configuration(t, "router", "BEELINE_ROUTER__SECRET="+secret) }
+
+const secret = "0123456789abcdef0123456789abcdef"
+
+func TestWrongConfigurationOfTheRouterNamesTheKey(t *testing.T) {
+	for argument, want := range map[string]string{
+		"--router.secret=short":          "router.secret: must have at least 32 characters",
+		"--router.attempts=0":            "router.attempts: must be positive",
+		"--router.book.sweep_rate=0":     "router.book.sweep_rate: must be positive",
+		"--router.source_connections=-1": "router.source_connections: must not be negative",
+		"--router.connect_bytes=100":     "router.connect_bytes: must be at least 1KiB",
+	} {
+		nodetest.Fails(t, nodetest.Call{Args: []string{"--rpc.tls.insecure", "--router.secret=" + secret, argument}}, want)
+	}
+}
+
+func TestARouterProcess(t *testing.T) {
+	etcd := clustertest.StartEtcd(t)
+	p := nodetest.Start(t, nodetest.Call{
+		Env: []string{
+			"BEELINE_ETCD__ENDPOINTS=" + etcd.Address(), "BEELINE_ROUTER__SECRET=" + secret,
+			"BEELINE_CONFIG=" + nodetest.File(t, "router: {listeners: [{name: mqtt, address: \"127.0.0.1:0\"}]}\n"),
+		},
+		Args: []string{"--rpc.tls.insecure", "--listen", "127.0.0.1:0", "--admin.address", "127.0.0.1:0"},
+	})
+	p.AwaitReady()
+	p.Probe(0, "ready")
+	p.AwaitMetric("beeline_router_connections 0")
+	if code := p.Terminate(); code != 0 {
+		t.Errorf("exit code %d; log:\n%s", code, p.Log())
+	}
+}
