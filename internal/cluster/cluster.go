@@ -136,6 +136,8 @@ type Member struct {
 	Address string `json:"address"`
 	// MQTT is host:port at which routers reach a gateway's MQTT listener, in plain TCP; empty: it has none.
 	MQTT string `json:"mqtt,omitempty"`
+	// Proxy says that a connection to MQTT may begin with a PROXY header: routers are among those who are believed.
+	Proxy bool `json:"proxy,omitempty"`
 	// Zone is where it runs; may be empty.
 	Zone string `json:"zone,omitempty"`
 	// Weight is its share of new clients, relative to others.

@@ -7,6 +7,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,20 +115,24 @@ func (g *Gateway) Addr(name string) net.Addr {
 	return nil
 }
 
-// routerAddress is where routers reach the gateway, whose gRPC server has an address; empty when no listener speaks plain
-// MQTT over TCP.
-func (g *Gateway) routerAddress(address string) string {
-	if g.cfg.RouterAddress != "" {
-		return g.cfg.RouterAddress
-	}
+// forRouters is where routers reach the gateway, whose gRPC server has an address, and whether it takes PROXY headers there:
+// the first listener that speaks plain MQTT over TCP and takes them, or else the first one. Empty: there is none.
+func (g *Gateway) forRouters(address string) (mqtt string, proxy bool) {
 	host, _, err := net.SplitHostPort(address)
-	for _, l := range g.listeners {
-		_, port, listens := net.SplitHostPort(l.Addr().String())
-		if err == nil && listens == nil && !l.TLS() && !l.WebSocket() {
-			return net.JoinHostPort(host, port)
+	if err != nil {
+		return g.cfg.RouterAddress, false
+	}
+	for i, l := range g.listeners {
+		_, port, err := net.SplitHostPort(l.Addr().String())
+		if err != nil || l.TLS() || l.WebSocket() {
+			continue
+		}
+		takes := len(g.cfg.Listeners[i].ProxyFrom) > 0
+		if mqtt == "" || takes && !proxy {
+			mqtt, proxy = net.JoinHostPort(host, port), takes
 		}
 	}
-	return ""
+	return cmp.Or(g.cfg.RouterAddress, mqtt), proxy
 }
 
 // Ready says what keeps this gateway from taking new clients; nil when nothing does.

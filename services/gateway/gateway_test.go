@@ -17,16 +17,21 @@ import (
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
-func TestRoutersReachTheFirstPlainListener(t *testing.T) {
+func TestRoutersReachTheFirstPlainListenerThatBelievesThem(t *testing.T) {
 	plain, ws := Listener{Name: "mqtt", Address: "127.0.0.1:0"}, Listener{Name: "ws", Address: "127.0.0.1:0", WebSocket: true}
+	other, trusting := Listener{Name: "other", Address: "127.0.0.1:0"}, plain
+	trusting.ProxyFrom = []string{"loopback"}
 	for _, tt := range []struct {
 		name      string
 		listeners []Listener
 		set, want string // want: P stands for the port of mqtt
+		proxy     bool
 	}{
-		{"beside a WebSocket", []Listener{ws, plain}, "", "10.0.0.7:P"},
-		{"none", []Listener{ws}, "", ""},
-		{"another name", []Listener{plain}, "gateway-1:1883", "gateway-1:1883"},
+		{"beside a WebSocket", []Listener{ws, plain, other}, "", "10.0.0.7:P", false},
+		{"none", []Listener{ws}, "", "", false},
+		{"another name", []Listener{plain}, "gateway-1:1883", "gateway-1:1883", false},
+		{"one that takes headers", []Listener{other, trusting}, "", "10.0.0.7:P", true},
+		{"and under another name", []Listener{other, trusting}, "gateway-1:1884", "gateway-1:1884", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := DefaultConfig()
@@ -41,8 +46,8 @@ func TestRoutersReachTheFirstPlainListener(t *testing.T) {
 				_, port, _ := net.SplitHostPort(a.String())
 				want = strings.Replace(want, "P", port, 1)
 			}
-			if got := g.routerAddress("10.0.0.7:7946"); got != want {
-				t.Errorf("%q, want %q", got, want)
+			if got, proxy := g.forRouters("10.0.0.7:7946"); got != want || proxy != tt.proxy {
+				t.Errorf("%q, headers %v; want %q, %v", got, proxy, want, tt.proxy)
 			}
 		})
 	}

@@ -65,9 +65,10 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	registered := telemetry.NewScope(g.deps.Metrics)
 	defer registered.End()
 	cd := cluster.Deps{Client: g.deps.Etcd, Keys: cluster.Keys(g.cfg.Cluster), Logger: g.deps.Logger, Metrics: registered}
+	mqtt, proxy := g.forRouters(address)
 	inc, err := cluster.Join(ctx, cd, cluster.IncarnationConfig{
 		Kind:   cluster.Gateway,
-		Member: cluster.Member{Address: address, MQTT: g.routerAddress(address), Zone: g.cfg.Zone, Weight: g.cfg.Weight},
+		Member: cluster.Member{Address: address, MQTT: mqtt, Proxy: proxy, Zone: g.cfg.Zone, Weight: g.cfg.Weight},
 		TTL:    g.cfg.LeaseTTL,
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/beeline-mqtt/beeline/services/router/internal/announce"
 	"github.com/beeline-mqtt/beeline/services/router/internal/connect"
 	"github.com/beeline-mqtt/beeline/services/router/internal/placement"
 	"github.com/beeline-mqtt/beeline/services/router/internal/splice"
@@ -110,7 +111,7 @@ func (r *Router) connect(ctx context.Context, nc net.Conn, p connect.Packet, d d
 		if p.Level != connect.Level5 {
 			return &route{destination: d, conn: node}, nil
 		}
-		ack, err := r.answer(nc, node, p)
+		ack, err := r.answer(node, p)
 		switch {
 		case len(ack.Raw) == 0:
 			_ = node.Close()
@@ -121,7 +122,7 @@ func (r *Router) connect(ctx context.Context, nc net.Conn, p connect.Packet, d d
 		}
 		r.metrics.referred.Inc()
 		_ = node.Close()
-		d.address = ack.ServerReference
+		d.address, d.proxy = ack.ServerReference, false
 	}
 }
 
@@ -140,9 +141,22 @@ func (r *Router) dial(ctx context.Context, nc net.Conn, p connect.Packet, d dest
 	return node, nil
 }
 
-// hand writes to a node what a client has sent.
-func (r *Router) hand(_, node net.Conn, p connect.Packet, _ destination) error {
-	if _, err := node.Write(p.Raw); err != nil {
+// hand writes to a node what a client has sent, behind a header that says who it is if the node takes one.
+func (r *Router) hand(nc, node net.Conn, p connect.Packet, d destination) error {
+	first := p.Raw
+	if d.proxy {
+		info := announce.Info{Source: nc.RemoteAddr(), Destination: nc.LocalAddr()}
+		if t, ok := nc.(*tls.Conn); ok {
+			state := t.ConnectionState()
+			info.TLS = &state
+		}
+		header, err := announce.Header(info)
+		if err != nil {
+			return err
+		}
+		first = append(header, p.Raw...)
+	}
+	if _, err := node.Write(first); err != nil {
 		return fmt.Errorf("write CONNECT: %w", err)
 	}
 	return nil
@@ -150,7 +164,7 @@ func (r *Router) hand(_, node net.Conn, p connect.Packet, _ destination) error {
 
 // answer reads the CONNACK of a node. A client that asks for an enhanced authentication is answered with something else
 // first: then there is an error, and what has been read.
-func (r *Router) answer(_, node net.Conn, p connect.Packet) (connect.Connack, error) {
+func (r *Router) answer(node net.Conn, p connect.Packet) (connect.Connack, error) {
 	_ = node.SetReadDeadline(time.Now().Add(r.cfg.ConnectTimeout))
 	return connect.ReadConnack(node, p.Level, int(r.cfg.ConnectBytes))
 }

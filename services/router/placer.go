@@ -146,6 +146,8 @@ func (p *placer) awaitReady(ctx context.Context) error {
 // destination is where a client goes.
 type destination struct {
 	cluster, node, address string
+	// proxy: the node takes a PROXY header.
+	proxy bool
 	// explanation is for whoever asks why.
 	assignment placement.Assignment
 	question   placement.Question
@@ -173,7 +175,7 @@ func (p *placer) place(ctx context.Context, t placement.Triple, tried map[string
 	// from the node that it was at.
 	key := p.secret.Key(placement.Triple{ClientID: t.ClientID})
 	q := placement.Question{Key: key, Anonymous: t.ClientID == "", Random: random}
-	addresses, err := p.ask(ctx, d.cluster, t, &q)
+	places, err := p.ask(ctx, d.cluster, t, &q)
 	if err != nil {
 		return d, err
 	}
@@ -184,16 +186,22 @@ func (p *placer) place(ctx context.Context, t placement.Triple, tried map[string
 	if d.answer.Why == placement.None {
 		return d, fmt.Errorf("cluster %q: %w", d.cluster, errNoNode)
 	}
-	d.node, d.address = d.answer.Node, addresses[d.answer.Node]
+	d.node, d.address, d.proxy = d.answer.Node, places[d.answer.Node].address, places[d.answer.Node].proxy
 	return d, nil
 }
 
-// ask fills in what is known of a cluster and of where in it the client was. It returns the nodes' addresses.
-func (p *placer) ask(ctx context.Context, name string, t placement.Triple, q *placement.Question) (map[string]string, error) {
-	addresses := make(map[string]string)
+// place is how a node is reached.
+type place struct {
+	address string
+	proxy   bool
+}
+
+// ask fills in what is known of a cluster and of where in it the client was. It returns how the nodes are reached.
+func (p *placer) ask(ctx context.Context, name string, t placement.Triple, q *placement.Question) (map[string]place, error) {
+	places := make(map[string]place)
 	if name == p.name {
 		for _, m := range p.own.nodes() {
-			addresses[m.MQTT] = m.MQTT
+			places[m.MQTT] = place{m.MQTT, m.Proxy}
 			q.Nodes = append(q.Nodes, placement.Node{
 				ID: m.MQTT, Weight: max(m.Weight, 1), Active: m.State == cluster.Active, Load: p.loads.of(name, m.MQTT),
 			})
@@ -204,13 +212,13 @@ func (p *placer) ask(ctx context.Context, name string, t placement.Triple, q *pl
 			return nil, fmt.Errorf("cluster %q: %w", name, errUnassigned)
 		}
 		for _, n := range v.Nodes {
-			addresses[n.ID] = n.Address
+			places[n.ID] = place{address: n.Address}
 			load := max(n.Load, p.loads.of(name, n.ID))
 			q.Nodes = append(q.Nodes, placement.Node{ID: n.ID, Weight: n.Weight, Active: n.Active, Load: load})
 		}
 	}
 	if q.Anonymous {
-		return addresses, nil
+		return places, nil
 	}
 	if name == p.name {
 		var err error
@@ -219,7 +227,7 @@ func (p *placer) ask(ctx context.Context, name string, t placement.Triple, q *pl
 		}
 	}
 	q.Recorded, _ = p.book.Recorded(ctx, name, q.Key.String())
-	return addresses, nil
+	return places, nil
 }
 
 // has reports whether there is such a cluster.

@@ -230,6 +230,19 @@ func TestAServerReferenceIsFollowed(t *testing.T) {
 	}
 }
 
+func TestAGatewayThatBelievesTheRouterIsToldWhoTheClientIs(t *testing.T) {
+	etcd := clustertest.StartEtcd(t).Client()
+	r := start(t, etcd)
+	n := startNode(t, nil, func(n *node) { n.proxy = true })
+	n.join(etcd, cluster.Active)
+	r.knows(1)
+	c := rawmqtt.Connect(t, r.address(), v5, "x")
+	echoes(t, c)
+	if got, want := <-n.sources, c.Conn().LocalAddr().String(); got != want {
+		t.Errorf("the gateway is told %s, the client is %s", got, want)
+	}
+}
+
 func TestConnectionsEndWithTheRouter(t *testing.T) {
 	etcd := clustertest.StartEtcd(t).Client()
 	var c *rawmqtt.Client

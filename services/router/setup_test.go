@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pires/go-proxyproto"
 	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
@@ -68,19 +70,24 @@ func (r *rig) address() string { return r.Addr("mqtt").String() }
 type node struct {
 	t       *testing.T
 	l       net.Listener
-	answer  []byte // instead of a CONNACK that says yes, where set
+	answer  []byte      // instead of a CONNACK that says yes, where set
+	proxy   bool        // it takes PROXY headers, which it shows in sources
+	sources chan string // addresses of clients
 	arrived chan connect.Packet
 	serving sync.WaitGroup
 	die     func()
 }
 
-func startNode(t *testing.T, answer []byte) *node {
+func startNode(t *testing.T, answer []byte, changes ...func(*node)) *node {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{t: t, l: l, answer: answer, arrived: make(chan connect.Packet, 10_000), die: func() {}}
+	n := &node{t: t, l: l, answer: answer, sources: make(chan string, 100), arrived: make(chan connect.Packet, 10_000), die: func() {}}
+	for _, change := range changes {
+		change(n)
+	}
 	n.serving.Go(func() {
 		for {
 			nc, err := l.Accept()
@@ -104,6 +111,14 @@ func (n *node) stop() {
 
 func (n *node) serve(nc net.Conn) {
 	defer nc.Close()
+	if n.proxy {
+		h, err := proxyproto.ReadTimeout(bufio.NewReaderSize(oneByOne{nc}, 16), 10*time.Second)
+		if err != nil {
+			n.t.Error(err)
+			return
+		}
+		n.sources <- h.SourceAddr.String()
+	}
 	p, err := connect.Read(nc, 1<<16)
 	if err != nil {
 		return
@@ -121,12 +136,17 @@ func (n *node) serve(nc net.Conn) {
 	_, _ = io.Copy(nc, nc)
 }
 
+// oneByOne reads no byte more than it is asked for, whoever buffers.
+type oneByOne struct{ r io.Reader }
+
+func (o oneByOne) Read(p []byte) (int, error) { return o.r.Read(p[:1]) }
+
 // join makes the node a gateway of the cluster, as the registry has it.
 func (n *node) join(etcd *clientv3.Client, state cluster.State) *cluster.Incarnation {
 	n.t.Helper()
 	d := cluster.Deps{Client: etcd, Keys: "test", Logger: slog.New(slog.DiscardHandler)}
 	i, err := cluster.Join(n.t.Context(), d, cluster.IncarnationConfig{
-		Member: cluster.Member{Address: "127.0.0.1:1", MQTT: n.address(), Weight: 1, State: state}, TTL: 10 * time.Second,
+		Member: cluster.Member{Address: "127.0.0.1:1", MQTT: n.address(), Proxy: n.proxy, Weight: 1, State: state}, TTL: 10 * time.Second,
 	})
 	if err != nil {
 		n.t.Fatal(err)

@@ -281,6 +281,9 @@ func (c *Cluster) gateway(n *node.Node, i int) (*gateway.Gateway, error) {
 		{Name: "mqtts", Address: "127.0.0.1:0", CertFile: tls.Cert, KeyFile: tls.Key},
 		{Name: "ws", Address: "127.0.0.1:0", WebSocket: true},
 	}
+	if c.cfg.Router != nil {
+		cfg.Listeners = append(cfg.Listeners, gateway.Listener{Name: "router", Address: "127.0.0.1:0", ProxyFrom: []string{"loopback"}})
+	}
 	if c.cfg.Gateway != nil {
 		c.cfg.Gateway(i, &cfg)
 	}

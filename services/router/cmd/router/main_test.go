@@ -9,7 +9,9 @@ import (
 
 func TestMain(m *testing.M) { nodetest.Main(m, main) }
 
-func TestConfiguration(t *testing.T) { nodetest.Configuration(t, "router", "BEELINE_ROUTER__SECRET="+secret) }
+func TestConfiguration(t *testing.T) {
+	nodetest.Configuration(t, "router", "BEELINE_ROUTER__SECRET="+secret)
+}
 
 const secret = "0123456789abcdef0123456789abcdef"
 

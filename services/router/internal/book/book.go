@@ -77,8 +77,8 @@ func (c Config) Validate() error {
 		return config.Invalid("node_days", "must be at least %d", leastNodeDays)
 	case c.CachedNodes < 1:
 		return config.Invalid("cached_nodes", "must be positive")
-	case c.CacheFor < 0:
-		return config.Invalid("cache_for", "must not be negative")
+	case c.CacheFor <= 0:
+		return config.Invalid("cache_for", "must be positive")
 	case c.ReadTimeout <= 0:
 		return config.Invalid("read_timeout", "must be positive")
 	case c.ReadQueue < 1:

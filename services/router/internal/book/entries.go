@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
@@ -131,8 +132,8 @@ func (c Cluster) validate() error {
 }
 
 func validateName(name string) error {
-	if name == "" || len(name) > mostName {
-		return fmt.Errorf("the name of a cluster has 1 to %d bytes: %w", mostName, ErrInvalid)
+	if name == "" || len(name) > mostName || !utf8.ValidString(name) {
+		return fmt.Errorf("the name of a cluster has 1 to %d bytes of UTF-8: %w", mostName, ErrInvalid)
 	}
 	return nil
 }
@@ -193,9 +194,12 @@ func checkVersion(v int) error {
 
 // encode makes the value of a key.
 func encode(value any) (string, error) {
-	b, err := json.Marshal(value)
-	if err != nil {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	// It would make a definition longer than it may be.
+	e.SetEscapeHTML(false)
+	if err := e.Encode(value); err != nil {
 		return "", fmt.Errorf("encode: %w", err)
 	}
-	return string(b), nil
+	return strings.TrimSuffix(b.String(), "\n"), nil
 }

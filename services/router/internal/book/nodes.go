@@ -106,10 +106,11 @@ func (n *nodes) recorded(ctx context.Context, id string) (string, outcome) {
 // ask waits for a read.
 func (n *nodes) ask(ctx context.Context, id string) readAnswer {
 	r := &nodeRead{id: id, until: time.Now().Add(n.cfg.ReadTimeout), done: make(chan readAnswer, 1)}
+	n.metrics.readsWaiting.Inc()
 	select {
 	case n.reads <- r:
-		n.metrics.readsWaiting.Inc()
 	default:
+		n.metrics.readsWaiting.Dec()
 		return readAnswer{outcome: readFull}
 	}
 	patience := time.NewTimer(n.cfg.ReadTimeout)

@@ -109,7 +109,8 @@ func (n *nodes) write(ctx context.Context) {
 			wait = retryLeast
 			continue
 		}
-		pause(ctx, wait)
+		// A quarter more or less, so that not all routers come back together.
+		pause(ctx, wait*3/4+rand.N(wait/2))
 		wait = min(2*wait, retryMost)
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
@@ -154,10 +155,9 @@ func (n *nodes) writeBatch(ctx context.Context) bool {
 	return err == nil
 }
 
-// pause waits, a quarter more or less so that not all routers act together, or until ctx is done.
+// pause waits, or until ctx is done.
 func pause(ctx context.Context, d time.Duration) {
-	d = max(d, 0)
-	t := time.NewTimer(d*3/4 + rand.N(d/2+1))
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

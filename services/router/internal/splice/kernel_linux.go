@@ -133,7 +133,7 @@ func (k *kernel) giveBack() {
 func move(from, to, n int) (int, error) {
 	for {
 		moved, err := syscall.Splice(from, nil, to, nil, n, spliceNonblock)
-		if err != syscall.EINTR { //nolint:errorlint // it is an Errno
+		if err != syscall.EINTR {
 			return int(moved), err
 		}
 	}
