@@ -112,7 +112,7 @@ func (n *node) stop() {
 func (n *node) serve(nc net.Conn) {
 	defer nc.Close()
 	if n.proxy {
-		h, err := proxyproto.ReadTimeout(bufio.NewReaderSize(oneByOne{nc}, 16), 10*time.Second)
+		h, err := proxyproto.Read(bufio.NewReaderSize(oneByOne{nc}, 16))
 		if err != nil {
 			n.t.Error(err)
 			return
