@@ -101,7 +101,7 @@ func Listen(cfg Config, maxConns int, logger *slog.Logger) (*Listener, error) {
 		l.cfg.Path = "/mqtt"
 	}
 	if cfg.CertFile != "" {
-		t, err := tlsConfig(cfg)
+		t, err := tlsConfig(cfg, l.logger)
 		if err != nil {
 			return nil, fmt.Errorf("listener %q: %w", cfg.Name, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"os"
 	"time"
 )
@@ -25,12 +26,12 @@ func (c tlsConn) CloseWrite() error {
 	return c.Conn.CloseWrite()
 }
 
-func tlsConfig(cfg Config) (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+func tlsConfig(cfg Config, logger *slog.Logger) (*tls.Config, error) {
+	cert, err := loadCertificate(cfg.CertFile, cfg.KeyFile, logger)
 	if err != nil {
-		return nil, fmt.Errorf("cert_file, key_file: %w", err)
+		return nil, err
 	}
-	t := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	t := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get}
 	if cfg.ClientCAFile == "" {
 		return t, nil
 	}

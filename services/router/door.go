@@ -58,9 +58,15 @@ func (r *Router) serve(ctx context.Context, nc net.Conn, _ string) {
 	r.pass(ctx, nc, route)
 }
 
+// secure is a TLS connection, as the listener has it.
+type secure interface {
+	HandshakeContext(ctx context.Context) error
+	ConnectionState() tls.ConnectionState
+}
+
 // greet reads the CONNECT.
 func (r *Router) greet(ctx context.Context, nc net.Conn) (connect.Packet, error) {
-	if t, ok := nc.(*tls.Conn); ok {
+	if t, ok := nc.(secure); ok {
 		if err := t.HandshakeContext(ctx); err != nil {
 			return connect.Packet{}, fmt.Errorf("TLS: %w: %w", connect.ErrNotMQTT, err)
 		}
@@ -146,7 +152,7 @@ func (r *Router) hand(nc, node net.Conn, p connect.Packet, d destination) error 
 	first := p.Raw
 	if d.proxy {
 		info := announce.Info{Source: nc.RemoteAddr(), Destination: nc.LocalAddr()}
-		if t, ok := nc.(*tls.Conn); ok {
+		if t, ok := nc.(secure); ok {
 			state := t.ConnectionState()
 			info.TLS = &state
 		}

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -9,9 +10,11 @@ import (
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
+	"github.com/pires/go-proxyproto/tlvparse"
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
+	"github.com/beeline-mqtt/beeline/internal/listener/listenertest"
 	"github.com/beeline-mqtt/beeline/services/router/internal/book"
 	"github.com/beeline-mqtt/beeline/services/router/internal/connect"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
@@ -238,8 +241,32 @@ func TestAGatewayThatBelievesTheRouterIsToldWhoTheClientIs(t *testing.T) {
 	r.knows(1)
 	c := rawmqtt.Connect(t, r.address(), v5, "x")
 	echoes(t, c)
-	if got, want := <-n.sources, c.Conn().LocalAddr().String(); got != want {
+	if got, want := (<-n.headers).SourceAddr.String(), c.Conn().LocalAddr().String(); got != want {
 		t.Errorf("the gateway is told %s, the client is %s", got, want)
+	}
+}
+
+func TestAGatewayIsToldOfTheTLSThatEndsAtTheRouter(t *testing.T) {
+	certs := listenertest.Issue(t)
+	etcd := clustertest.StartEtcd(t).Client()
+	r := start(t, etcd, func(c *Config) {
+		c.Listeners[0].CertFile, c.Listeners[0].KeyFile, c.Listeners[0].ClientCAFile = certs.Server.Cert, certs.Server.Key, certs.Server.CA
+	})
+	n := startNode(t, nil, func(n *node) { n.proxy = true })
+	n.join(etcd, cluster.Active)
+	r.knows(1)
+	c := rawmqtt.Over(t, tls.Client(dial(t, r.address()), certs.Trusting(t, certs.Client)), v5)
+	c.Hello("x")
+	echoes(t, c)
+	tlvs, err := (<-n.headers).TLVs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	facts, ok := tlvparse.FindSSL(tlvs)
+	version, _ := facts.SSLVersion()
+	name, _ := facts.ClientCN()
+	if !ok || !facts.Verified() || version == "" || name != "client" {
+		t.Errorf("TLS %v, verified %v, version %q, name %q", ok, facts.Verified(), version, name)
 	}
 }
 

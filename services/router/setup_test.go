@@ -70,9 +70,9 @@ func (r *rig) address() string { return r.Addr("mqtt").String() }
 type node struct {
 	t       *testing.T
 	l       net.Listener
-	answer  []byte      // instead of a CONNACK that says yes, where set
-	proxy   bool        // it takes PROXY headers, which it shows in sources
-	sources chan string // addresses of clients
+	answer  []byte // instead of a CONNACK that says yes, where set
+	proxy   bool   // it takes PROXY headers
+	headers chan *proxyproto.Header
 	arrived chan connect.Packet
 	serving sync.WaitGroup
 	die     func()
@@ -84,7 +84,7 @@ func startNode(t *testing.T, answer []byte, changes ...func(*node)) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{t: t, l: l, answer: answer, sources: make(chan string, 100), arrived: make(chan connect.Packet, 10_000), die: func() {}}
+	n := &node{t: t, l: l, answer: answer, headers: make(chan *proxyproto.Header, 100), arrived: make(chan connect.Packet, 10_000), die: func() {}}
 	for _, change := range changes {
 		change(n)
 	}
@@ -117,7 +117,7 @@ func (n *node) serve(nc net.Conn) {
 			n.t.Error(err)
 			return
 		}
-		n.sources <- h.SourceAddr.String()
+		n.headers <- h
 	}
 	p, err := connect.Read(nc, 1<<16)
 	if err != nil {
