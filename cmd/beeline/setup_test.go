@@ -54,7 +54,7 @@ func run(m *testing.M) (code int) {
 	var log buffer
 	level := telemetry.LogConfig{Level: slog.LevelWarn, Format: "text"}
 	shared.Cluster, err = local.Start(ctx, local.Config{
-		Dir: dir, Gateways: 2, Unsynced: true, LogLevel: level, Log: &log,
+		Dir: dir, Gateways: 2, Router: &local.RouterPorts{}, Unsynced: true, LogLevel: level, Log: &log,
 		Gateway: func(i int, c *gateway.Config) {
 			if i > 0 {
 				return

@@ -161,8 +161,14 @@ func TestEndpointsAreWhatTheDocumentationSays(t *testing.T) {
 			"mqtt": at("mqtt", i, "mqtt"), "mqtts": at("mqtts", i, "mqtts"), "ws": at("ws", i, "ws") + "/mqtt",
 		}
 	}
+	r := shared.Router()
 	want := map[string]any{
-		"ca_file": shared.CAFile(), "etcd": shared.Etcd(),
+		"router": map[string]any{
+			"grpc": r.Node.Address(), "admin": "http://" + r.Node.AdminAddress(), "mqtt": "mqtt://" + r.Service.Addr("mqtt").String(),
+			"mqtts": "mqtts://" + r.Service.Addr("mqtts").String(), "ws": "ws://" + r.Service.Addr("ws").String() + "/mqtt",
+		},
+		"operator": map[string]any{"cert_file": r.Operator.Cert, "key_file": r.Operator.Key},
+		"ca_file":  shared.CAFile(), "etcd": shared.Etcd(),
 		"sessions": []any{map[string]any{"grpc": s[0].Node.Address(), "admin": "http://" + s[0].Node.AdminAddress()}},
 		"gateways": []any{gateway(0), gateway(1)},
 	}
