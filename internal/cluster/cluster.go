@@ -138,6 +138,8 @@ type Member struct {
 	MQTT string `json:"mqtt,omitempty"`
 	// Proxy says that a connection to MQTT may begin with a PROXY header: routers are among those who are believed.
 	Proxy bool `json:"proxy,omitempty"`
+	// Public is host:port at which clients reach a gateway from wherever they are; empty: they are not sent there.
+	Public string `json:"public,omitempty"`
 	// Zone is where it runs; may be empty.
 	Zone string `json:"zone,omitempty"`
 	// Weight is its share of new clients, relative to others.

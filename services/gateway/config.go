@@ -9,6 +9,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/config"
 	"github.com/beeline-mqtt/beeline/internal/listener"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/drain"
 )
 
 // Listener configures one place where clients connect.
@@ -26,6 +27,9 @@ type Config struct {
 	Weight uint32 `koanf:"weight" help:"share of new clients, relative to other gateways"`
 	// RouterAddress is where routers reach this gateway.
 	RouterAddress string `koanf:"router_address" help:"host:port at which routers reach the MQTT listener; default: the host of the gRPC server, and the first listener without TLS and WebSocket"`
+	// PublicAddress is where clients reach this gateway from wherever they are: MQTT 5 clients of a gateway that is
+	// drained are sent there.
+	PublicAddress string `koanf:"public_address" help:"host:port at which clients reach this gateway, for those that another one sends here (Server Reference); default: none"`
 	// LeaseTTL is how long the cluster waits for a gateway that is silent.
 	LeaseTTL time.Duration `koanf:"lease_ttl" help:"how long the cluster waits for a silent gateway"`
 	// MaxClients bounds the clients, MaxConnections the sockets on each listener.
@@ -43,6 +47,8 @@ type Config struct {
 	RouteAckTimeout time.Duration `koanf:"route_ack_timeout" help:"how long a SUBSCRIBE waits for the other gateways"`
 	// Listeners are where clients connect.
 	Listeners []Listener `koanf:"listeners" help:"where clients connect"`
+	// Drain sets how fast clients are moved away when the gateway is drained or stopped.
+	Drain DrainConfig `koanf:"drain"`
 	// Limits bound each client.
 	Limits Limits `koanf:"limits"`
 }
@@ -61,6 +67,7 @@ func DefaultConfig() Config {
 		UnresolvedBytes: 64 * config.MiB,
 		RouteAckTimeout: 5 * time.Second,
 		Listeners:       []Listener{{Name: "tcp", Address: ":1883"}},
+		Drain:           drain.DefaultConfig(),
 		Limits:          client.DefaultLimits(),
 	}
 }
@@ -77,6 +84,8 @@ func (c Config) Validate() error {
 		return config.Invalid("cluster", "must be a word without slashes")
 	case c.RouterAddress != "" && !isHostPort(c.RouterAddress):
 		return config.Invalid("router_address", "is not host:port")
+	case c.PublicAddress != "" && !isHostPort(c.PublicAddress):
+		return config.Invalid("public_address", "is not host:port")
 	case c.LeaseTTL < 2*time.Second || c.LeaseTTL%time.Second != 0:
 		return config.Invalid("lease_ttl", "must be whole seconds, at least 2s")
 	case c.MaxClients < 1:

@@ -55,8 +55,9 @@ type Gateway struct {
 	door      mesh.Door
 	life      atomic.Pointer[life]
 	missing   atomic.Pointer[string] // why there is no life
-	lost      *cluster.Incarnation   // the last one, when it was lost; of the goroutine that lives
-	closed    client.Deps            // for connections that come while there is no incarnation
+	draining  draining
+	lost      *cluster.Incarnation // the last one, when it was lost; of the goroutine that lives
+	closed    client.Deps          // for connections that come while there is no incarnation
 }
 
 // New makes a gateway and binds its listeners. Nobody is accepted before Run.
@@ -67,13 +68,16 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if err := cfg.Limits.Validate(); err != nil {
 		return nil, fmt.Errorf("limits.%w", err)
 	}
+	if err := cfg.Drain.Validate(); err != nil {
+		return nil, fmt.Errorf("drain.%w", err)
+	}
 	if deps.Authenticate == nil {
 		deps.Authenticate = auth.RefuseAll
 	}
 	if deps.Authorize == nil {
 		deps.Authorize = auth.AllowAll
 	}
-	g := &Gateway{cfg: cfg, deps: deps}
+	g := &Gateway{cfg: cfg, deps: deps, draining: draining{begun: make(chan struct{})}}
 	for _, lc := range cfg.Listeners {
 		l, err := listener.Listen(lc, cfg.MaxConnections, deps.Logger)
 		if err != nil {
@@ -143,6 +147,8 @@ func (g *Gateway) Ready() error {
 		return errors.New("not started")
 	case l == nil:
 		return errors.New(*g.missing.Load())
+	case g.draining.has():
+		return errors.New("draining")
 	case !l.deps.Available():
 		return errors.New("the session service cannot be reached")
 	}
@@ -152,11 +158,20 @@ func (g *Gateway) Ready() error {
 func (g *Gateway) notReady(why string) { g.missing.Store(&why) }
 
 // Run accepts clients and lives incarnation after incarnation until ctx ends. address is where other processes
-// reach this one's gRPC server. On the way out clients are told, leases given up and peers bidden goodbye.
+// reach this one's gRPC server. On the way out it is drained, which takes Config.Drain.Timeout at most, the clients that
+// are left are told, leases given up and peers bidden goodbye.
 func (g *Gateway) Run(ctx context.Context, address string) error {
-	accepting, stop := context.WithCancel(ctx)
+	accepting, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var serving sync.WaitGroup
+	serving.Go(func() {
+		defer stop()
+		select {
+		case <-ctx.Done():
+			g.leave(accepting)
+		case <-accepting.Done():
+		}
+	})
 	failed := make(chan error, len(g.listeners))
 	for _, l := range g.listeners {
 		serving.Go(func() {

@@ -325,6 +325,7 @@ func TestAGatewayIsNotMadeOfWrongConfiguration(t *testing.T) {
 	}{
 		{"gateway", func(c *Config) { c.Cluster = "" }, "cluster: "},
 		{"limits", func(c *Config) { c.Limits.ReceiveMaximum = 0 }, "limits.receive_maximum: "},
+		{"drain", func(c *Config) { c.Drain.Timeout = -1 }, "drain.timeout: "},
 		{"listener", func(c *Config) { c.Listeners[0].Address = "nowhere" }, `listener "mqtt": address: is not host:port`},
 		{"address in use", func(c *Config) { c.Listeners[0].Address = taken.Addr().String() }, `listener "mqtt": listen tcp ` + taken.Addr().String()},
 		{"certificate is not there", func(c *Config) {

@@ -27,6 +27,8 @@ const stopGrace = 15 * time.Second
 type life struct {
 	limits *client.Limits
 	deps   client.Deps
+	broker *broker.Broker
+	peers  *peers
 
 	ctx   context.Context //nolint:containedctx // of the incarnation: its connections end with it
 	end   context.CancelFunc
@@ -65,11 +67,8 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	registered := telemetry.NewScope(g.deps.Metrics)
 	defer registered.End()
 	cd := cluster.Deps{Client: g.deps.Etcd, Keys: cluster.Keys(g.cfg.Cluster), Logger: g.deps.Logger, Metrics: registered}
-	mqtt, proxy := g.forRouters(address)
 	inc, err := cluster.Join(ctx, cd, cluster.IncarnationConfig{
-		Kind:   cluster.Gateway,
-		Member: cluster.Member{Address: address, MQTT: mqtt, Proxy: proxy, Zone: g.cfg.Zone, Weight: g.cfg.Weight},
-		TTL:    g.cfg.LeaseTTL,
+		Kind: cluster.Gateway, Member: g.member(address), TTL: g.cfg.LeaseTTL,
 	})
 	if err != nil {
 		return fmt.Errorf("join the cluster: %w", err)
@@ -108,14 +107,15 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	b.Use(m, keeper, keeper)
 	peers.set = m.SetPeers
 
-	l := &life{limits: &g.cfg.Limits, deps: client.Deps{
+	l := &life{limits: &g.cfg.Limits, broker: b, peers: peers, deps: client.Deps{
 		Broker: b, Journal: b, Authenticate: g.deps.Authenticate, Authorize: g.deps.Authorize,
-		Serving: inc.Serving, Available: keeper.Available,
+		Serving: inc.Serving, Available: keeper.Available, Draining: g.refusing,
 		Incarnation: inc.ID(), NextSequence: counter(), Metrics: g.metrics.clients, Logger: logger,
 	}}
 	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
 	err = lifecycle.Run(ctx, stopGrace,
 		lifecycle.Simple("incarnation", func(ctx context.Context) error { return inc.Run(ctx, sessions.AllBlind) }),
+		lifecycle.Simple("state", func(ctx context.Context) error { return g.showDraining(ctx, inc) }),
 		lifecycle.Simple("sessions", sessions.Run),
 		lifecycle.Simple("directory", func(ctx context.Context) error {
 			<-ctx.Done()
@@ -137,6 +137,15 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		g.lost = inc
 	}
 	return err
+}
+
+// member is what others see of an incarnation.
+func (g *Gateway) member(address string) cluster.Member {
+	mqtt, proxy := g.forRouters(address)
+	return cluster.Member{
+		Address: address, MQTT: mqtt, Proxy: proxy, Public: g.cfg.PublicAddress,
+		Zone: g.cfg.Zone, Weight: g.cfg.Weight, State: g.draining.state(),
+	}
 }
 
 // takeClients opens the gateway to clients once it has the routes of all older peers, and ends them at the end.

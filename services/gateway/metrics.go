@@ -12,6 +12,8 @@ type metrics struct {
 	clients      *client.Metrics
 	broker       *broker.Metrics
 	incarnations prometheus.Counter
+	draining     prometheus.Gauge
+	moved        prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) metrics {
@@ -21,7 +23,13 @@ func newMetrics(r prometheus.Registerer) metrics {
 		incarnations: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "beeline_gateway_incarnations_total", Help: "Incarnations that this process has begun.",
 		}),
+		draining: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "beeline_gateway_draining", Help: "1 from when the gateway is drained.",
+		}),
+		moved: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "beeline_gateway_clients_moved_total", Help: "Clients that were told to go to another gateway.",
+		}),
 	}
-	r.MustRegister(m.incarnations)
+	r.MustRegister(m.incarnations, m.draining, m.moved)
 	return m
 }

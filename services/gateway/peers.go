@@ -56,6 +56,19 @@ func (p *peers) see(kind cluster.Kind, v cluster.View) {
 	p.set(all)
 }
 
+// others returns the other gateways that take clients, as far as etcd has shown them.
+func (p *peers) others() []cluster.Member {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []cluster.Member
+	for _, m := range p.views[cluster.Gateway].Members {
+		if m.ID != p.self && m.State == cluster.Active {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
 // alive reports whether a gateway is alive for certain.
 func (p *peers) alive(id string) bool {
 	p.mu.Lock()

@@ -276,6 +276,7 @@ func (c *Cluster) gateway(n *node.Node, i int) (*gateway.Gateway, error) {
 		port = c.cfg.FirstPort + i
 	}
 	cfg := gateway.DefaultConfig()
+	cfg.Drain.Timeout = 0 // one process: all gateways end together
 	cfg.Listeners = []gateway.Listener{
 		{Name: "mqtt", Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))},
 		{Name: "mqtts", Address: "127.0.0.1:0", CertFile: tls.Cert, KeyFile: tls.Key},

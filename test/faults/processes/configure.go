@@ -76,6 +76,7 @@ advertise: {{.Advertise}}
 anonymous: true
 gateway:
   lease_ttl: {{.Cluster.TTL}}
+  public_address: "{{.MQTT}}"
   listeners: [{name: mqtt, address: "{{.MQTT}}"}]
   limits: { {{.Cluster.Limits}} }
   {{.Cluster.Gateway}}

@@ -50,6 +50,7 @@ func run(ctx context.Context) error {
 	if probe != "" {
 		return probe.Ask(ctx, cfg.Node)
 	}
+	cfg.Node.StopGrace += cfg.Gateway.Drain.Timeout // which is not to be taken from the other parts
 	n, err := node.New(ctx, cfg.Node, "gateway", os.Stderr, node.Options{Server: mesh.ServerOptions(), Dial: mesh.DialOptions()})
 	if err != nil {
 		return err

@@ -57,26 +57,36 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 	return nil
 }
 
-// releaseEnded gives up the lease of a connection that has been replaced when it had ended by itself before, if the
-// session service has to know how: otherwise it would take the claim that follows for a takeover.
-func (b *Broker) releaseEnded(former *client.Client) {
-	e := former.Ending()
-	said := e.NewExpiry != nil || e.WithoutWill && former.Terms().Will != nil
-	if said && former.Epoch() > 0 && !former.LeaseLost() {
-		b.deps.Leases.Release(former.ID, former.Epoch(), lease.Ending{WithoutWill: e.WithoutWill, Expiry: e.NewExpiry})
+// releaseEnded gives up the lease of a connection that had ended by itself before somebody newer came for its client, if
+// the session service has to know how: otherwise it would take the newer one's claim for a takeover, which publishes
+// the will. That may be a claim of another gateway, which this one has heard of already: the lease counts as lost then,
+// and is given up all the same. It reports whether it has been.
+func (b *Broker) releaseEnded(c *client.Client) bool {
+	e := c.Ending()
+	said := e.NewExpiry != nil || e.WithoutWill && c.Terms().Will != nil
+	if !said || c.Epoch() == 0 {
+		return false
 	}
+	b.release(c, c.Epoch())
+	return true
+}
+
+func (b *Broker) release(c *client.Client, epoch uint64) {
+	e := c.Ending()
+	b.deps.Leases.Release(c.ID, epoch, lease.Ending{WithoutWill: e.WithoutWill, Expiry: e.NewExpiry})
 }
 
 // leave drops c and the lease that it holds, or has inherited, unless a newer connection has taken it over.
 func (b *Broker) leave(c *client.Client) {
+	// Before it is dropped: nobody is told that c is gone before the session service has been told how it went.
+	released := b.clients.get(c.ID).current == c && b.releaseEnded(c)
 	epoch, was := b.clients.remove(c)
 	if !was {
 		return
 	}
 	b.early.refuse(c.ID)
-	if epoch > 0 && !c.LeaseLost() {
-		e := c.Ending()
-		b.deps.Leases.Release(c.ID, epoch, lease.Ending{WithoutWill: e.WithoutWill, Expiry: e.NewExpiry})
+	if epoch > 0 && !released && !c.LeaseLost() {
+		b.release(c, epoch)
 	}
 }
 
@@ -122,6 +132,24 @@ func (b *Broker) Evict(clientID string, epoch uint64, done func()) {
 		done()
 	})
 }
+
+// Clients yields the connections that are here, attached or about to be. Those that come or go meanwhile may be left out.
+func (b *Broker) Clients() iter.Seq[*client.Client] {
+	return func(yield func(*client.Client) bool) {
+		for i := range shards {
+			var all []*client.Client
+			b.clients.each(i, func(e entry) { all = append(all, e.current) })
+			for _, c := range all {
+				if !yield(c) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Len is how many clients are here, or are about to be.
+func (b *Broker) Len() int { return int(b.clients.count.Load()) }
 
 // Holdings yields the clients held here with their leases, those among them whose connection is being replaced.
 func (b *Broker) Holdings() iter.Seq2[string, lease.Held] {

@@ -354,10 +354,11 @@ func TestATakeoverAcrossGatewaysLeavesOneConnection(t *testing.T) {
 	old.ExpectNothing()
 }
 
+func will(p *packets.Packet) {
+	p.Connect.WillFlag, p.Connect.WillTopic, p.Connect.WillPayload = true, "w", []byte("x")
+}
+
 func TestAConnectionThatHasSaidHowItEndsIsReleasedBeforeTheNextOneClaims(t *testing.T) {
-	will := func(p *packets.Packet) {
-		p.Connect.WillFlag, p.Connect.WillTopic, p.Connect.WillPayload = true, "w", []byte("x")
-	}
 	tests := []struct {
 		name string
 		opts []rawmqtt.Option
@@ -385,5 +386,84 @@ func TestAConnectionThatHasSaidHowItEndsIsReleasedBeforeTheNextOneClaims(t *test
 				t.Errorf("released %d times, want %d", got, tt.want)
 			}
 		})
+	}
+}
+
+// The session service takes a claim elsewhere for a takeover, which publishes the will, unless it has been told before the
+// eviction is answered how the connection has ended.
+func TestHowAConnectionHasEndedIsToldAlsoWhenItsLeaseIsLost(t *testing.T) {
+	tests := []struct {
+		name  string
+		opts  []rawmqtt.Option
+		cause client.Cause
+		want  []uint64
+	}{
+		{"moved, with a will", []rawmqtt.Option{will}, client.Moved(""), []uint64{1}},
+		{"moved, without one", nil, client.Moved(""), nil},
+		{"taken over", []rawmqtt.Option{will}, client.TakenOver(), nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			g := start(t, 1, options{})[0]
+			g.connect(v5, "x", tt.opts...)
+			c := g.client("x")
+			c.LoseLease()
+			c.Stop(tt.cause)
+			receive(t, c.Gone(), "its being gone")
+			g.wantReleased(t, tt.want...)
+		})
+	}
+}
+
+func TestAnEvictionIsAnsweredBehindWhatAMovedClientLeaves(t *testing.T) {
+	g := start(t, 1, options{})[0]
+	const clients = 100
+	told := make(chan string, clients)
+	for i := range clients {
+		id := fmt.Sprintf("c%d", i)
+		g.connect(v5, id, will)
+		c := g.client(id)
+		c.Stop(client.Moved("other:1883"))
+		if i%2 == 0 {
+			<-c.Stopped()
+		}
+		epoch := c.Epoch()
+		g.Evict(id, epoch+1000, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if !slices.Contains(g.released, epoch) {
+				t.Errorf("%s: its lease has not been given up", id)
+			}
+			told <- id
+		})
+	}
+	for range clients {
+		receive(t, told, "the end of an eviction")
+	}
+	if n := g.Len(); n != 0 {
+		t.Errorf("%d clients are left", n)
+	}
+}
+
+func TestClientsAreThoseWhoAreHere(t *testing.T) {
+	g := start(t, 1, options{})[0]
+	want := make(map[*client.Client]bool)
+	for i := range 200 {
+		id := fmt.Sprintf("c%d", i)
+		g.connect(v5, id)
+		want[g.client(id)] = true
+	}
+	got := make(map[*client.Client]bool)
+	for c := range g.Clients() {
+		got[c] = true
+	}
+	if !maps.Equal(got, want) || g.Len() != 200 {
+		t.Errorf("%d clients, Len is %d, want 200", len(got), g.Len())
+	}
+	n := 0
+	for range g.Clients() {
+		if n++; n == 3 {
+			break
+		}
 	}
 }

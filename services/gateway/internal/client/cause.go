@@ -31,6 +31,7 @@ const (
 	closedQuota       closedReason = "quota"
 	closedShutdown    closedReason = "shutdown"
 	closedPanic       closedReason = "panic"
+	closedMoved       closedReason = "moved"
 )
 
 // Cause is why a connection ends, and what the client is told about it.
@@ -39,6 +40,8 @@ type Cause struct {
 	Code packet.Code
 	// Reason is the Reason String, for a client that wants to know.
 	Reason string
+	// Reference is the Server Reference: where the client may go instead; empty: none.
+	Reference string
 	// NoWill keeps the will from being published.
 	NoWill bool
 	// expiry is the Session Expiry Interval that the client's DISCONNECT gave; nil: the one before stands.
@@ -55,6 +58,16 @@ func TakenOver() Cause {
 // ShuttingDown is the cause when the gateway stops or its incarnation ends. A planned end publishes no wills.
 func ShuttingDown() Cause {
 	return Cause{Code: packet.ServerShuttingDown, Reason: "gateway is stopping", NoWill: true, reason: closedShutdown}
+}
+
+// Moved is the cause when the client is to go to another gateway: reference is the public address of one, empty when none
+// is known. The client is expected back, so its will is not published; it comes again with the next CONNECT.
+func Moved(reference string) Cause {
+	c := Cause{Code: packet.AdministrativeAction, Reason: "this gateway is being drained", NoWill: true, reason: closedMoved}
+	if reference != "" {
+		c.Code, c.Reference = packet.UseAnotherServer, reference
+	}
+	return c
 }
 
 // notDelivered is the cause when a message of an MQTT 3.1.1 client cannot be acknowledged.
@@ -94,13 +107,16 @@ func closedFor(code packet.Code) closedReason {
 	}
 }
 
-// Stop ends the connection, for the first cause that is given. It does not wait: Gone tells when it is over.
-// It may be called on any goroutine.
-func (c *Client) Stop(cause Cause) {
+// Stop ends the connection, for the first cause that is given, and reports whether this was the first. It does not wait:
+// Gone tells when it is over. It may be called on any goroutine.
+//
+// What waits in the output is written before, within Limits.Patience: messages, and acknowledgements of all that has
+// been done so far.
+func (c *Client) Stop(cause Cause) (first bool) {
 	c.mu.Lock()
 	if c.cause != nil {
 		c.mu.Unlock()
-		return
+		return false
 	}
 	c.cause = &cause
 	state, abort := c.state, c.abort
@@ -119,6 +135,7 @@ func (c *Client) Stop(cause Cause) {
 		abort()
 	}
 	close(c.stopped) // last: who sees it finds the last packet on its way and the deadline his own
+	return true
 }
 
 // farewell is the DISCONNECT for a client that understands one.
@@ -126,7 +143,7 @@ func (c *Client) farewell(cause Cause) []byte {
 	if c.Version < packet.V5 || cause.Code == packet.Success {
 		return nil
 	}
-	d := packet.Disconnect{Limit: uint32(c.maximumPacket)}
+	d := packet.Disconnect{Limit: uint32(c.maximumPacket), ServerReference: cause.Reference}
 	if c.problemInfo {
 		d.Reason = cause.Reason
 	}

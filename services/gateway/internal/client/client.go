@@ -66,6 +66,9 @@ type Deps struct {
 	Serving func() bool
 	// Available reports whether new clients can be taken.
 	Available func() bool
+	// Draining reports whether no new clients are taken because the gateway is being drained, and the public address of
+	// a gateway where they may go, empty when none is known; nil: never.
+	Draining func() (reference string, yes bool)
 	// Incarnation and NextSequence name messages.
 	Incarnation  string
 	NextSequence func() uint64

@@ -37,6 +37,8 @@ type refusal struct {
 	// code goes into the CONNACK. Success: none is sent, because nothing says that the other side speaks MQTT.
 	code   packet.Code
 	detail string
+	// reference is the Server Reference, with UseAnotherServer.
+	reference string
 	// label is for the metric; empty: the code's name.
 	label string
 }
@@ -96,6 +98,9 @@ func (c *Client) accept(ctx context.Context, p *packet.Connect, listener string)
 	if err != nil {
 		return ack, err
 	}
+	if reference, draining := c.draining(); draining {
+		return ack, elsewhere(reference)
+	}
 	if p.AuthMethod != "" {
 		return ack, &refusal{code: packet.BadAuthenticationMethod, detail: "enhanced authentication is not supported"}
 	}
@@ -119,6 +124,24 @@ func (c *Client) accept(ctx context.Context, p *packet.Connect, listener string)
 
 func unavailable() *refusal {
 	return &refusal{code: packet.ServerUnavailable, detail: "the cluster cannot take clients now"}
+}
+
+// draining reports whether no new clients are taken because the gateway is being drained, and where they may go.
+func (c *Client) draining() (reference string, yes bool) {
+	if c.deps.Draining == nil {
+		return "", false
+	}
+	return c.deps.Draining()
+}
+
+// elsewhere refuses a client that is to go to another gateway. Without an address it is told what makes every client
+// try again: 0x98 does not exist in a CONNACK.
+func elsewhere(reference string) *refusal {
+	r := &refusal{code: packet.ServerUnavailable, detail: Moved("").Reason, label: "draining"}
+	if reference != "" {
+		r.code, r.reference = packet.UseAnotherServer, reference
+	}
+	return r
 }
 
 // name settles the client id.
@@ -231,7 +254,10 @@ func (c *Client) sessionExpiry(p *packet.Connect) uint32 {
 func (c *Client) refusalFor(err error) *refusal {
 	c.mu.Lock()
 	state := c.state
-	replaced := c.cause != nil && c.cause.Code == packet.SessionTakenOver || errors.Is(err, ErrReplaced)
+	var cause Cause
+	if c.cause != nil {
+		cause = *c.cause
+	}
 	c.mu.Unlock()
 	var r *refusal
 	switch {
@@ -239,9 +265,11 @@ func (c *Client) refusalFor(err error) *refusal {
 		return r
 	case state == unknown:
 		return noConnect(err.Error())
-	case replaced:
+	case cause.Code == packet.SessionTakenOver, errors.Is(err, ErrReplaced):
 		// There is no CONNACK code for it, and the client has a newer connection to look at.
 		return &refusal{label: "replaced", detail: "connected elsewhere"}
+	case cause.reason == closedMoved:
+		return elsewhere(cause.Reference)
 	case errors.Is(err, ErrTooManyClients):
 		return &refusal{code: packet.ServerBusy, detail: "too many clients"}
 	case errors.Is(err, errPanic):
@@ -262,7 +290,7 @@ func (c *Client) refuse(err error) {
 	if r.code == packet.Success {
 		return
 	}
-	ack := packet.Connack{Code: r.code, Limit: uint32(c.maximumPacket)}
+	ack := packet.Connack{Code: r.code, Limit: uint32(c.maximumPacket), ServerReference: r.reference}
 	if c.problemInfo {
 		ack.Reason = r.detail
 	}

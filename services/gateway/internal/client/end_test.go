@@ -58,6 +58,12 @@ func ends() []end {
 			a.Sweep(time.Now().Add(91*time.Second), false)
 		}, 0x8D, true, "keep_alive"},
 		{"gateway stops", both, func(r *rig, _ *rawmqtt.Client, _ *client.Client) { r.end() }, 0x8B, false, "shutdown"},
+		{"moved to another gateway", both, func(_ *rig, _ *rawmqtt.Client, a *client.Client) {
+			a.Stop(client.Moved("other:1883"))
+		}, 0x9C, false, "moved"},
+		{"moved to whichever gateway", both, func(_ *rig, _ *rawmqtt.Client, a *client.Client) {
+			a.Stop(client.Moved(""))
+		}, 0x98, false, "moved"},
 		{"incarnation has ended", both, func(r *rig, c *rawmqtt.Client, _ *client.Client) {
 			r.out.Store(true)
 			c.Send(publishPacket("t", "nobody may act on this", 1, 1))
