@@ -87,6 +87,7 @@ func read(t *testing.T, b []byte) told {
 }
 
 func TestANodeIsToldTheAddresses(t *testing.T) {
+	unix := &net.UnixAddr{Name: "/socket", Net: "unix"}
 	for _, tc := range []struct {
 		name                string
 		source, destination net.Addr
@@ -122,9 +123,9 @@ func TestANodeIsToldTheAddresses(t *testing.T) {
 			"IPv6 to IPv4 is mapped", tcp("2001:db8::7", 3), tcp("198.51.100.1", 1883),
 			told{Protocol: "TCP6", Source: "[2001:db8::7]:3", Destination: "198.51.100.1:1883"},
 		},
-		{"a Unix socket", &net.UnixAddr{Name: "/a", Net: "unix"}, &net.UnixAddr{Name: "/b", Net: "unix"}, told{Local: true, Protocol: "UNSPEC"}},
+		{"a Unix socket", unix, unix, told{Local: true, Protocol: "UNSPEC"}},
 		{"UDP", &net.UDPAddr{IP: net.IPv4zero}, &net.UDPAddr{IP: net.IPv4zero}, told{Local: true, Protocol: "UNSPEC"}},
-		{"TCP to something else", tcp("192.0.2.7", 3), &net.UnixAddr{Name: "/b", Net: "unix"}, told{Local: true, Protocol: "UNSPEC"}},
+		{"TCP to something else", tcp("192.0.2.7", 3), unix, told{Local: true, Protocol: "UNSPEC"}},
 		{"an address without IP", &net.TCPAddr{Port: 3}, tcp("198.51.100.1", 1883), told{Local: true, Protocol: "UNSPEC"}},
 		{"a nil address", (*net.TCPAddr)(nil), tcp("198.51.100.1", 1883), told{Local: true, Protocol: "UNSPEC"}},
 		{"none", nil, nil, told{Local: true, Protocol: "UNSPEC"}},

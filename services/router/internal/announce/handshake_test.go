@@ -79,7 +79,8 @@ func TestRealHandshakesAreToldRightly(t *testing.T) {
 	server.ClientAuth = tls.VerifyClientCertIfGiven
 	first := told{Version: "TLSv1.3", CertOnConn: true, CertOnSess: true, Verified: true, CN: "client"}
 	check("the first of a session", header(server, client), first)
-	check("a resumed one", header(server, client), told{Version: "TLSv1.3", CertOnSess: true, Verified: true, CN: "client"})
+	resumed := told{Version: "TLSv1.3", CertOnSess: true, Verified: true, CN: "client"}
+	check("a resumed one", header(server, client), resumed)
 
 	anonymous := client.Clone()
 	anonymous.Certificates, anonymous.ClientSessionCache, anonymous.MaxVersion = nil, nil, tls.VersionTLS12

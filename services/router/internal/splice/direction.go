@@ -23,7 +23,7 @@ func (d *direction) run() {
 	switch {
 	case writeErr != nil:
 		d.pair.end(d.to.failed, fmt.Errorf("write to the %s: %w", d.to.name, writeErr))
-	case errors.Is(readErr, io.EOF) || errors.Is(readErr, io.ErrUnexpectedEOF):
+	case errors.Is(readErr, io.EOF):
 		d.pair.closeWrite(d.from, d.to)
 	default:
 		d.pair.end(d.from.failed, fmt.Errorf("read from the %s: %w", d.from.name, readErr))

@@ -10,8 +10,9 @@
 // next byte comes; and what is being written to a connection that does not take it is held until it does, which is
 // 64 KiB in a pipe or 16 KiB in a buffer.
 //
-// What one pair costs while it is idle, taken by TestAPairCosts from 1,000 of them after a few bytes both ways, on Linux
-// 6.18 with Go 1.26. Memory is the heap and stacks, and less than this: the far ends, which the test holds too, are in it.
+// What one pair costs while it is idle, taken by TestAPairCosts from 1,000 of them after a few bytes both ways, on
+// Linux 6.18 with Go 1.26. Memory is the heap and stacks; it is less in fact, for the far ends, which the test holds
+// too, are in it.
 //
 //	                       descriptors   memory
 //	plain TCP                        2   10.7 kB
