@@ -17,6 +17,9 @@ import (
 // lockRetry is the pause before a store is tried again that somebody else has open.
 const lockRetry = 100 * time.Millisecond
 
+// claimTimeout bounds the question to etcd whose store is the cluster's.
+const claimTimeout = 2 * time.Second
+
 // holding is what a term keeps in a store.
 type holding struct {
 	*away.Keeper
@@ -95,12 +98,23 @@ func (h *holding) openStore(ctx context.Context, d desk) error {
 // claimStore refuses a store that is not the cluster's: one in another directory would begin without the sessions.
 func (h *holding) claimStore(ctx context.Context, revision int64) error {
 	s := h.life.session
-	owner, err := cluster.ClaimStore(ctx, s.cluster, revision, h.store.ID())
-	if err == nil && owner != h.store.ID() {
-		err = fmt.Errorf("this is store %s, but the cluster's is %s; to begin with this one, delete the key %s in etcd",
-			h.store.ID(), owner, s.cluster.Keys.Store())
+	for {
+		asking, cancel := context.WithTimeout(ctx, claimTimeout)
+		owner, err := cluster.ClaimStore(asking, s.cluster, revision, h.store.ID())
+		cancel()
+		switch {
+		case err == nil && owner == h.store.ID():
+			return nil
+		case err == nil:
+			return fmt.Errorf("this is store %s, but the cluster's is %s; to begin with this one, delete the key %s in etcd",
+				h.store.ID(), owner, s.cluster.Keys.Store())
+		}
+		// etcd is away, or the term is over: that ends the context.
+		s.deps.Logger.WarnContext(ctx, "not known yet whether this is the cluster's store", slog.Any("error", err))
+		if !pause(ctx, lockRetry) {
+			return fmt.Errorf("claim store: %w", context.Cause(ctx))
+		}
 	}
-	return err
 }
 
 // inTrouble remembers why the store could not be opened, for whoever asks what is not ready. That a term ended meanwhile
