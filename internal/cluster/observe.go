@@ -11,6 +11,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 )
 
 const (
@@ -125,12 +127,5 @@ func (o *observer) show(kvs []*mvccpb.KeyValue, revision int64) {
 // pause waits, a quarter more or less so that not all processes act together; false: the context is done.
 func pause(ctx context.Context, d time.Duration) bool {
 	d = max(d, 0)
-	t := time.NewTimer(d*3/4 + rand.N(d/2+1))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
+	return lifecycle.Pause(ctx, d*3/4+rand.N(d/2+1))
 }

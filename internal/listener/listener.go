@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/config"
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 	"github.com/beeline-mqtt/beeline/internal/tcp"
 )
 
@@ -173,7 +174,7 @@ func (l *Listener) accept(ctx context.Context) (net.Conn, error) {
 		case err != nil:
 			// Out of descriptors, or the peer was gone before we came: neither is a reason to stop for good.
 			l.logger.WarnContext(ctx, "accept is paused", slog.Duration("pause", pause), slog.Any("error", err))
-			if !sleep(ctx, pause) {
+			if !lifecycle.Pause(ctx, pause) {
 				return nil, fmt.Errorf("accept on %q: %w", l.cfg.Name, context.Cause(ctx))
 			}
 			pause = min(2*pause, time.Second)
@@ -192,15 +193,4 @@ func (l *Listener) Close() error {
 		return fmt.Errorf("close listener %q: %w", l.cfg.Name, err)
 	}
 	return nil
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/drain"
 )
@@ -176,10 +177,8 @@ func (g *Gateway) showDraining(ctx context.Context, inc *cluster.Incarnation) er
 		if ctx.Err() == nil {
 			g.deps.Logger.WarnContext(ctx, "not shown as draining", slog.Any("error", err))
 		}
-		select {
-		case <-ctx.Done():
+		if !lifecycle.Pause(ctx, incarnationPause) {
 			return nil
-		case <-time.After(incarnationPause):
 		}
 	}
 	<-ctx.Done()

@@ -23,6 +23,7 @@ import (
 
 	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 	"github.com/beeline-mqtt/beeline/internal/listener"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
@@ -205,10 +206,7 @@ func (g *Gateway) live(ctx context.Context, address string) error {
 		case err != nil:
 			g.deps.Logger.WarnContext(ctx, "incarnation ended; a new one begins", slog.Any("error", err))
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(incarnationPause):
-		}
+		lifecycle.Pause(ctx, incarnationPause)
 	}
 	return nil
 }

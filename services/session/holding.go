@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 	"github.com/beeline-mqtt/beeline/services/session/internal/away"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store/pebble"
@@ -89,7 +90,7 @@ func (h *holding) openStore(ctx context.Context, d desk) error {
 			err = fmt.Errorf("waiting: %w", err)
 			s.trouble.Store(&err)
 		}
-		if !pause(ctx, lockRetry) {
+		if !lifecycle.Pause(ctx, lockRetry) {
 			return fmt.Errorf("open store: %w", context.Cause(ctx))
 		}
 	}
@@ -111,7 +112,7 @@ func (h *holding) claimStore(ctx context.Context, revision int64) error {
 		}
 		// etcd is away, or the term is over: that ends the context.
 		s.deps.Logger.WarnContext(ctx, "not known yet whether this is the cluster's store", slog.Any("error", err))
-		if !pause(ctx, lockRetry) {
+		if !lifecycle.Pause(ctx, lockRetry) {
 			return fmt.Errorf("claim store: %w", context.Cause(ctx))
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/journal"
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
 )
 
@@ -176,7 +177,7 @@ func (st *stream) compare(ctx context.Context) {
 			return
 		case h := <-st.holdings:
 			for !st.compareFrame(ctx, h) {
-				if !pause(ctx, compareRetry) {
+				if !lifecycle.Pause(ctx, compareRetry) {
 					return
 				}
 			}
@@ -192,7 +193,7 @@ func (st *stream) compare(ctx context.Context) {
 // missing puts away what the store names the gateway for and it has not shown: neither of them knows then that nobody
 // holds it. It waits until the gateway has had the time to repeat what was not answered, because that says more.
 func (st *stream) missing(ctx context.Context) {
-	if len(st.stored) == 0 || !pause(ctx, st.term.session.config.EvictTimeout) {
+	if len(st.stored) == 0 || !lifecycle.Pause(ctx, st.term.session.config.EvictTimeout) {
 		return
 	}
 	st.term.step(func(q *claims.Queue, now time.Time) {
@@ -201,17 +202,6 @@ func (st *stream) missing(ctx context.Context) {
 		}
 	})
 	st.stored = nil
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	wait := time.NewTimer(d)
-	defer wait.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-wait.C:
-		return true
-	}
 }
 
 func (st *stream) compareFrame(ctx context.Context, h *sessionv1.Holdings) bool {

@@ -4,11 +4,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/beeline-mqtt/beeline/internal/config"
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
@@ -28,15 +25,7 @@ type settings struct {
 	Anonymous bool `koanf:"anonymous" help:"let every client in and permit everything"`
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	if err := run(ctx); err != nil && !errors.Is(err, config.ErrDone) {
-		fmt.Fprintln(os.Stderr, "gateway:", err)
-		os.Exit(1)
-	}
-}
+func main() { node.Main("gateway", run) }
 
 func run(ctx context.Context) error {
 	defaults := settings{Node: node.DefaultConfig(), Gateway: gateway.DefaultConfig()}

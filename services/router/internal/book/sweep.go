@@ -11,6 +11,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 )
 
 const (
@@ -135,13 +137,13 @@ func (s *sweeper) sweep(ctx context.Context, today int64) (deleted int, err erro
 			}
 			deleted, stale = deleted+d, stale[n:]
 			s.metrics.swept.Add(float64(d))
-			pause(ctx, time.Duration(n)*time.Second/time.Duration(s.cfg.SweepRate)-time.Since(start))
+			lifecycle.Pause(ctx, time.Duration(n)*time.Second/time.Duration(s.cfg.SweepRate)-time.Since(start))
 		}
 		if !page.More {
 			return deleted, nil
 		}
 		from = string(page.Kvs[len(page.Kvs)-1].Key) + "\x00"
-		pause(ctx, sweepPause)
+		lifecycle.Pause(ctx, sweepPause)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 )
 
 const (
@@ -110,7 +112,7 @@ func (n *nodes) write(ctx context.Context) {
 			continue
 		}
 		// A quarter more or less, so that not all routers come back together.
-		pause(ctx, wait*3/4+rand.N(wait/2))
+		lifecycle.Pause(ctx, wait*3/4+rand.N(wait/2))
 		wait = min(2*wait, retryMost)
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
@@ -132,7 +134,7 @@ func (n *nodes) gatherWrites(ctx context.Context) bool {
 		}
 	}
 	if n.queue.len() < mostOperations {
-		pause(ctx, writeDelay)
+		lifecycle.Pause(ctx, writeDelay)
 	}
 	return ctx.Err() == nil
 }
@@ -153,14 +155,4 @@ func (n *nodes) writeBatch(ctx context.Context) bool {
 		n.deps.Logger.WarnContext(ctx, "clients' nodes are not recorded", slog.Int("clients", len(batch)), slog.Any("error", err))
 	}
 	return err == nil
-}
-
-// pause waits, or until ctx is done.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

@@ -4,10 +4,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/beeline-mqtt/beeline/internal/config"
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
@@ -25,15 +22,7 @@ type settings struct {
 	Session session.Config `koanf:"session"`
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	if err := run(ctx); err != nil && !errors.Is(err, config.ErrDone) {
-		fmt.Fprintln(os.Stderr, "session:", err)
-		os.Exit(1)
-	}
-}
+func main() { node.Main("session", run) }
 
 func run(ctx context.Context) error {
 	defaults := settings{Node: node.DefaultConfig(), Session: session.DefaultConfig()}

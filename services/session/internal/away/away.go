@@ -18,7 +18,6 @@ package away
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -399,11 +398,7 @@ func (k *Keeper) set(s *session, r store.Record, stored bool) {
 
 // check reports an error of the store to whoever has to end the term because of it.
 func (k *Keeper) check(what string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, store.ErrFull):
-	default:
+	if err != nil {
 		k.deps.Failed(fmt.Errorf("%s: %w", what, err))
 	}
 	return err
