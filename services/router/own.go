@@ -17,11 +17,12 @@ const lookUpTimeout = 500 * time.Millisecond
 type own struct {
 	deps      cluster.Deps
 	directory *cluster.Directory
+	see       func(cluster.View)
 	view      atomic.Pointer[cluster.View] // nil before the first
 }
 
-func newOwn(d cluster.Deps) *own {
-	o := &own{deps: d}
+func newOwn(d cluster.Deps, see func(cluster.View)) *own {
+	o := &own{deps: d, see: see}
 	o.directory = cluster.NewDirectory(d, o.lives)
 	return o
 }
@@ -31,6 +32,7 @@ func (o *own) run(ctx context.Context, on func()) error {
 	defer o.directory.Close()
 	return cluster.WatchMembers(ctx, o.deps, cluster.Gateway, func(v cluster.View) {
 		o.view.Store(&v)
+		o.see(v)
 		on()
 	})
 }

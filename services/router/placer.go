@@ -40,7 +40,8 @@ type placer struct {
 	next chan struct{} // closed when the book has changed, and then another one; guarded by mu
 }
 
-func newPlacer(cfg Config, d Deps, m *metrics) (*placer, error) {
+// newPlacer makes a placer that shows see the gateways of the own cluster, each time they change.
+func newPlacer(cfg Config, d Deps, m *metrics, see func(cluster.View)) (*placer, error) {
 	secret, err := placement.NewSecret([]byte(cfg.Secret))
 	if err != nil {
 		return nil, fmt.Errorf("secret: %w", err)
@@ -48,7 +49,7 @@ func newPlacer(cfg Config, d Deps, m *metrics) (*placer, error) {
 	keys := cluster.Keys(cfg.Cluster)
 	p := &placer{
 		name: cfg.Cluster, secret: secret, metrics: m, logger: d.Logger, seen: make(chan struct{}), next: make(chan struct{}),
-		own:     newOwn(cluster.Deps{Client: d.Etcd, Keys: keys, Logger: d.Logger}),
+		own:     newOwn(cluster.Deps{Client: d.Etcd, Keys: keys, Logger: d.Logger}, see),
 		book:    book.Open(cfg.Book, book.Deps{Client: d.Etcd, Keys: keys, Logger: d.Logger, Metrics: d.Metrics}),
 		foreign: newForeigners(foreign.Deps{Logger: d.Logger, Metrics: foreign.NewMetrics(d.Metrics)}),
 		loads:   loads{open: make(map[string]int)},

@@ -13,15 +13,20 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
+	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 	"github.com/beeline-mqtt/beeline/internal/listener"
+	"github.com/beeline-mqtt/beeline/services/router/internal/fleet"
 	"github.com/beeline-mqtt/beeline/services/router/internal/splice"
 )
 
 // Deps are what a router works with.
 type Deps struct {
-	Etcd    *clientv3.Client
+	Etcd *clientv3.Client
+	// Dial connects to the gRPC server of another process.
+	Dial    func(address string) (*grpc.ClientConn, error)
 	Metrics prometheus.Registerer
 	Logger  *slog.Logger
 }
@@ -34,6 +39,7 @@ type Router struct {
 	metrics   *metrics
 	sources   *sources
 	placer    *placer
+	fleet     *fleet.Fleet
 	pool      *splice.Pool
 }
 
@@ -43,8 +49,9 @@ func New(cfg Config, deps Deps) (*Router, error) {
 		return nil, err
 	}
 	r := &Router{cfg: cfg, deps: deps, metrics: newMetrics(deps.Metrics), sources: newSources(cfg.SourceConnections), pool: splice.NewPool(pipes)}
+	r.fleet = fleet.New(cluster.Deps{Client: deps.Etcd, Keys: cluster.Keys(cfg.Cluster), Logger: deps.Logger}, deps.Dial)
 	var err error
-	if r.placer, err = newPlacer(cfg, deps, r.metrics); err != nil {
+	if r.placer, err = newPlacer(cfg, deps, r.metrics, r.fleet.See); err != nil {
 		return nil, err
 	}
 	for _, lc := range cfg.Listeners {
@@ -81,6 +88,7 @@ func (r *Router) Ready() error { return r.placer.ready() }
 func (r *Router) Run(ctx context.Context) error {
 	defer r.pool.Close()
 	return lifecycle.Run(ctx, stopGrace,
+		lifecycle.Simple("fleet", r.fleet.Run),
 		lifecycle.Simple("placement", r.placer.run),
 		lifecycle.Part{Name: "door", Run: func(ctx context.Context, started func()) error {
 			started()

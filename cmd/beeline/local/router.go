@@ -58,7 +58,7 @@ func (c *Cluster) startRouter(ctx context.Context, ports RouterPorts) (*Router, 
 		{Name: "mqtts", Address: at(ports.MQTTS), CertFile: tls.Cert, KeyFile: tls.Key},
 		{Name: "ws", Address: at(ports.WebSocket), WebSocket: true},
 	}
-	r, err := router.New(cfg, router.Deps{Etcd: n.Etcd, Metrics: n.Metrics, Logger: n.Logger})
+	r, err := router.New(cfg, router.Deps{Etcd: n.Etcd, Dial: n.Dialer.Dial, Metrics: n.Metrics, Logger: n.Logger})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("router: %w", err), n.Close())
 	}

@@ -39,7 +39,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r, err := router.New(cfg.Router, router.Deps{Etcd: n.Etcd, Metrics: n.Metrics, Logger: n.Logger})
+	r, err := router.New(cfg.Router, router.Deps{Etcd: n.Etcd, Dial: n.Dialer.Dial, Metrics: n.Metrics, Logger: n.Logger})
 	if err != nil {
 		return errors.Join(err, n.Close())
 	}
