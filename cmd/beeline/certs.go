@@ -11,12 +11,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/beeline-mqtt/beeline/internal/pki"
+	"github.com/beeline-mqtt/beeline/services/router"
 )
+
+// groupMayRead is the mode of the secret, which is that of delivered keys.
+const groupMayRead = 0o640
 
 // certsOptions are the flags of beeline certs.
 type certsOptions struct {
 	authority string
 	out       string
+	secret    string
 }
 
 func certsCommand() *cobra.Command {
@@ -29,7 +34,9 @@ func certsCommand() *cobra.Command {
 			"may manage routers; others, like etcd, may call none of them. NAME alone is the certificate of a server for MQTT clients.\n\n" +
 			"Each certificate gets a directory of its own, OUT/NAME, with tls.crt, tls.key (for its owner and group) and " +
 			"ca.crt. What is there and right stays, unless less than a third of its life is left. Certificates last a year, " +
-			"the authority ten. Only one beeline certs at a time may use an authority.",
+			"the authority ten. Only one beeline certs at a time may use an authority.\n\n" +
+			"With --secret it also makes the secret that routers share (router.secret_file), for its owner and group, and never " +
+			"changes one that is there.",
 		Example: "  beeline certs --authority ca --out pki session/session-1 gateway/gateway-1=gw1.example.com,10.0.0.11",
 		Args:    cobra.MinimumNArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return o.run(cmd.OutOrStdout(), args) },
@@ -37,12 +44,18 @@ func certsCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.authority, "authority", "", "directory of the authority; keep it from the services")
 	f.StringVar(&o.out, "out", "", "directory for a directory for each certificate")
+	f.StringVar(&o.secret, "secret", "", "file for the secret of routers, made if it is not there; default: none is made")
 	return cmd
 }
 
 func (o *certsOptions) run(out io.Writer, args []string) error {
 	if o.authority == "" || o.out == "" {
 		return errors.New("give an --authority and an --out")
+	}
+	if o.secret != "" {
+		if err := router.ProvideSecret(o.secret, groupMayRead); err != nil {
+			return fmt.Errorf("--secret: %w", err)
+		}
 	}
 	ca, err := pki.Open(o.authority, time.Now)
 	if err != nil {

@@ -96,6 +96,23 @@ func TestCertsAgainKeepsWhatIsThereAndAddsWhatIsNew(t *testing.T) {
 	}
 }
 
+func TestCertsMakesTheSecretOfRoutersOnce(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	args := []string{"certs", "--authority", t.TempDir(), "--out", t.TempDir(), "--secret", secret, "router/router"}
+	beeline(t, args...)
+	first, err := os.ReadFile(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(secret); err != nil || info.Mode() != 0o640 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	beeline(t, args...)
+	if again, err := os.ReadFile(secret); err != nil || string(again) != string(first) {
+		t.Errorf("%v; it was %q and is %q", err, first, again)
+	}
+}
+
 func TestACertificateWithoutARoleIsForMQTTClients(t *testing.T) {
 	authority, out := t.TempDir(), t.TempDir()
 	beeline(t, "certs", "--authority", authority, "--out", out, "mqtt=broker.example")
@@ -124,6 +141,7 @@ func TestCertsSaysWhatItCannotMake(t *testing.T) {
 		{"no name", `gateway/: "" cannot be the name`, []string{"--authority", dir, "--out", dir, "gateway/"}},
 		{"way out", `"../x" cannot be the name`, []string{"--authority", dir, "--out", dir, "gateway/../x"}},
 		{"no role", `"a b" cannot be a role`, []string{"--authority", dir, "--out", dir, "a b/c"}},
+		{"no directory for the secret", "--secret: make a secret", []string{"--authority", dir, "--out", dir, "--secret", dir + "/no/secret", "router/a"}},
 		{"no directory", "make certificate directory", []string{"--authority", "/dev/null/ca", "--out", dir, "gateway/a"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) { fails(t, tt.want, append([]string{"certs"}, tt.args...)...) })

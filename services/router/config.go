@@ -18,8 +18,10 @@ type Config struct {
 	// Cluster names the cluster that the router belongs to: its keys in etcd stand under it, and its gateways are the
 	// nodes of the cluster that devices go to unless they are assigned to another one.
 	Cluster string `koanf:"cluster" help:"name of the cluster, a word without slashes"`
-	// Secret keys the hash under which a client's node and exact assignments are stored. All routers need the same.
-	Secret config.Secret `koanf:"secret" help:"at least 32 characters, the same for all routers: keys the hashes of what clients present"`
+	// Secret keys the hash under which a client's node and exact assignments are stored. All routers need the same. It is
+	// given itself, or as the path of a file.
+	Secret     config.Secret `koanf:"secret" help:"at least 32 characters, the same for all routers: keys the hashes of what clients present"`
+	SecretFile string        `koanf:"secret_file" help:"file with the secret, instead of secret"`
 	// MaxConnections bounds the sockets on each listener, SourceConnections those from one address.
 	MaxConnections    int `koanf:"max_connections" help:"connections of one listener"`
 	SourceConnections int `koanf:"source_connections" help:"connections from one source address; 0: any number"`
@@ -53,16 +55,11 @@ func DefaultConfig() Config {
 	}
 }
 
-// leastSecret is the least length of Secret.
-const leastSecret = 32
-
 // Validate reports the first setting that cannot work, by its key.
 func (c Config) Validate() error {
 	switch {
 	case c.Cluster == "" || strings.Contains(c.Cluster, "/"):
 		return config.Invalid("cluster", "must be a word without slashes")
-	case len(c.Secret) < leastSecret:
-		return config.Invalid("secret", "must have at least %d characters", leastSecret)
 	case c.MaxConnections < 1:
 		return config.Invalid("max_connections", "must be positive")
 	case c.SourceConnections < 0:
@@ -79,6 +76,9 @@ func (c Config) Validate() error {
 		return config.Invalid("idle", "must not be negative")
 	case len(c.Listeners) == 0:
 		return config.Invalid("listeners", "is missing: at least one is needed")
+	}
+	if _, err := c.secret(); err != nil {
+		return err
 	}
 	seen := make(map[string]bool, len(c.Listeners))
 	for i, l := range c.Listeners {

@@ -42,9 +42,9 @@ type placer struct {
 
 // newPlacer makes a placer that shows see the gateways of the own cluster, each time they change.
 func newPlacer(cfg Config, d Deps, m *metrics, see func(cluster.View)) (*placer, error) {
-	secret, err := placement.NewSecret([]byte(cfg.Secret))
+	secret, err := cfg.secret()
 	if err != nil {
-		return nil, fmt.Errorf("secret: %w", err)
+		return nil, err
 	}
 	keys := cluster.Keys(cfg.Cluster)
 	p := &placer{

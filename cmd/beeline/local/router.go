@@ -2,16 +2,12 @@ package local
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 
-	"github.com/beeline-mqtt/beeline/internal/config"
 	"github.com/beeline-mqtt/beeline/internal/node"
 	"github.com/beeline-mqtt/beeline/internal/pki"
 	"github.com/beeline-mqtt/beeline/services/router"
@@ -34,8 +30,8 @@ func (c *Cluster) Router() *Router {
 
 // startRouter starts the router and waits until it takes clients.
 func (c *Cluster) startRouter(ctx context.Context, ports RouterPorts) (*Router, error) {
-	secret, err := secretOf(filepath.Join(c.cfg.Dir, "router-secret"))
-	if err != nil {
+	secret := filepath.Join(c.cfg.Dir, "router-secret")
+	if err := router.ProvideSecret(secret, 0o600); err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}
 	tls, err := c.ca.Issue(pki.Request{Name: "mqtt"})
@@ -52,7 +48,7 @@ func (c *Cluster) startRouter(ctx context.Context, ports RouterPorts) (*Router, 
 	}
 	at := func(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 	cfg := router.DefaultConfig()
-	cfg.Secret = secret
+	cfg.SecretFile = secret
 	cfg.Listeners = []router.Listener{
 		{Name: "mqtt", Address: at(ports.MQTT)},
 		{Name: "mqtts", Address: at(ports.MQTTS), CertFile: tls.Cert, KeyFile: tls.Key},
@@ -69,20 +65,4 @@ func (c *Cluster) startRouter(ctx context.Context, ports RouterPorts) (*Router, 
 		return nil, errors.Join(fmt.Errorf("router: %w", err), p.Stop())
 	}
 	return &Router{Process: p, Service: r, Operator: operator}, nil
-}
-
-// secretOf reads the secret of a file, which is made if it is not there.
-func secretOf(path string) (config.Secret, error) {
-	b, err := os.ReadFile(path)
-	switch {
-	case err == nil:
-		return config.Secret(b), nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return "", err
-	}
-	secret := rand.Text() + rand.Text()
-	if err := os.WriteFile(path, []byte(secret), 0o600); err != nil {
-		return "", err
-	}
-	return config.Secret(secret), nil
 }

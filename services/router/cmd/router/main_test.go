@@ -27,6 +27,25 @@ func TestWrongConfigurationOfTheRouterNamesTheKey(t *testing.T) {
 	}
 }
 
+func TestTheSecretMayBeInAFile(t *testing.T) {
+	file := func(text string) string { return "--router.secret_file=" + nodetest.File(t, text) }
+	r := nodetest.Run(t, nodetest.Call{Args: []string{"--rpc.tls.insecure", file(secret + "\n"), "--check-config"}})
+	if r.Code != 0 {
+		t.Errorf("exit code %d: %s", r.Code, r.Stderr)
+	}
+	for _, tt := range []struct {
+		want string
+		args []string
+	}{
+		{"router.secret: must have at least 32 characters", nil},
+		{"router.secret: and secret_file: give one of them", []string{file(secret), "--router.secret=" + secret}},
+		{"router.secret_file: open /no/secret: no such file", []string{"--router.secret_file=/no/secret"}},
+		{"router.secret_file: must have at least 32 characters", []string{file(secret[1:] + "\n")}},
+	} {
+		nodetest.Fails(t, nodetest.Call{Args: append(tt.args, "--rpc.tls.insecure")}, tt.want)
+	}
+}
+
 func TestARouterProcess(t *testing.T) {
 	etcd := clustertest.StartEtcd(t)
 	p := nodetest.Start(t, nodetest.Call{
