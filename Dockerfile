@@ -37,13 +37,13 @@ ENTRYPOINT ["/session"]
 FROM service AS router-base
 LABEL org.opencontainers.image.title="beeline router" \
       org.opencontainers.image.description="Takes devices to the node that they belong to"
-EXPOSE 1883 7946 9090
+EXPOSE 1883 8083 8883 7946 9090
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/router", "health"]
 ENTRYPOINT ["/router"]
 
 FROM service AS beeline-base
 LABEL org.opencontainers.image.title="beeline" \
-      org.opencontainers.image.description="Makes certificates, publishes and subscribes"
+      org.opencontainers.image.description="Makes certificates, asks and tells routers, publishes and subscribes"
 ENTRYPOINT ["/beeline"]
 
 FROM gateway-base AS gateway-prebuilt

@@ -35,10 +35,17 @@ func TestAClusterInContainers(t *testing.T) {
 		{"it is ready when up --wait returns", p.comesUp},
 		{"containers can do no more than they need", p.isConfined},
 		{"messages pass between all gateways", func(t *testing.T) { p.cross(t, three...) }},
+		{"clients that know the router alone are spread", p.spreads},
+		{"the router has TLS and WebSocket", p.hasAllDoors},
+		{"gateways believe the router alone who a client is", p.believesTheRouterAlone},
+		{"an operator sees where a client goes, and why", p.explains},
+		{"clients follow their session", p.followsSessions},
 		{"bringing it up again changes nothing", p.comesUpAgain},
 		{"a killed gateway leaves its clients to the others", p.outlivesAKilledGateway},
 		{"a crashed gateway comes back by itself", p.restartsACrashedGateway},
 		{"a fourth gateway gets its share", p.takesAFourth},
+		{"clients return to where they were", p.returns},
+		{"a rolling restart loses nothing", p.rolls},
 		{"the active session instance may be restarted", p.restartsTheActiveSession},
 		{"the logs have no errors", p.logsNoErrors},
 		{"what is owed outlives the containers", p.keepsWhatIsOwed},
@@ -53,7 +60,9 @@ func TestAClusterInContainers(t *testing.T) {
 var (
 	three    = []string{"gateway-1", "gateway-2", "gateway-3"}
 	four     = append(slices.Clone(three), "gateway-4")
-	services = append(slices.Clone(three), "session-1", "session-2", "etcd")
+	services = append(slices.Clone(three), "session-1", "session-2", "etcd", "router")
+	// front is what has to be up for clients of the router; compose starts what it needs.
+	front = append(slices.Clone(three), "router")
 )
 
 // sweep removes what a failed test has left, and says what the containers had to say.
@@ -70,7 +79,7 @@ func (p *project) sweep(t *testing.T) {
 
 func (p *project) comesUp(t *testing.T) {
 	began := time.Now()
-	p.up(t, three...)
+	p.up(t, front...)
 	t.Logf("ready after %v", time.Since(began).Round(100*time.Millisecond))
 	for _, s := range services {
 		if c := p.inspect(t, s); c.State.Health.Status != "healthy" {
@@ -94,9 +103,11 @@ func (p *project) isConfined(t *testing.T) {
 		}
 		var names []string
 		for _, m := range c.Mounts {
-			names = append(names, strings.TrimPrefix(m.Name, p.name+"_"))
-			if m.RW && s != "certs" && m.Destination == "/pki" {
-				t.Errorf("%s may write its certificate", s)
+			if m.Name != "" { // else it is a file of the project
+				names = append(names, strings.TrimPrefix(m.Name, p.name+"_"))
+			}
+			if m.RW && s != "certs" && m.Destination != "/data" {
+				t.Errorf("%s may write %s", s, m.Destination)
 			}
 		}
 		slices.Sort(names)
@@ -106,6 +117,9 @@ func (p *project) isConfined(t *testing.T) {
 		}
 		if strings.HasPrefix(s, "session-") {
 			want = append(want, "session") // one for both
+		}
+		if s == "router" {
+			want = []string{"pki-mqtt", "pki-router", "secret"}
 		}
 		if diff := cmp.Diff(want, names); s != "certs" && diff != "" {
 			t.Errorf("volumes of %s (-want +got):\n%s", s, diff)
@@ -156,11 +170,12 @@ func (p *project) certificate(t *testing.T, c container) string {
 func (p *project) comesUpAgain(t *testing.T) {
 	before := map[string]string{}
 	certificate := map[string]string{}
+	secret := p.secret(t)
 	for _, s := range services {
 		c := p.inspect(t, s)
 		before[s], certificate[s] = c.State.StartedAt, p.certificate(t, c)
 	}
-	p.up(t, three...)
+	p.up(t, front...)
 	for _, s := range services {
 		c := p.inspect(t, s)
 		if got := c.State.StartedAt; got != before[s] {
@@ -169,6 +184,9 @@ func (p *project) comesUpAgain(t *testing.T) {
 		if p.certificate(t, c) != certificate[s] {
 			t.Errorf("%s has a new certificate", s)
 		}
+	}
+	if p.secret(t) != secret {
+		t.Error("the routers have a new secret")
 	}
 	if c := p.inspect(t, "certs"); c.State.ExitCode != 0 {
 		t.Errorf("certs ended with %d", c.State.ExitCode)
@@ -264,15 +282,20 @@ func (p *project) keepsWhatIsOwed(t *testing.T) {
 	p.pub(t, "gateway-2", "mail/1", "one")
 	p.pub(t, "gateway-3", "mail/2", "two", "--qos", "2")
 	p.pub(t, "gateway-2", "state", "kept", "--retain")
+	p.pub(t, "router", "news", "hello", "--id", "regular")
+	was, secret := p.explain(t, "regular"), p.secret(t)
 	p.do(t, "down")
 	began := time.Now()
-	p.up(t, three...)
+	p.up(t, front...)
 	t.Logf("ready again after %v", time.Since(began).Round(100*time.Millisecond))
 	if diff := cmp.Diff([]string{"mail/1 one", "mail/2 two"}, p.fetch(t, "gateway-3", "traveller", 2)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]string{"state kept"}, p.sub(t, "gateway-1", "reader", "state").awaitCount(1)); diff != "" {
 		t.Errorf("retained (-want +got):\n%s", diff)
+	}
+	if is := p.explain(t, "regular"); is != was || !strings.Contains(is.reason, "was there before") || p.secret(t) != secret {
+		t.Errorf("a client of the router would go to %+v, now to %+v", was, is)
 	}
 }
 

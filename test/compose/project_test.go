@@ -29,7 +29,8 @@ type project struct {
 	name    string
 	compose []string // the command
 	env     []string
-	beeline string // the program, for publishers and subscribers on the host
+	beeline string            // the program, for publishers and subscribers on the host
+	was     map[string]string // where the regulars of the router were
 }
 
 func newProject(t *testing.T, compose string) *project {
@@ -40,12 +41,35 @@ func newProject(t *testing.T, compose string) *project {
 	}
 	p := &project{name: fmt.Sprintf("beeline-test-%d", os.Getpid()), beeline: beeline}
 	p.compose = append(strings.Fields(compose), "--progress", "quiet", "--project-name", p.name,
-		"--file", "../../deploy/compose/compose.yaml", "--profile", "four")
+		"--file", "../../deploy/compose/compose.yaml", "--file", "../../deploy/compose/direct.yaml", "--profile", "four")
 	p.env = append(os.Environ(), "ETCD_IMAGE=beeline/etcd:dev", "SESSION_1_ADMIN=0", "SESSION_2_ADMIN=0")
 	for i := 1; i <= 4; i++ {
 		p.env = append(p.env, fmt.Sprintf("GATEWAY_%d_MQTT=0", i), fmt.Sprintf("GATEWAY_%d_ADMIN=0", i))
 	}
+	for _, port := range []string{"MQTT", "WS", "MQTTS", "GRPC", "ADMIN"} {
+		p.env = append(p.env, "ROUTER_"+port+"=0")
+	}
+	p.ownNetwork(t)
 	return p
+}
+
+// ownNetwork keeps the project out of the network of one that runs already.
+func (p *project) ownNetwork(t *testing.T) {
+	t.Helper()
+	own := fmt.Sprintf("10.214.%d", os.Getpid()%256)
+	text, err := os.ReadFile("../../deploy/compose/gateway.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := strings.ReplaceAll(string(text), "[10.213.83.250]", "["+own+".250]")
+	if trusted == string(text) {
+		t.Fatalf("the router is not trusted in\n%s", text)
+	}
+	file := filepath.Join(t.TempDir(), "gateway.yaml")
+	if err := os.WriteFile(file, []byte(trusted), 0o644); err != nil { //nolint:gosec // the gateways run as somebody else
+		t.Fatal(err)
+	}
+	p.env = append(p.env, "NETWORK="+own, "GATEWAY_CONFIG="+file)
 }
 
 // try runs a command and returns what it has printed. The error has what it has complained about.
