@@ -60,10 +60,16 @@ func run(m *testing.M) (code int, err error) {
 // start starts a cluster for a test that runs beside others.
 func start(t *testing.T, cfg processes.Config) *processes.Cluster {
 	t.Helper()
+	t.Parallel()
+	return startAlone(t, cfg)
+}
+
+// startAlone starts a cluster for a test that wants the machine.
+func startAlone(t *testing.T, cfg processes.Config) *processes.Cluster {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	t.Parallel()
 	cfg.Binaries = binaries
 	return processes.Start(t, cfg)
 }

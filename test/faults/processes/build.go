@@ -25,7 +25,8 @@ func Build(ctx context.Context, dir string, race bool) (Binaries, error) {
 		args = append(args, "-race")
 		cgo = "CGO_ENABLED=1"
 	}
-	args = append(args, module+"services/gateway/cmd/gateway", module+"services/session/cmd/session", module+"test/faults/cmd/etcd")
+	args = append(args, module+"services/gateway/cmd/gateway", module+"services/session/cmd/session", module+"services/router/cmd/router",
+		module+"test/faults/cmd/etcd")
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Env = append(os.Environ(), cgo)
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -35,6 +35,8 @@ type Config struct {
 	TTL time.Duration
 	// Limits are gateway.limits, Gateway further keys of gateway, both as flow YAML without braces.
 	Limits, Gateway string
+	// Router has one before the gateways.
+	Router bool
 }
 
 // Cluster is a cluster of processes that ends with its test.
@@ -46,6 +48,7 @@ type Cluster struct {
 	Etcds    []*Process
 	Sessions []*Session
 	Gateways []*Gateway
+	Router   *Router // nil: there is none
 	// Client reaches etcd directly, Deps is what internal/cluster reads it with.
 	Client *clientv3.Client
 	Deps   cluster.Deps
@@ -81,6 +84,17 @@ type Gateway struct {
 	admin string
 }
 
+// Router is one router.
+type Router struct {
+	*Process
+	// MQTT is where clients connect.
+	MQTT string
+	// Etcd is its wire to etcd.
+	Etcd *Proxy
+
+	admin string
+}
+
 // Start starts a cluster and returns when it takes clients everywhere.
 func Start(t testing.TB, cfg Config) *Cluster {
 	t.Helper()
@@ -111,6 +125,9 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	for i := range cfg.Gateways {
 		c.Gateways = append(c.Gateways, c.gateway(t, i))
 	}
+	if cfg.Router {
+		c.Router = c.router(t)
+	}
 	c.mu.Lock()
 	for _, s := range c.Sessions {
 		c.known = append(c.known, s.Process)
@@ -121,6 +138,18 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	c.mu.Unlock()
 	c.Boot(t)
 	return c
+}
+
+// AddGateway starts one more gateway. It need not be ready yet.
+func (c *Cluster) AddGateway(t testing.TB) *Gateway {
+	t.Helper()
+	g := c.gateway(t, len(c.Gateways))
+	c.Gateways = append(c.Gateways, g)
+	c.mu.Lock()
+	c.known = append(c.known, g.Process)
+	c.mu.Unlock()
+	g.Start(t)
+	return g
 }
 
 // Boot starts whatever does not run, etcd first, and returns when all is ready.
@@ -141,10 +170,13 @@ func (c *Cluster) Boot(t testing.TB) {
 			g.Start(t)
 		}
 	}
+	if c.Router != nil && !c.Router.Running() {
+		c.Router.Start(t)
+	}
 	c.WaitReady(t)
 }
 
-// WaitReady waits until every session instance and every gateway is ready.
+// WaitReady waits until every session instance, every gateway and the router are ready.
 func (c *Cluster) WaitReady(t testing.TB) {
 	t.Helper()
 	for _, s := range c.Sessions {
@@ -152,6 +184,9 @@ func (c *Cluster) WaitReady(t testing.TB) {
 	}
 	for _, g := range c.Gateways {
 		g.WaitReady(t)
+	}
+	if c.Router != nil {
+		c.Router.WaitReady(t)
 	}
 }
 
@@ -178,6 +213,9 @@ func (c *Cluster) All() []*Process {
 	}
 	for _, g := range c.Gateways {
 		all = append(all, g.Process)
+	}
+	if c.Router != nil {
+		all = append(all, c.Router.Process)
 	}
 	return all
 }
@@ -289,6 +327,9 @@ func (c *Cluster) Mend() {
 		s.Etcd.Set(Open)
 		s.peers.Set(Open)
 	}
+	if c.Router != nil {
+		c.Router.Etcd.Set(Open)
+	}
 }
 
 // Member returns the incarnation under which a gateway lives, as etcd knows it.
@@ -325,6 +366,9 @@ func (s *Session) metric(t testing.TB, name string) float64 { return metric(t, s
 // Metric returns the value of a metric without labels; 0 when the gateway does not have it or does not answer.
 func (g *Gateway) Metric(t testing.TB, name string) float64 { return metric(t, g.admin, name) }
 
+// Metric is like Gateway.Metric.
+func (r *Router) Metric(t testing.TB, name string) float64 { return metric(t, r.admin, name) }
+
 func metric(t testing.TB, admin, name string) float64 {
 	t.Helper()
 	_, text := get(t, "http://"+admin+"/metrics")
@@ -340,6 +384,9 @@ func metric(t testing.TB, admin, name string) float64 {
 	return 0
 }
 
+// Address is where its peers reach the gateway, by which etcd knows it, too.
+func (g *Gateway) Address() string { return g.peers.Address() }
+
 // Ready says what the readiness of a process is: nil, or what it says or why it cannot be asked.
 func (g *Gateway) Ready(t testing.TB) error { return ready(t, g.admin) }
 
@@ -351,6 +398,9 @@ func (g *Gateway) WaitReady(t testing.TB) { waitReady(t, g.Process, g.admin) }
 
 // WaitReady waits until the instance is active or can become so.
 func (s *Session) WaitReady(t testing.TB) { waitReady(t, s.Process, s.admin) }
+
+// WaitReady waits until the router takes clients to gateways.
+func (r *Router) WaitReady(t testing.TB) { waitReady(t, r.Process, r.admin) }
 
 func waitReady(t testing.TB, p *Process, admin string) {
 	t.Helper()

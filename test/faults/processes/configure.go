@@ -52,7 +52,7 @@ type settings struct {
 	Cluster                        *Cluster
 	Cert                           pki.Files
 	Etcd, Listen, Admin, Advertise string
-	MQTT, Data                     string
+	MQTT, Data, Behind             string
 	Blind                          time.Duration
 }
 
@@ -77,9 +77,24 @@ anonymous: true
 gateway:
   lease_ttl: {{.Cluster.TTL}}
   public_address: "{{.MQTT}}"
-  listeners: [{name: mqtt, address: "{{.MQTT}}"}]
+  listeners:
+    - {name: mqtt, address: "{{.MQTT}}"}
+{{- if .Cluster.Config.Router}}
+    - {name: router, address: "{{.Behind}}", proxy_from: [loopback]}
+{{- end}}
   limits: { {{.Cluster.Limits}} }
   {{.Cluster.Gateway}}
+`
+
+const routerYAML = `
+log: {level: info, format: text}
+listen: {{.Listen}}
+admin: {address: "{{.Admin}}"}
+etcd: {endpoints: ["{{.Etcd}}"]}
+rpc: {tls: {cert_file: {{.Cert.Cert}}, key_file: {{.Cert.Key}}, ca_file: {{.Cert.CA}}}}
+router:
+  secret: no-secret-but-at-least-32-characters
+  listeners: [{name: mqtt, address: "{{.MQTT}}"}]
 `
 
 // configure writes a configuration file and returns its path.
@@ -130,9 +145,21 @@ func (c *Cluster) gateway(t testing.TB, i int) *Gateway {
 	path := c.configure(t, name, gatewayYAML, settings{
 		Cert: c.certificate(t, name, "gateway"),
 		Etcd: endpoints, Listen: listen, Admin: g.admin, Advertise: g.peers.Address(), MQTT: g.MQTT,
+		Behind: address(t),
 	})
 	g.Process = c.process(name, "gateway", "--config", path)
 	return g
+}
+
+func (c *Cluster) router(t testing.TB) *Router {
+	t.Helper()
+	wire, endpoints := c.wire(t)
+	r := &Router{MQTT: address(t), Etcd: wire, admin: address(t)}
+	path := c.configure(t, "router", routerYAML, settings{
+		Cert: c.certificate(t, "router", "router"), Etcd: endpoints, Listen: address(t), Admin: r.admin, MQTT: r.MQTT,
+	})
+	r.Process = c.process("router", "router", "--config", path)
+	return r
 }
 
 func address(t testing.TB) string {

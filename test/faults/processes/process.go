@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package processes runs a cluster as it runs in earnest: etcd, session instances and gateways as processes of
+// Package processes runs a cluster as it runs in earnest: etcd, session instances, gateways and a router as processes of
 // their own, built from their own mains, with YAML files and mutual TLS, on loopback. It kills, pauses and
 // restarts them, and cuts the wires between them. It knows no MQTT: what a fault does to clients is for the
 // tests to see.
