@@ -58,15 +58,19 @@ func (r *Router) serve(ctx context.Context, nc net.Conn, _ string) {
 	r.pass(ctx, nc, route)
 }
 
-// secure is a TLS connection, as the listener has it.
-type secure interface {
+// shaking is a TLS connection whose handshake is to come. That of a WebSocket is over when the listener hands it on.
+type shaking interface {
 	HandshakeContext(ctx context.Context) error
+}
+
+// secure is a connection that knows the facts of its TLS: those of no handshake, where it has none.
+type secure interface {
 	ConnectionState() tls.ConnectionState
 }
 
 // greet reads the CONNECT.
 func (r *Router) greet(ctx context.Context, nc net.Conn) (connect.Packet, error) {
-	if t, ok := nc.(secure); ok {
+	if t, ok := nc.(shaking); ok {
 		if err := t.HandshakeContext(ctx); err != nil {
 			return connect.Packet{}, fmt.Errorf("TLS: %w: %w", connect.ErrNotMQTT, err)
 		}

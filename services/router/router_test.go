@@ -1,14 +1,17 @@
 package router
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/pires/go-proxyproto/tlvparse"
 
@@ -250,24 +253,58 @@ func TestAGatewayIsToldOfTheTLSThatEndsAtTheRouter(t *testing.T) {
 	certs := listenertest.Issue(t)
 	etcd := clustertest.StartEtcd(t).Client()
 	r := start(t, etcd, func(c *Config) {
-		c.Listeners[0].CertFile, c.Listeners[0].KeyFile, c.Listeners[0].ClientCAFile = certs.Server.Cert, certs.Server.Key, certs.Server.CA
+		secure := Listener{Name: "tls", Address: "127.0.0.1:0", CertFile: certs.Server.Cert, KeyFile: certs.Server.Key, ClientCAFile: certs.Server.CA}
+		webSocket := secure
+		webSocket.Name, webSocket.WebSocket = "wss", true
+		c.Listeners = append(c.Listeners, secure, webSocket, Listener{Name: "ws", Address: "127.0.0.1:0", WebSocket: true})
 	})
 	n := startNode(t, nil, func(n *node) { n.proxy = true })
 	n.join(etcd, cluster.Active)
 	r.knows(1)
-	c := rawmqtt.Over(t, tls.Client(dial(t, r.address()), certs.Trusting(t, certs.Client)), v5)
-	c.Hello("x")
-	echoes(t, c)
-	tlvs, err := (<-n.headers).TLVs()
+	client := certs.Trusting(t, certs.Client)
+	for name, connect := range map[string]func() net.Conn{
+		"tls": func() net.Conn { return tls.Client(dial(t, r.Addr("tls").String()), client) },
+		"wss": func() net.Conn { return dialWebSocket(t, "wss://"+r.Addr("wss").String(), client) },
+		"ws":  func() net.Conn { return dialWebSocket(t, "ws://"+r.Addr("ws").String(), nil) },
+	} {
+		c := rawmqtt.Over(t, connect(), v5)
+		c.Hello("x")
+		c.Close()
+		tlvs, err := (<-n.headers).TLVs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		facts, ok := tlvparse.FindSSL(tlvs)
+		if name == "ws" {
+			if ok {
+				t.Errorf("told of TLS where there is none: %v", facts)
+			}
+			continue
+		}
+		version, _ := facts.SSLVersion()
+		cn, _ := facts.ClientCN()
+		if !ok || !facts.Verified() || version != "TLSv1.3" || cn != "client" {
+			t.Errorf("%s: TLS %v, verified %v, version %q, name %q", name, ok, facts.Verified(), version, cn)
+		}
+	}
+}
+
+// dialWebSocket opens a WebSocket for MQTT. Closing it closes the socket.
+func dialWebSocket(t *testing.T, url string, cfg *tls.Config) net.Conn {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: cfg}
+	t.Cleanup(transport.CloseIdleConnections)
+	ws, resp, err := websocket.Dial(t.Context(), url+"/mqtt", &websocket.DialOptions{
+		Subprotocols: []string{"mqtt"}, HTTPClient: &http.Client{Transport: transport},
+	})
+	if resp != nil && resp.Body != nil {
+		defer resp.Body.Close()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	facts, ok := tlvparse.FindSSL(tlvs)
-	version, _ := facts.SSLVersion()
-	name, _ := facts.ClientCN()
-	if !ok || !facts.Verified() || version == "" || name != "client" {
-		t.Errorf("TLS %v, verified %v, version %q, name %q", ok, facts.Verified(), version, name)
-	}
+	t.Cleanup(func() { _ = ws.CloseNow() })
+	return websocket.NetConn(context.WithoutCancel(t.Context()), ws, websocket.MessageBinary)
 }
 
 func TestConnectionsEndWithTheRouter(t *testing.T) {
