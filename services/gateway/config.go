@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"fmt"
 	"net"
 	"strings"
 	"time"
@@ -102,15 +101,6 @@ func (c Config) Validate() error {
 		return config.Invalid("unresolved_bytes", "must be positive")
 	case c.RouteAckTimeout <= 0:
 		return config.Invalid("route_ack_timeout", "must be positive")
-	case len(c.Listeners) == 0:
-		return config.Invalid("listeners", "is missing: at least one is needed")
 	}
-	seen := make(map[string]bool, len(c.Listeners))
-	for i, l := range c.Listeners {
-		if l.Name == "" || seen[l.Name] {
-			return config.Invalid(fmt.Sprintf("listeners[%d].name", i), "must be given, and not twice")
-		}
-		seen[l.Name] = true
-	}
-	return nil
+	return listener.ValidateNames("listeners", c.Listeners)
 }

@@ -51,7 +51,7 @@ func AllowAnonymous(d *Deps) {
 type Gateway struct {
 	cfg       Config
 	deps      Deps
-	listeners []*listener.Listener
+	listeners listener.Set
 	metrics   metrics
 	door      mesh.Door
 	life      atomic.Pointer[life]
@@ -79,13 +79,9 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		deps.Authorize = auth.AllowAll
 	}
 	g := &Gateway{cfg: cfg, deps: deps, draining: draining{begun: make(chan struct{})}}
-	for _, lc := range cfg.Listeners {
-		l, err := listener.Listen(lc, cfg.MaxConnections, deps.Logger)
-		if err != nil {
-			g.closeListeners()
-			return nil, err
-		}
-		g.listeners = append(g.listeners, l)
+	var err error
+	if g.listeners, err = listener.ListenAll(cfg.Listeners, cfg.MaxConnections, deps.Logger); err != nil {
+		return nil, err
 	}
 	g.metrics = newMetrics(deps.Metrics)
 	for _, l := range g.listeners {
@@ -99,26 +95,13 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	return g, nil
 }
 
-func (g *Gateway) closeListeners() {
-	for _, l := range g.listeners {
-		_ = l.Close()
-	}
-}
-
 // Register adds the gateway's gRPC services to the process's server.
 func (g *Gateway) Register(s grpc.ServiceRegistrar) {
 	meshv1.RegisterMeshServiceServer(s, &g.door)
 }
 
 // Addr returns the address of a listener by its name, nil when there is none.
-func (g *Gateway) Addr(name string) net.Addr {
-	for _, l := range g.listeners {
-		if l.Name() == name {
-			return l.Addr()
-		}
-	}
-	return nil
-}
+func (g *Gateway) Addr(name string) net.Addr { return g.listeners.Addr(name) }
 
 // forRouters is where routers reach the gateway, whose gRPC server has an address, and whether it takes PROXY headers there:
 // the first listener that speaks plain MQTT over TCP and takes them, or else the first one. Empty: there is none.
@@ -173,24 +156,15 @@ func (g *Gateway) Run(ctx context.Context, address string) error {
 		case <-accepting.Done():
 		}
 	})
-	failed := make(chan error, len(g.listeners))
-	for _, l := range g.listeners {
-		serving.Go(func() {
-			if err := l.Serve(accepting, g.serve); err != nil {
-				failed <- err
-				stop()
-			}
-		})
-	}
+	var listenErr error
+	serving.Go(func() {
+		defer stop()
+		listenErr = g.listeners.Serve(accepting, g.serve)
+	})
 	err := g.live(accepting, address)
 	stop()
 	serving.Wait()
-	select {
-	case listenErr := <-failed:
-		return errors.Join(listenErr, err)
-	default:
-		return err
-	}
+	return errors.Join(listenErr, err)
 }
 
 // incarnationPause is how long a gateway waits before it tries to join again after it could not.

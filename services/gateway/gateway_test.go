@@ -40,7 +40,7 @@ func TestRoutersReachTheFirstPlainListenerThatBelievesThem(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer g.closeListeners()
+			defer g.listeners.Close()
 			want := tt.want
 			if a := g.Addr("mqtt"); a != nil {
 				_, port, _ := net.SplitHostPort(a.String())
@@ -244,7 +244,7 @@ func TestAGatewayThatHasNotRunIsNotReady(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer g.closeListeners()
+	defer g.listeners.Close()
 	if err := g.Ready(); err == nil || err.Error() != "not started" {
 		t.Errorf("Ready = %v", err)
 	}
@@ -307,7 +307,7 @@ func TestAListenerThatBreaksEndsTheGateway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.closeListeners()
+	g.listeners.Close()
 	if err := g.Run(t.Context(), "127.0.0.1:1"); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Run = %v, want %v", err, net.ErrClosed)
 	}
@@ -343,7 +343,7 @@ func TestAGatewayIsNotMadeOfWrongConfiguration(t *testing.T) {
 			d, metrics := testDeps(t, nil)
 			g, err := New(c, d)
 			if err == nil {
-				g.closeListeners()
+				g.listeners.Close()
 				t.Fatal("no error")
 			}
 			if !strings.HasPrefix(err.Error(), tt.want) {
@@ -354,7 +354,7 @@ func TestAGatewayIsNotMadeOfWrongConfiguration(t *testing.T) {
 			if g, err = New(testConfig(), d); err != nil {
 				t.Fatalf("the second try: %v", err)
 			}
-			g.closeListeners()
+			g.listeners.Close()
 		})
 	}
 }

@@ -1,7 +1,6 @@
 package router
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -74,18 +73,9 @@ func (c Config) Validate() error {
 		return config.Invalid("attempts", "must be positive")
 	case c.Idle < 0:
 		return config.Invalid("idle", "must not be negative")
-	case len(c.Listeners) == 0:
-		return config.Invalid("listeners", "is missing: at least one is needed")
 	}
 	if _, err := c.secret(); err != nil {
 		return err
 	}
-	seen := make(map[string]bool, len(c.Listeners))
-	for i, l := range c.Listeners {
-		if l.Name == "" || seen[l.Name] {
-			return config.Invalid(fmt.Sprintf("listeners[%d].name", i), "must be given, and not twice")
-		}
-		seen[l.Name] = true
-	}
-	return nil
+	return listener.ValidateNames("listeners", c.Listeners)
 }

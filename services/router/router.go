@@ -5,11 +5,9 @@ package router
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -35,7 +33,7 @@ type Deps struct {
 type Router struct {
 	cfg       Config
 	deps      Deps
-	listeners []*listener.Listener
+	listeners listener.Set
 	metrics   *metrics
 	sources   *sources
 	placer    *placer
@@ -54,32 +52,14 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	if r.placer, err = newPlacer(cfg, deps, r.metrics, r.fleet.See); err != nil {
 		return nil, err
 	}
-	for _, lc := range cfg.Listeners {
-		l, err := listener.Listen(lc, cfg.MaxConnections, deps.Logger)
-		if err != nil {
-			r.closeListeners()
-			return nil, err
-		}
-		r.listeners = append(r.listeners, l)
+	if r.listeners, err = listener.ListenAll(cfg.Listeners, cfg.MaxConnections, deps.Logger); err != nil {
+		return nil, err
 	}
 	return r, nil
 }
 
-func (r *Router) closeListeners() {
-	for _, l := range r.listeners {
-		_ = l.Close()
-	}
-}
-
 // Addr returns the address of a listener by its name, nil when there is none.
-func (r *Router) Addr(name string) net.Addr {
-	for _, l := range r.listeners {
-		if l.Name() == name {
-			return l.Addr()
-		}
-	}
-	return nil
-}
+func (r *Router) Addr(name string) net.Addr { return r.listeners.Addr(name) }
 
 // Ready says what keeps this router from taking devices to nodes; nil when nothing does.
 func (r *Router) Ready() error { return r.placer.ready() }
@@ -102,18 +82,7 @@ func (r *Router) accept(ctx context.Context) error {
 	if err := r.placer.awaitReady(ctx); err != nil {
 		return nil // the end came first
 	}
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	var serving sync.WaitGroup
-	errs := make([]error, len(r.listeners))
-	for i, l := range r.listeners {
-		serving.Go(func() {
-			errs[i] = l.Serve(ctx, r.serve)
-			stop()
-		})
-	}
-	serving.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := r.listeners.Serve(ctx, r.serve); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
 	return nil
