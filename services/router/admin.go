@@ -38,22 +38,6 @@ type admin struct {
 	placer *placer
 }
 
-// rules are the rules of the contract as the book and placement have them.
-func rules() map[adminv1.Rule]string {
-	return map[adminv1.Rule]string{
-		adminv1.Rule_RULE_EXACT: book.Exact, adminv1.Rule_RULE_CLIENT_ID: book.ClientID, adminv1.Rule_RULE_CLIENT_ID_PREFIX: book.Prefix,
-		adminv1.Rule_RULE_USERNAME: book.Username, adminv1.Rule_RULE_DEFAULT: book.Default,
-	}
-}
-
-func ruleOf(r adminv1.Rule) (string, error) {
-	rule, ok := rules()[r]
-	if !ok {
-		return "", status.Errorf(codes.InvalidArgument, "rule: must be given")
-	}
-	return rule, nil
-}
-
 // failed is the one mapping of what the book reports.
 func failed(err error) error {
 	code := codes.Internal
@@ -172,19 +156,6 @@ func (a *admin) ListAssignments(ctx context.Context, r *adminv1.ListAssignmentsR
 			return answer, nil
 		}
 	}
-}
-
-func toWire(a book.Assignment) *adminv1.Assignment {
-	w := &adminv1.Assignment{Value: a.Value, Cluster: a.Cluster, Weight: a.Weight, Revision: a.Revision}
-	for rule, text := range rules() {
-		if text == a.Rule {
-			w.Rule = rule
-		}
-	}
-	if a.Rule == book.Default {
-		w.Value = ""
-	}
-	return w
 }
 
 // PutCluster implements PlacementService.

@@ -56,10 +56,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		referred: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "beeline_router_references_total", Help: "Server References of nodes that were followed.",
 		}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "beeline_router_ended_total", Help: "Connections that have ended, by what ended them.",
+		}, []string{"reason"}),
 	}
-	m.ended = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "beeline_router_ended_total", Help: "Connections that have ended, by what ended them.",
-	}, []string{"reason"})
-	r.MustRegister(m.ended, m.open, m.routed, m.refused, m.failed, m.placing, m.bytes, m.lookUps, m.referred)
+	r.MustRegister(m.open, m.routed, m.refused, m.failed, m.placing, m.bytes, m.lookUps, m.referred, m.ended)
 	return m
 }

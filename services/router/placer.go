@@ -117,24 +117,24 @@ func (p *placer) shows(ctx context.Context, is func() bool) {
 	}
 }
 
+// needed are closed once what nobody can be placed without has been read.
+func (p *placer) needed() []<-chan struct{} { return []<-chan struct{}{p.seen, p.book.Ready()} }
+
 // ready says why nobody can be placed yet, nil when clients can.
 func (p *placer) ready() error {
-	select {
-	case <-p.seen:
-	default:
-		return errNotRead
+	for _, c := range p.needed() {
+		select {
+		case <-c:
+		default:
+			return errNotRead
+		}
 	}
-	select {
-	case <-p.book.Ready():
-		return nil
-	default:
-		return errNotRead
-	}
+	return nil
 }
 
 // awaitReady returns when clients can be placed, or with the context's error.
 func (p *placer) awaitReady(ctx context.Context) error {
-	for _, c := range []<-chan struct{}{p.seen, p.book.Ready()} {
+	for _, c := range p.needed() {
 		select {
 		case <-c:
 		case <-ctx.Done():
@@ -242,26 +242,6 @@ func (p *placer) placed(d destination) {
 	if !d.question.Anonymous {
 		p.book.Record(d.cluster, d.question.Key.String(), d.node)
 	}
-}
-
-// fromBook is an assignment as placement has it.
-func fromBook(a book.Assignment) (placement.Assignment, error) {
-	x := placement.Assignment{Value: a.Value, Cluster: a.Cluster}
-	switch a.Rule {
-	case book.Exact:
-		x.Rule = placement.ExactTriple
-	case book.ClientID:
-		x.Rule = placement.ClientID
-	case book.Prefix:
-		x.Rule = placement.ClientIDPrefix
-	case book.Username:
-		x.Rule = placement.Username
-	case book.Default:
-		x.Rule, x.Value, x.Weight = placement.Default, "", max(a.Weight, 1)
-	default:
-		return x, fmt.Errorf("assignment with rule %q: not known", a.Rule)
-	}
-	return x, nil
 }
 
 // loads count the clients that this router has connected to each node.

@@ -25,7 +25,7 @@ const (
 	Default
 )
 
-// String is the rule as it is stored and asked for: triple, client_id, client_id_prefix, username, default.
+// String is the rule as people read it: triple, client_id, client_id_prefix, username, default.
 func (r Rule) String() string {
 	switch r {
 	case ExactTriple:
@@ -40,16 +40,6 @@ func (r Rule) String() string {
 		return "default"
 	}
 	return fmt.Sprintf("rule %d", byte(r))
-}
-
-// ParseRule reads what String wrote. Anything else is ErrAssignment.
-func ParseRule(text string) (Rule, error) {
-	for r := ExactTriple; r <= Default; r++ {
-		if r.String() == text {
-			return r, nil
-		}
-	}
-	return 0, fmt.Errorf("%w: rule %q is not known", ErrAssignment, text)
 }
 
 // Assignment of clients to a cluster.
