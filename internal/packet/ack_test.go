@@ -7,6 +7,8 @@ import (
 
 	paho "github.com/eclipse/paho.golang/packets"
 	paho311 "github.com/eclipse/paho.mqtt.golang/packets"
+
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 func TestAcksAreDecoded(t *testing.T) {
@@ -17,14 +19,14 @@ func TestAcksAreDecoded(t *testing.T) {
 		body  []byte
 		want  Ack
 	}{
-		{"PUBACK", V311, 0x40, wire(uint16(1)), Ack{PUBACK, 1, Success}},
-		{"PUBREC", V311, 0x50, wire(uint16(0x1234)), Ack{PUBREC, 0x1234, Success}},
-		{"PUBREL", V311, 0x62, wire(uint16(65535)), Ack{PUBREL, 65535, Success}},
-		{"PUBCOMP", V311, 0x70, wire(uint16(1)), Ack{PUBCOMP, 1, Success}},
-		{"without code", V5, 0x40, wire(uint16(1)), Ack{PUBACK, 1, Success}},
-		{"with code, without properties", V5, 0x40, wire(uint16(1), 0x10), Ack{PUBACK, 1, NoMatchingSubscribers}},
-		{"with empty properties", V5, 0x50, wire(uint16(1), 0x97, 0), Ack{PUBREC, 1, QuotaExceeded}},
-		{"with properties", V5, 0x62, wire(uint16(1), 0x92, props(31, "why", 38, "k", "v")), Ack{PUBREL, 1, PacketIdentifierNotFound}},
+		{"PUBACK", V311, 0x40, wire.Bytes(uint16(1)), Ack{PUBACK, 1, Success}},
+		{"PUBREC", V311, 0x50, wire.Bytes(uint16(0x1234)), Ack{PUBREC, 0x1234, Success}},
+		{"PUBREL", V311, 0x62, wire.Bytes(uint16(65535)), Ack{PUBREL, 65535, Success}},
+		{"PUBCOMP", V311, 0x70, wire.Bytes(uint16(1)), Ack{PUBCOMP, 1, Success}},
+		{"without code", V5, 0x40, wire.Bytes(uint16(1)), Ack{PUBACK, 1, Success}},
+		{"with code, without properties", V5, 0x40, wire.Bytes(uint16(1), 0x10), Ack{PUBACK, 1, NoMatchingSubscribers}},
+		{"with empty properties", V5, 0x50, wire.Bytes(uint16(1), 0x97, 0), Ack{PUBREC, 1, QuotaExceeded}},
+		{"with properties", V5, 0x62, wire.Bytes(uint16(1), 0x92, wire.Props(31, "why", 38, "k", "v")), Ack{PUBREL, 1, PacketIdentifierNotFound}},
 	} {
 		if got := must[Ack](t)(DecodeAck(c.v, c.first, c.body)); got != c.want {
 			t.Errorf("v%d %s: %+v, want %+v", c.v, c.name, got, c.want)
@@ -35,19 +37,19 @@ func TestAcksAreDecoded(t *testing.T) {
 func TestBadAcksAreRefused(t *testing.T) {
 	for first, name := range map[byte]string{0x40: "PUBACK", 0x50: "PUBREC", 0x62: "PUBREL", 0x70: "PUBCOMP"} {
 		testRefusals(t, []refusal{
-			{"MQTT-2.2.1-5 " + name + " with Packet Identifier 0", V5, first, wire(uint16(0)), ProtocolError},
-			{"MQTT-2.3.1-6 " + name + " with Packet Identifier 0", V311, first, wire(uint16(0)), ProtocolError},
-			{"3.4 " + name + " with a code", V311, first, wire(uint16(1), 0), MalformedPacket},
+			{"MQTT-2.2.1-5 " + name + " with Packet Identifier 0", V5, first, wire.Bytes(uint16(0)), ProtocolError},
+			{"MQTT-2.3.1-6 " + name + " with Packet Identifier 0", V311, first, wire.Bytes(uint16(0)), ProtocolError},
+			{"3.4 " + name + " with a code", V311, first, wire.Bytes(uint16(1), 0), MalformedPacket},
 			{"3.4 " + name + " without Packet Identifier", V311, first, nil, MalformedPacket},
-			{"3.4 " + name + " with half a Packet Identifier", V5, first, wire(1), MalformedPacket},
-			{"MQTT-3.4.2-1 " + name + " with Granted QoS 1", V5, first, wire(uint16(1), 1), ProtocolError},
-			{"MQTT-3.4.2-1 " + name + " with a code that does not exist", V5, first, wire(uint16(1), 0xff), ProtocolError},
+			{"3.4 " + name + " with half a Packet Identifier", V5, first, wire.Bytes(1), MalformedPacket},
+			{"MQTT-3.4.2-1 " + name + " with Granted QoS 1", V5, first, wire.Bytes(uint16(1), 1), ProtocolError},
+			{"MQTT-3.4.2-1 " + name + " with a code that does not exist", V5, first, wire.Bytes(uint16(1), 0xff), ProtocolError},
 		})
 	}
 	testRefusals(t, []refusal{
-		{"MQTT-3.6.2-1 PUBREL with No matching subscribers", V5, 0x62, wire(uint16(1), 0x10), ProtocolError},
-		{"MQTT-3.7.2-1 PUBCOMP with Unspecified error", V5, 0x70, wire(uint16(1), 0x80), ProtocolError},
-		{"MQTT-3.4.2-1 PUBACK with Packet Identifier not found", V5, 0x40, wire(uint16(1), 0x92), ProtocolError},
+		{"MQTT-3.6.2-1 PUBREL with No matching subscribers", V5, 0x62, wire.Bytes(uint16(1), 0x10), ProtocolError},
+		{"MQTT-3.7.2-1 PUBCOMP with Unspecified error", V5, 0x70, wire.Bytes(uint16(1), 0x80), ProtocolError},
+		{"MQTT-3.4.2-1 PUBACK with Packet Identifier not found", V5, 0x40, wire.Bytes(uint16(1), 0x92), ProtocolError},
 	})
 }
 
@@ -95,7 +97,7 @@ func TestAcksAreEncoded(t *testing.T) {
 }
 
 func TestAcksDoNotAllocate(t *testing.T) {
-	body := wire(uint16(7), 0x10, props(31, "why", 38, "k", "v"))
+	body := wire.Bytes(uint16(7), 0x10, wire.Props(31, "why", 38, "k", "v"))
 	buf := make([]byte, 0, 16)
 	if n := testing.AllocsPerRun(100, func() {
 		buf = AppendAck(buf[:0], V5, PUBREC, 7, QuotaExceeded)

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 // The agreeOn functions check a packet that has been decoded against two independent codecs: they read the same in its
@@ -25,13 +26,13 @@ func same[T any](t *testing.T, what string, want, got T) {
 
 func readPaho(t *testing.T, first byte, body []byte) paho.Packet {
 	t.Helper()
-	pk := must[*paho.ControlPacket](t)(paho.ReadPacket(bytes.NewReader(frame(first, body))))
+	pk := must[*paho.ControlPacket](t)(paho.ReadPacket(bytes.NewReader(wire.Frame(first, body))))
 	return pk.Content
 }
 
 func readPaho311(t *testing.T, first byte, body []byte) paho311.ControlPacket {
 	t.Helper()
-	return must[paho311.ControlPacket](t)(paho311.ReadPacket(bytes.NewReader(frame(first, body))))
+	return must[paho311.ControlPacket](t)(paho311.ReadPacket(bytes.NewReader(wire.Frame(first, body))))
 }
 
 // rewrite returns what the other codec writes.

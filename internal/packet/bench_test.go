@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 func benchmarkDecodePublish(b *testing.B, v Version, first byte, body []byte) {
@@ -23,17 +24,17 @@ func benchmarkDecodePublish(b *testing.B, v Version, first byte, body []byte) {
 func BenchmarkDecodePublish(b *testing.B) {
 	topic, payload := "sensors/kitchen/temperature", make([]byte, 64)
 	b.Run("v3", func(b *testing.B) {
-		benchmarkDecodePublish(b, V311, 0x32, wire(topic, uint16(7), payload))
+		benchmarkDecodePublish(b, V311, 0x32, wire.Bytes(topic, uint16(7), payload))
 	})
 	b.Run("v5", func(b *testing.B) {
-		benchmarkDecodePublish(b, V5, 0x32, wire(topic, uint16(7), 0, payload))
+		benchmarkDecodePublish(b, V5, 0x32, wire.Bytes(topic, uint16(7), 0, payload))
 	})
 	b.Run("v5 expiry and alias", func(b *testing.B) {
-		benchmarkDecodePublish(b, V5, 0x32, wire(topic, uint16(7), props(2, uint32(60), 35, uint16(3)), payload))
+		benchmarkDecodePublish(b, V5, 0x32, wire.Bytes(topic, uint16(7), wire.Props(2, uint32(60), 35, uint16(3)), payload))
 	})
 	b.Run("v5 properties", func(b *testing.B) {
-		block := props(3, "text/plain", 8, "reply/to", 9, "corr", 38, "name", "value", 38, "trace", "00-1234")
-		benchmarkDecodePublish(b, V5, 0x32, wire(topic, uint16(7), block, payload))
+		block := wire.Props(3, "text/plain", 8, "reply/to", 9, "corr", 38, "name", "value", 38, "trace", "00-1234")
+		benchmarkDecodePublish(b, V5, 0x32, wire.Bytes(topic, uint16(7), block, payload))
 	})
 }
 
@@ -68,7 +69,7 @@ func BenchmarkPublishSize(b *testing.B) {
 func BenchmarkDecodeAck(b *testing.B) {
 	for _, v := range []Version{V311, V5} {
 		b.Run(fmt.Sprintf("v%d", v), func(b *testing.B) {
-			body := wire(uint16(7))
+			body := wire.Bytes(uint16(7))
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := DecodeAck(v, 0x40, body); err != nil {
@@ -110,7 +111,7 @@ func BenchmarkAppendConnack(b *testing.B) {
 }
 
 func BenchmarkDecodeSubscribe(b *testing.B) {
-	body := wire(uint16(7), 0, "devices/1234/commands/#", 1)
+	body := wire.Bytes(uint16(7), 0, "devices/1234/commands/#", 1)
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := DecodeSubscribe(V5, 0x82, body); err != nil {
@@ -134,7 +135,7 @@ func (f *forever) Read(p []byte) (int, error) {
 func BenchmarkReader(b *testing.B) {
 	for _, size := range []int{64, 1000, 64 << 10} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			r := NewReader(&forever{raw: bytes.Repeat(frame(0x30, make([]byte, size)), max(1, 1<<16/size))})
+			r := NewReader(&forever{raw: bytes.Repeat(wire.Frame(0x30, make([]byte, size)), max(1, 1<<16/size))})
 			b.ReportAllocs()
 			b.SetBytes(int64(size))
 			for b.Loop() {

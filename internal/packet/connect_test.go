@@ -7,18 +7,19 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 // validConnect is a CONNECT with everything in it.
 func validConnect(v Version) []byte {
 	if v == V311 {
-		return wire("MQTT", 4, 0xf6, uint16(60), "client", "will/topic", "gone", "user", "secret")
+		return wire.Bytes("MQTT", 4, 0xf6, uint16(60), "client", "will/topic", "gone", "user", "secret")
 	}
-	return wire("MQTT", 5, 0xf6, uint16(60),
-		props(17, uint32(3600), 33, uint16(10), 39, uint32(70000), 34, uint16(5), 25, 1, 23, 0,
+	return wire.Bytes("MQTT", 5, 0xf6, uint16(60),
+		wire.Props(17, uint32(3600), 33, uint16(10), 39, uint32(70000), 34, uint16(5), 25, 1, 23, 0,
 			38, "k", "1", 21, "SCRAM", 38, "k", "2", 22, "\x00\xff"),
 		"client",
-		props(24, uint32(30), 1, 1, 2, uint32(0), 3, "text/plain", 8, "reply", 9, "\x00\x01", 38, "b", "1", 38, "a", "2"),
+		wire.Props(24, uint32(30), 1, 1, 2, uint32(0), 3, "text/plain", 8, "reply", 9, "\x00\x01", 38, "b", "1", 38, "a", "2"),
 		"will/topic", "gone", "user", "sec\x00ret")
 }
 
@@ -66,55 +67,55 @@ func TestConnectDefaultsAndCornersAreTaken(t *testing.T) {
 		body []byte
 		want *Connect
 	}{
-		{"nothing optional in 3.1.1", wire("MQTT", 4, 2, uint16(0), "c"), base(V311)},
-		{"nothing optional in 5", wire("MQTT", 5, 2, uint16(0), 0, "c"), base(V5)},
+		{"nothing optional in 3.1.1", wire.Bytes("MQTT", 4, 2, uint16(0), "c"), base(V311)},
+		{"nothing optional in 5", wire.Bytes("MQTT", 5, 2, uint16(0), 0, "c"), base(V5)},
 		{
-			"MQTT-3.1.3-6 an empty Client Identifier with Clean Session", wire("MQTT", 4, 2, uint16(0), ""),
+			"MQTT-3.1.3-6 an empty Client Identifier with Clean Session", wire.Bytes("MQTT", 4, 2, uint16(0), ""),
 			with(base(V311), func(c *Connect) { c.ClientID = "" }),
 		},
 		{
-			"MQTT-3.1.3-6 an empty Client Identifier without Clean Start", wire("MQTT", 5, 0, uint16(0), 0, ""),
+			"MQTT-3.1.3-6 an empty Client Identifier without Clean Start", wire.Bytes("MQTT", 5, 0, uint16(0), 0, ""),
 			with(base(V5), func(c *Connect) { c.ClientID, c.CleanStart = "", false }),
 		},
 		{
-			"Keep Alive beyond what one and a half of it fits into 16 bits", wire("MQTT", 4, 2, uint16(65535), "c"),
+			"Keep Alive beyond what one and a half of it fits into 16 bits", wire.Bytes("MQTT", 4, 2, uint16(65535), "c"),
 			with(base(V311), func(c *Connect) { c.KeepAlive = 65535 }),
 		},
 		{
-			"an empty Will Payload", wire("MQTT", 4, 6, uint16(0), "c", "t", ""),
+			"an empty Will Payload", wire.Bytes("MQTT", 4, 6, uint16(0), "c", "t", ""),
 			with(base(V311), func(c *Connect) { c.Will = &Will{Topic: "t", Payload: []byte{}} }),
 		},
 		{
-			"a Will without properties", wire("MQTT", 5, 6, uint16(0), 0, "c", 0, "t", "p"),
+			"a Will without properties", wire.Bytes("MQTT", 5, 6, uint16(0), 0, "c", 0, "t", "p"),
 			with(base(V5), func(c *Connect) { c.Will = &Will{Topic: "t", Payload: []byte("p")} }),
 		},
 		{
-			"a Will with Message Expiry Interval 0", wire("MQTT", 5, 6, uint16(0), 0, "c", props(2, uint32(0)), "t", "p"),
+			"a Will with Message Expiry Interval 0", wire.Bytes("MQTT", 5, 6, uint16(0), 0, "c", wire.Props(2, uint32(0)), "t", "p"),
 			with(base(V5), func(c *Connect) { c.Will = &Will{Topic: "t", Payload: []byte("p"), HasExpiry: true} }),
 		},
 		{
-			"a Will with empty Correlation Data", wire("MQTT", 5, 6, uint16(0), 0, "c", props(9, ""), "t", "p"),
+			"a Will with empty Correlation Data", wire.Bytes("MQTT", 5, 6, uint16(0), 0, "c", wire.Props(9, ""), "t", "p"),
 			with(base(V5), func(c *Connect) {
 				c.Will = &Will{Topic: "t", Payload: []byte("p"), Props: &message.Properties{CorrelationData: []byte{}}}
 			}),
 		},
 		{
-			"an empty User Name and an empty Password", wire("MQTT", 4, 0xc2, uint16(0), "c", "", ""),
+			"an empty User Name and an empty Password", wire.Bytes("MQTT", 4, 0xc2, uint16(0), "c", "", ""),
 			with(base(V311), func(c *Connect) { c.HasUsername, c.HasPassword, c.Password = true, true, []byte{} }),
 		},
 		{
-			"a Password without User Name in 5", wire("MQTT", 5, 0x42, uint16(0), 0, "c", "token"),
+			"a Password without User Name in 5", wire.Bytes("MQTT", 5, 0x42, uint16(0), 0, "c", "token"),
 			with(base(V5), func(c *Connect) { c.HasPassword, c.Password = true, []byte("token") }),
 		},
 		{
-			"Session Expiry Interval 0 is there", wire("MQTT", 5, 2, uint16(0), props(17, uint32(0)), "c"),
+			"Session Expiry Interval 0 is there", wire.Bytes("MQTT", 5, 2, uint16(0), wire.Props(17, uint32(0)), "c"),
 			with(base(V5), func(c *Connect) { c.HasSessionExpiry = true }),
 		},
 		{
-			"Request Problem Information 1", wire("MQTT", 5, 2, uint16(0), props(23, 1), "c"), base(V5),
+			"Request Problem Information 1", wire.Bytes("MQTT", 5, 2, uint16(0), wire.Props(23, 1), "c"), base(V5),
 		},
 		{
-			"empty Authentication Data is there", wire("MQTT", 5, 2, uint16(0), props(21, "m", 22, ""), "c"),
+			"empty Authentication Data is there", wire.Bytes("MQTT", 5, 2, uint16(0), wire.Props(21, "m", 22, ""), "c"),
 			with(base(V5), func(c *Connect) { c.AuthMethod, c.AuthData = "m", []byte{} }),
 		},
 	} {
@@ -128,21 +129,21 @@ func TestConnectDefaultsAndCornersAreTaken(t *testing.T) {
 
 func TestBadConnectsAreRefused(t *testing.T) {
 	connect := func(level, flags int, rest ...any) []byte {
-		body := wire("MQTT", level, flags, uint16(0))
+		body := wire.Bytes("MQTT", level, flags, uint16(0))
 		if level == 5 {
 			body = append(body, 0)
 		}
-		return append(body, wire(rest...)...)
+		return append(body, wire.Bytes(rest...)...)
 	}
 	testRefusals(t, []refusal{
-		{"MQTT-3.1.2-1 another Protocol Name", V311, 0x10, wire("MQTS", 4, 2, uint16(0), "c"), UnsupportedProtocolVersion},
-		{"MQTT-3.1.2-1 the Protocol Name in small letters", V5, 0x10, wire("mqtt", 5, 2, uint16(0), 0, "c"), UnsupportedProtocolVersion},
-		{"MQTT-3.1.2-1 an empty Protocol Name", V5, 0x10, wire("", 5, 2, uint16(0), 0, "c"), UnsupportedProtocolVersion},
-		{"MQTT-3.1.2-2 MQTT 3.1", V311, 0x10, wire("MQIsdp", 3, 2, uint16(0), "c"), UnsupportedProtocolVersion},
+		{"MQTT-3.1.2-1 another Protocol Name", V311, 0x10, wire.Bytes("MQTS", 4, 2, uint16(0), "c"), UnsupportedProtocolVersion},
+		{"MQTT-3.1.2-1 the Protocol Name in small letters", V5, 0x10, wire.Bytes("mqtt", 5, 2, uint16(0), 0, "c"), UnsupportedProtocolVersion},
+		{"MQTT-3.1.2-1 an empty Protocol Name", V5, 0x10, wire.Bytes("", 5, 2, uint16(0), 0, "c"), UnsupportedProtocolVersion},
+		{"MQTT-3.1.2-2 MQTT 3.1", V311, 0x10, wire.Bytes("MQIsdp", 3, 2, uint16(0), "c"), UnsupportedProtocolVersion},
 		{"MQTT-3.1.2-2 level 3 under the name MQTT", V311, 0x10, connect(3, 2, "c"), UnsupportedProtocolVersion},
 		{"MQTT-3.1.2-2 level 6", V5, 0x10, connect(6, 2, "c"), UnsupportedProtocolVersion},
 		{"MQTT-3.1.2-2 the bridge bit", V311, 0x10, connect(0x84, 2, "c"), UnsupportedProtocolVersion},
-		{"3.1.2.1 a Protocol Name that is cut", V311, 0x10, wire(0, 4, 'M', 'Q'), MalformedPacket},
+		{"3.1.2.1 a Protocol Name that is cut", V311, 0x10, wire.Bytes(0, 4, 'M', 'Q'), MalformedPacket},
 		{"MQTT-3.1.2-3 the reserved flag", V311, 0x10, connect(4, 3, "c"), MalformedPacket},
 		{"MQTT-3.1.2-3 the reserved flag", V5, 0x10, connect(5, 3, "c"), MalformedPacket},
 		{"MQTT-3.1.2-13 Will QoS without Will", V311, 0x10, connect(4, 0x0a, "c"), MalformedPacket},
@@ -172,14 +173,14 @@ func TestARefusedConnectIsAnsweredInTheNearestVersion(t *testing.T) {
 		body []byte
 		want Version
 	}{
-		{"MQTT 3.1", wire("MQIsdp", 3), V311},
-		{"3.1 as a later level", wire("MQIsdp", 5), V311},
-		{"3.1.1, malformed", wire("MQTT", 4, 1), V311},
-		{"5, malformed", wire("MQTT", 5, 1), V5},
-		{"a later version", wire("MQTT", 6), V5},
-		{"no MQTT", wire("HTTP", 5), 0},
-		{"cut within the name", wire(0, 4, 'M'), 0},
-		{"cut before the level", wire("MQTT"), 0},
+		{"MQTT 3.1", wire.Bytes("MQIsdp", 3), V311},
+		{"3.1 as a later level", wire.Bytes("MQIsdp", 5), V311},
+		{"3.1.1, malformed", wire.Bytes("MQTT", 4, 1), V311},
+		{"5, malformed", wire.Bytes("MQTT", 5, 1), V5},
+		{"a later version", wire.Bytes("MQTT", 6), V5},
+		{"no MQTT", wire.Bytes("HTTP", 5), 0},
+		{"cut within the name", wire.Bytes(0, 4, 'M'), 0},
+		{"cut before the level", wire.Bytes("MQTT"), 0},
 		{"nothing", nil, 0},
 	} {
 		if got := ConnectVersion(c.body); got != c.want {
@@ -204,10 +205,10 @@ func TestAConnectSharesNoMemoryWithItsBytes(t *testing.T) {
 
 func TestAnErrorDoesNotQuoteTheClient(t *testing.T) {
 	for _, body := range [][]byte{
-		wire("MQTT", 5, 0xc2, uint16(0), 0, "c", "hunter2\xff", "hunter2"),
-		wire("MQTT", 5, 0xc2, uint16(0), 0, "c", "hunter2", "hunter2", "hunter2"),
-		wire("hunter2", 5, 0xc2),
-		wire("MQTT", 5, 2, uint16(0), props(38, "hunter2", "\xff"), "c"),
+		wire.Bytes("MQTT", 5, 0xc2, uint16(0), 0, "c", "hunter2\xff", "hunter2"),
+		wire.Bytes("MQTT", 5, 0xc2, uint16(0), 0, "c", "hunter2", "hunter2", "hunter2"),
+		wire.Bytes("hunter2", 5, 0xc2),
+		wire.Bytes("MQTT", 5, 2, uint16(0), wire.Props(38, "hunter2", "\xff"), "c"),
 	} {
 		_, err := DecodeConnect(body)
 		if err == nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 var deliverNow = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -111,7 +112,7 @@ func TestPublishOf5IsWhatTheOtherCodecReads(t *testing.T) {
 					t.Fatalf("%+v: %s", o, diff)
 				}
 				for _, id := range o.IDs { // paho keeps only one
-					if !bytes.Contains(raw, append([]byte{11}, naiveVarint(int(id))...)) {
+					if !bytes.Contains(raw, append([]byte{11}, wire.Varint(int(id))...)) {
 						t.Errorf("%+v: identifier %d is missing", o, id)
 					}
 				}
@@ -277,7 +278,7 @@ func TestTextFromOutsideCannotBreakTheFraming(t *testing.T) {
 func TestVarintsAreThoseOfTheStandard(t *testing.T) {
 	for _, n := range []int{0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152, 268_435_455} {
 		got := appendVarint(nil, n)
-		if !bytes.Equal(got, naiveVarint(n)) || varintSize(n) != len(got) {
+		if !bytes.Equal(got, wire.Varint(n)) || varintSize(n) != len(got) {
 			t.Errorf("%d is %x, size %d", n, got, varintSize(n))
 		}
 		c := cursor{rest: got}

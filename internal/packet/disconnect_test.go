@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 func TestDisconnectIsDecoded(t *testing.T) {
@@ -21,11 +22,11 @@ func TestDisconnectIsDecoded(t *testing.T) {
 	}{
 		{"3.1.1", V311, nil, Disconnect{}},
 		{"nothing but the header", V5, nil, Disconnect{}},
-		{"a code of one byte asks for the Will", V5, wire(4), Disconnect{Code: DisconnectWithWillMessage}},
-		{"a code and empty properties", V5, wire(0x81, 0), Disconnect{Code: MalformedPacket}},
-		{"Session Expiry Interval 0 is there", V5, wire(0, props(17, uint32(0))), Disconnect{HasSessionExpiry: true}},
+		{"a code of one byte asks for the Will", V5, wire.Bytes(4), Disconnect{Code: DisconnectWithWillMessage}},
+		{"a code and empty properties", V5, wire.Bytes(0x81, 0), Disconnect{Code: MalformedPacket}},
+		{"Session Expiry Interval 0 is there", V5, wire.Bytes(0, wire.Props(17, uint32(0))), Disconnect{HasSessionExpiry: true}},
 		{
-			"all properties", V5, wire(4, props(38, "k", "1", 31, "why", 17, uint32(0xffffffff), 38, "k", "2")),
+			"all properties", V5, wire.Bytes(4, wire.Props(38, "k", "1", 31, "why", 17, uint32(0xffffffff), 38, "k", "2")),
 			Disconnect{
 				Code: DisconnectWithWillMessage, SessionExpiry: 0xffffffff, HasSessionExpiry: true, Reason: "why",
 				User: []message.UserProperty{{Name: "k", Value: "1"}, {Name: "k", Value: "2"}},
@@ -47,7 +48,7 @@ func TestDisconnectCodesOfServersAreRefused(t *testing.T) {
 		0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99,
 	}
 	for code := range 256 {
-		_, err := DecodeDisconnect(V5, 0xe0, wire(code))
+		_, err := DecodeDisconnect(V5, 0xe0, wire.Bytes(code))
 		if slices.Contains(fromClients, Code(code)) {
 			if err != nil {
 				t.Errorf("MQTT-3.14.2-1 %v: %v", Code(code), err)
@@ -59,7 +60,7 @@ func TestDisconnectCodesOfServersAreRefused(t *testing.T) {
 }
 
 func TestAuthIsDecoded(t *testing.T) {
-	body := wire(0x19, props(38, "k", "1", 21, "SCRAM", 31, "why", 22, "\x00\x01", 38, "k", "2"))
+	body := wire.Bytes(0x19, wire.Props(38, "k", "1", 21, "SCRAM", 31, "why", 22, "\x00\x01", 38, "k", "2"))
 	want := Auth{
 		Code: ReAuthenticate, Method: "SCRAM", Data: []byte{0, 1}, Reason: "why",
 		User: []message.UserProperty{{Name: "k", Value: "1"}, {Name: "k", Value: "2"}},
@@ -69,7 +70,7 @@ func TestAuthIsDecoded(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	got = must[Auth](t)(DecodeAuth(V5, 0xf0, wire(0x18, props(21, "m"))))
+	got = must[Auth](t)(DecodeAuth(V5, 0xf0, wire.Bytes(0x18, wire.Props(21, "m"))))
 	if diff := cmp.Diff(Auth{Code: ContinueAuthentication, Method: "m"}, got); diff != "" {
 		t.Error(diff)
 	}
@@ -77,13 +78,13 @@ func TestAuthIsDecoded(t *testing.T) {
 
 func TestBadAuthsAreRefused(t *testing.T) {
 	testRefusals(t, []refusal{
-		{"2.2.1 AUTH", V311, 0xf0, wire(0x18, props(21, "m")), MalformedPacket},
+		{"2.2.1 AUTH", V311, 0xf0, wire.Bytes(0x18, wire.Props(21, "m")), MalformedPacket},
 		{"3.15.2.1 an empty body, which says Success", V5, 0xf0, nil, ProtocolError},
-		{"3.15.2.1 Success from a client", V5, 0xf0, wire(0, props(21, "m")), ProtocolError},
-		{"MQTT-3.15.2-1 another code", V5, 0xf0, wire(0x80, props(21, "m")), ProtocolError},
-		{"3.15.2.2.2 no Authentication Method", V5, 0xf0, wire(0x18, 0), ProtocolError},
-		{"3.15.2.2.3 Authentication Data without Method", V5, 0xf0, wire(0x18, props(22, "d")), ProtocolError},
-		{"3.15.2.2.1 no Property Length", V5, 0xf0, wire(0x18), MalformedPacket},
+		{"3.15.2.1 Success from a client", V5, 0xf0, wire.Bytes(0, wire.Props(21, "m")), ProtocolError},
+		{"MQTT-3.15.2-1 another code", V5, 0xf0, wire.Bytes(0x80, wire.Props(21, "m")), ProtocolError},
+		{"3.15.2.2.2 no Authentication Method", V5, 0xf0, wire.Bytes(0x18, 0), ProtocolError},
+		{"3.15.2.2.3 Authentication Data without Method", V5, 0xf0, wire.Bytes(0x18, wire.Props(22, "d")), ProtocolError},
+		{"3.15.2.2.1 no Property Length", V5, 0xf0, wire.Bytes(0x18), MalformedPacket},
 	})
 }
 

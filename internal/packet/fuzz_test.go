@@ -14,6 +14,7 @@ import (
 	paho311 "github.com/eclipse/paho.mqtt.golang/packets"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 // seed adds the packets of a type, whole and in pieces, to the corpus of a target f(v5 bool, first byte, body []byte).
@@ -59,9 +60,9 @@ func FuzzDecodeConnect(f *testing.F) {
 		f.Add(validConnect(v))
 		f.Add(validConnect(v)[:30])
 	}
-	f.Add(wire("MQTT", 5, 2, uint16(0), props(17, uint32(0), 21, "m", 22, ""), "c"))
-	f.Add(wire("MQTT", 5, 6, uint16(0), 0, "", props(9, ""), "t", ""))
-	f.Add(wire("MQIsdp", 3, 2, uint16(0), "c"))
+	f.Add(wire.Bytes("MQTT", 5, 2, uint16(0), wire.Props(17, uint32(0), 21, "m", 22, ""), "c"))
+	f.Add(wire.Bytes("MQTT", 5, 6, uint16(0), 0, "", wire.Props(9, ""), "t", ""))
+	f.Add(wire.Bytes("MQIsdp", 3, 2, uint16(0), "c"))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		c, err := DecodeConnect(body)
 		if answer := ConnectVersion(body); err == nil && answer != c.Version {
@@ -75,8 +76,8 @@ func FuzzDecodeConnect(f *testing.F) {
 
 func FuzzDecodePublish(f *testing.F) {
 	seed(f, PUBLISH)
-	f.Add(true, byte(0x30), wire("", props(35, uint16(7), 2, uint32(0)), []byte("p")))
-	f.Add(true, byte(0x3d), wire("t", uint16(1), props(9, "", 38, "", "", 3, ""), []byte("p")))
+	f.Add(true, byte(0x30), wire.Bytes("", wire.Props(35, uint16(7), 2, uint32(0)), []byte("p")))
+	f.Add(true, byte(0x3d), wire.Bytes("t", uint16(1), wire.Props(9, "", 38, "", "", 3, ""), []byte("p")))
 	f.Fuzz(func(t *testing.T, v5 bool, first byte, body []byte) {
 		p, err := DecodePublish(version(v5), first, body, false)
 		if refused(t, err) {
@@ -118,7 +119,7 @@ func FuzzDecodeAck(f *testing.F) {
 
 func FuzzDecodeSubscribe(f *testing.F) {
 	seed(f, SUBSCRIBE)
-	f.Add(true, byte(0x82), wire(uint16(7), props(38, "k", "1", 11, 0xff, 0xff, 0xff, 0x7f), "$share/g/a", 0x2a, "b", 0x14))
+	f.Add(true, byte(0x82), wire.Bytes(uint16(7), wire.Props(38, "k", "1", 11, 0xff, 0xff, 0xff, 0x7f), "$share/g/a", 0x2a, "b", 0x14))
 	f.Fuzz(func(t *testing.T, v5 bool, first byte, body []byte) {
 		s, err := DecodeSubscribe(version(v5), first, body)
 		if !refused(t, err) {
@@ -129,7 +130,7 @@ func FuzzDecodeSubscribe(f *testing.F) {
 
 func FuzzDecodeUnsubscribe(f *testing.F) {
 	seed(f, UNSUBSCRIBE)
-	f.Add(false, byte(0xa2), wire(uint16(7), "a", "", "b"))
+	f.Add(false, byte(0xa2), wire.Bytes(uint16(7), "a", "", "b"))
 	f.Fuzz(func(t *testing.T, v5 bool, first byte, body []byte) {
 		u, err := DecodeUnsubscribe(version(v5), first, body)
 		if !refused(t, err) {
@@ -152,7 +153,7 @@ func FuzzDecodeDisconnect(f *testing.F) {
 
 func FuzzDecodeAuth(f *testing.F) {
 	seed(f, AUTH)
-	f.Add(true, byte(0xf0), wire(0x19, props(21, "", 22, "")))
+	f.Add(true, byte(0xf0), wire.Bytes(0x19, wire.Props(21, "", 22, "")))
 	f.Fuzz(func(t *testing.T, v5 bool, first byte, body []byte) {
 		a, err := DecodeAuth(version(v5), first, body)
 		if !refused(t, err) {
@@ -175,7 +176,7 @@ func FuzzReader(f *testing.F) {
 	f.Add(raw[:9000], uint16(5000))
 	f.Add([]byte{0x82, 0x05, 0x00, 0x01, 0x00, 0x00, 0x00}, uint16(100))
 	f.Add([]byte{0xc0, 0x00, 0x10, 0xff, 0xff, 0xff, 0xff, 0x7f}, uint16(100))
-	f.Add(append(frame(0x30, make([]byte, 5000)), 0xc0), uint16(0xffff))
+	f.Add(append(wire.Frame(0x30, make([]byte, 5000)), 0xc0), uint16(0xffff))
 	f.Fuzz(func(t *testing.T, raw []byte, limit uint16) {
 		want, wantErr := split(raw, int(limit))
 		for name, r := range map[string]io.Reader{

@@ -11,6 +11,7 @@ import (
 	"testing/iotest"
 
 	"github.com/beeline-mqtt/beeline/internal/buffers"
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 type read struct {
@@ -34,7 +35,7 @@ func stream() (packets []read, raw []byte) {
 	for i, size := range []int{0, 1, 127, 128, 2, 4000, 4092, 4093, 4094, 0, 4096, 4097, 16383, 16384, 16385, 5, 70_000, 300_000, 1} {
 		p := read{0x30, bytes.Repeat([]byte{byte(i)}, size)}
 		packets = append(packets, p)
-		raw = append(raw, frame(p.first, p.body)...)
+		raw = append(raw, wire.Frame(p.first, p.body)...)
 	}
 	return packets, raw
 }
@@ -65,7 +66,7 @@ func TestAStreamIsSplitTheSameHoweverItArrives(t *testing.T) {
 
 func TestAStreamThatEndsWithinAPacketIsNotJustAnEnd(t *testing.T) {
 	for _, size := range []int{0, 1, 200, 4091, 4092, 4093, 4094, 20_000} {
-		raw := frame(0x30, make([]byte, size))
+		raw := wire.Frame(0x30, make([]byte, size))
 		for _, n := range []int{1, 2, 3, len(raw) / 2, len(raw) - 1} {
 			if n >= len(raw) {
 				continue
@@ -79,7 +80,7 @@ func TestAStreamThatEndsWithinAPacketIsNotJustAnEnd(t *testing.T) {
 }
 
 func TestOnlyLargeBodiesAreOwned(t *testing.T) {
-	r := NewReader(bytes.NewReader(append(frame(0x30, make([]byte, 4093)), frame(0x30, make([]byte, 4094))...)))
+	r := NewReader(bytes.NewReader(append(wire.Frame(0x30, make([]byte, 4093)), wire.Frame(0x30, make([]byte, 4094))...)))
 	_, body, owned, err := r.Next(1 << 20)
 	if err != nil || owned || len(body) != 4093 || cap(body) != 4093 {
 		t.Errorf("a packet of 4096 bytes: owned %v, %d bytes (%d), %v", owned, len(body), cap(body), err)
@@ -92,7 +93,7 @@ func TestOnlyLargeBodiesAreOwned(t *testing.T) {
 
 func TestABodyIsValidUntilTheFollowingNext(t *testing.T) {
 	// The second packet is there only in part, so that the buffer is moved for it.
-	a, b := frame(0x30, bytes.Repeat([]byte("a"), 3000)), frame(0x30, bytes.Repeat([]byte("b"), 3000))
+	a, b := wire.Frame(0x30, bytes.Repeat([]byte("a"), 3000)), wire.Frame(0x30, bytes.Repeat([]byte("b"), 3000))
 	r := NewReader(io.MultiReader(bytes.NewReader(append(a, b[:1000]...)), bytes.NewReader(b[1000:])))
 	_, first, _, err := r.Next(1 << 20)
 	if err != nil || string(first) != string(a[3:]) {
@@ -111,7 +112,7 @@ func TestABodyIsValidUntilTheFollowingNext(t *testing.T) {
 
 func TestOwnedBodiesStay(t *testing.T) {
 	a, b := bytes.Repeat([]byte("a"), 50_000), bytes.Repeat([]byte("b"), 50_000)
-	r := NewReader(bytes.NewReader(append(frame(0x30, a), frame(0x30, b)...)))
+	r := NewReader(bytes.NewReader(append(wire.Frame(0x30, a), wire.Frame(0x30, b)...)))
 	_, body, _, err := r.Next(1 << 20)
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +165,7 @@ func TestBadHeadersAreRefusedAtOnce(t *testing.T) {
 
 func TestAPacketOfExactlyTheMaximumIsTaken(t *testing.T) {
 	for _, size := range []int{0, 100, 126, 127, 5000} {
-		raw := frame(0x30, make([]byte, size))
+		raw := wire.Frame(0x30, make([]byte, size))
 		if _, _, _, err := NewReader(bytes.NewReader(raw)).Next(len(raw)); err != nil {
 			t.Errorf("%d bytes: %v", len(raw), err)
 		}
@@ -181,7 +182,7 @@ func TestRemainingLengthsNeedNotBeMinimal(t *testing.T) {
 }
 
 func TestBufferedCountsPacketsThatNeedNoRead(t *testing.T) {
-	ping, publish := frame(0xc0, nil), frame(0x30, wire("topic", []byte("payload")))
+	ping, publish := wire.Frame(0xc0), wire.Frame(0x30, wire.Bytes("topic", []byte("payload")))
 	for _, c := range []struct {
 		name string
 		then []byte
@@ -192,7 +193,7 @@ func TestBufferedCountsPacketsThatNeedNoRead(t *testing.T) {
 		{"two packets", append(bytes.Clone(publish), ping...), len(publish)},
 		{"the first byte of a packet", publish[:1], 0},
 		{"a packet but for its last byte", publish[:len(publish)-1], 0},
-		{"the start of a large packet", frame(0x30, make([]byte, 9000))[:2000], 0},
+		{"the start of a large packet", wire.Frame(0x30, make([]byte, 9000))[:2000], 0},
 		{"a packet that will be refused", []byte{0x36}, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -211,7 +212,7 @@ func TestBufferedCountsPacketsThatNeedNoRead(t *testing.T) {
 }
 
 func TestErrorsOfTheConnectionAreReturned(t *testing.T) {
-	raw := frame(0x30, make([]byte, 20_000))
+	raw := wire.Frame(0x30, make([]byte, 20_000))
 	for _, n := range []int{0, 1, 100, 6000} {
 		r := NewReader(io.MultiReader(bytes.NewReader(raw[:n]), iotest.ErrReader(os.ErrDeadlineExceeded)))
 		if _, _, _, err := r.Next(1 << 20); !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -240,7 +241,7 @@ func allocated(f func()) uint64 {
 }
 
 func TestAReaderWithNothingToReadHoldsNoBuffer(t *testing.T) {
-	w := &waiter{Reader: bytes.NewReader(frame(0x30, []byte("packet")))}
+	w := &waiter{Reader: bytes.NewReader(wire.Frame(0x30, []byte("packet")))}
 	r := NewReader(w)
 	if got, err := readAll(r, 100); len(got) != 1 || !errors.Is(err, io.EOF) {
 		t.Fatal(got, err)

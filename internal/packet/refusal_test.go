@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 // refusal is a packet that must be refused. Names begin with the statement or section that it breaks.
@@ -67,19 +69,19 @@ func TestReservedFlagsOfTheFixedHeaderAreRefused(t *testing.T) {
 func TestDecodersRefuseReservedFlags(t *testing.T) {
 	testRefusals(t, []refusal{
 		{"MQTT-2.1.3-1 CONNECT with flags", V5, 0x11, validConnect(V5), MalformedPacket},
-		{"MQTT-3.3.1-4 PUBLISH with QoS 3", V5, 0x36, wire("t", uint16(1), 0), MalformedPacket},
-		{"MQTT-3.3.1-4 PUBLISH with QoS 3", V311, 0x36, wire("t", uint16(1)), MalformedPacket},
-		{"MQTT-3.3.1-2 DUP with QoS 0", V5, 0x38, wire("t", 0), MalformedPacket},
-		{"MQTT-3.3.1-2 DUP with QoS 0", V311, 0x38, wire("t"), MalformedPacket},
-		{"2.1.3 PUBACK with flags", V5, 0x42, wire(uint16(1)), MalformedPacket},
-		{"2.1.3 PUBREC with flags", V311, 0x51, wire(uint16(1)), MalformedPacket},
-		{"MQTT-3.6.1-1 PUBREL without flags", V5, 0x60, wire(uint16(1)), MalformedPacket},
-		{"2.1.3 PUBCOMP with flags", V5, 0x72, wire(uint16(1)), MalformedPacket},
-		{"MQTT-3.8.1-1 SUBSCRIBE without flags", V5, 0x80, wire(uint16(1), 0, "t", 0), MalformedPacket},
-		{"MQTT-3.10.1-1 UNSUBSCRIBE without flags", V5, 0xa0, wire(uint16(1), 0, "t"), MalformedPacket},
+		{"MQTT-3.3.1-4 PUBLISH with QoS 3", V5, 0x36, wire.Bytes("t", uint16(1), 0), MalformedPacket},
+		{"MQTT-3.3.1-4 PUBLISH with QoS 3", V311, 0x36, wire.Bytes("t", uint16(1)), MalformedPacket},
+		{"MQTT-3.3.1-2 DUP with QoS 0", V5, 0x38, wire.Bytes("t", 0), MalformedPacket},
+		{"MQTT-3.3.1-2 DUP with QoS 0", V311, 0x38, wire.Bytes("t"), MalformedPacket},
+		{"2.1.3 PUBACK with flags", V5, 0x42, wire.Bytes(uint16(1)), MalformedPacket},
+		{"2.1.3 PUBREC with flags", V311, 0x51, wire.Bytes(uint16(1)), MalformedPacket},
+		{"MQTT-3.6.1-1 PUBREL without flags", V5, 0x60, wire.Bytes(uint16(1)), MalformedPacket},
+		{"2.1.3 PUBCOMP with flags", V5, 0x72, wire.Bytes(uint16(1)), MalformedPacket},
+		{"MQTT-3.8.1-1 SUBSCRIBE without flags", V5, 0x80, wire.Bytes(uint16(1), 0, "t", 0), MalformedPacket},
+		{"MQTT-3.10.1-1 UNSUBSCRIBE without flags", V5, 0xa0, wire.Bytes(uint16(1), 0, "t"), MalformedPacket},
 		{"2.1.3 PINGREQ with flags", V5, 0xc1, nil, MalformedPacket},
 		{"MQTT-3.14.1-1 DISCONNECT with flags", V5, 0xe1, nil, MalformedPacket},
-		{"MQTT-3.15.1-1 AUTH with flags", V5, 0xf1, wire(0x18, props(21, "m")), MalformedPacket},
+		{"MQTT-3.15.1-1 AUTH with flags", V5, 0xf1, wire.Bytes(0x18, wire.Props(21, "m")), MalformedPacket},
 	})
 }
 
@@ -88,20 +90,20 @@ func wholePackets() []refusal {
 	return []refusal{
 		{name: "CONNECT", v: V311, first: 0x10, body: validConnect(V311)},
 		{name: "CONNECT", v: V5, first: 0x10, body: validConnect(V5)},
-		{name: "PUBLISH", v: V311, first: 0x32, body: wire("a/b", uint16(7))},
-		{name: "PUBLISH", v: V5, first: 0x32, body: wire("a/b", uint16(7),
-			props(1, 1, 2, uint32(9), 3, "text", 8, "reply", 9, "corr", 35, uint16(2), 38, "k", "v"))},
-		{name: "SUBSCRIBE", v: V311, first: 0x82, body: wire(uint16(7), "a/#", 1)},
-		{name: "SUBSCRIBE", v: V5, first: 0x82, body: wire(uint16(7), props(11, 0x81, 0x01, 38, "k", "v"), "a/#", 1)},
-		{name: "UNSUBSCRIBE", v: V311, first: 0xa2, body: wire(uint16(7), "a/#")},
-		{name: "UNSUBSCRIBE", v: V5, first: 0xa2, body: wire(uint16(7), props(38, "k", "v"), "a/#")},
-		{name: "PUBACK", v: V311, first: 0x40, body: wire(uint16(7))},
-		{name: "PUBACK", v: V5, first: 0x40, body: wire(uint16(7), 0x10, props(31, "why", 38, "k", "v"))},
-		{name: "PUBREC", v: V5, first: 0x50, body: wire(uint16(7), 0x80, props(31, "why", 38, "k", "v"))},
-		{name: "PUBREL", v: V5, first: 0x62, body: wire(uint16(7), 0x92, props(31, "why", 38, "k", "v"))},
-		{name: "PUBCOMP", v: V5, first: 0x70, body: wire(uint16(7), 0x92, props(31, "why", 38, "k", "v"))},
-		{name: "DISCONNECT", v: V5, first: 0xe0, body: wire(4, props(17, uint32(9), 31, "why", 38, "k", "v"))},
-		{name: "AUTH", v: V5, first: 0xf0, body: wire(0x18, props(21, "m", 22, "d", 31, "why", 38, "k", "v"))},
+		{name: "PUBLISH", v: V311, first: 0x32, body: wire.Bytes("a/b", uint16(7))},
+		{name: "PUBLISH", v: V5, first: 0x32, body: wire.Bytes("a/b", uint16(7),
+			wire.Props(1, 1, 2, uint32(9), 3, "text", 8, "reply", 9, "corr", 35, uint16(2), 38, "k", "v"))},
+		{name: "SUBSCRIBE", v: V311, first: 0x82, body: wire.Bytes(uint16(7), "a/#", 1)},
+		{name: "SUBSCRIBE", v: V5, first: 0x82, body: wire.Bytes(uint16(7), wire.Props(11, 0x81, 0x01, 38, "k", "v"), "a/#", 1)},
+		{name: "UNSUBSCRIBE", v: V311, first: 0xa2, body: wire.Bytes(uint16(7), "a/#")},
+		{name: "UNSUBSCRIBE", v: V5, first: 0xa2, body: wire.Bytes(uint16(7), wire.Props(38, "k", "v"), "a/#")},
+		{name: "PUBACK", v: V311, first: 0x40, body: wire.Bytes(uint16(7))},
+		{name: "PUBACK", v: V5, first: 0x40, body: wire.Bytes(uint16(7), 0x10, wire.Props(31, "why", 38, "k", "v"))},
+		{name: "PUBREC", v: V5, first: 0x50, body: wire.Bytes(uint16(7), 0x80, wire.Props(31, "why", 38, "k", "v"))},
+		{name: "PUBREL", v: V5, first: 0x62, body: wire.Bytes(uint16(7), 0x92, wire.Props(31, "why", 38, "k", "v"))},
+		{name: "PUBCOMP", v: V5, first: 0x70, body: wire.Bytes(uint16(7), 0x92, wire.Props(31, "why", 38, "k", "v"))},
+		{name: "DISCONNECT", v: V5, first: 0xe0, body: wire.Bytes(4, wire.Props(17, uint32(9), 31, "why", 38, "k", "v"))},
+		{name: "AUTH", v: V5, first: 0xf0, body: wire.Bytes(0x18, wire.Props(21, "m", 22, "d", 31, "why", 38, "k", "v"))},
 	}
 }
 
@@ -146,8 +148,8 @@ func TestTrailingBytesAreRefused(t *testing.T) {
 		}
 	}
 	testRefusals(t, []refusal{
-		{"3.12 PINGREQ with a body", V311, 0xc0, wire(0), MalformedPacket},
-		{"3.14 DISCONNECT with a body", V311, 0xe0, wire(0), MalformedPacket},
+		{"3.12 PINGREQ with a body", V311, 0xc0, wire.Bytes(0), MalformedPacket},
+		{"3.14 DISCONNECT with a body", V311, 0xe0, wire.Bytes(0), MalformedPacket},
 	})
 }
 
@@ -161,91 +163,91 @@ func TestIllFormedStringsAreRefused(t *testing.T) {
 	}
 	for _, b := range bad {
 		testRefusals(t, []refusal{
-			{b.name + " as Client Identifier", V311, 0x10, wire("MQTT", 4, 2, uint16(0), b.text), MalformedPacket},
-			{b.name + " as Client Identifier", V5, 0x10, wire("MQTT", 5, 2, uint16(0), 0, b.text), MalformedPacket},
-			{b.name + " as User Name", V311, 0x10, wire("MQTT", 4, 0x82, uint16(0), "c", b.text), MalformedPacket},
-			{b.name + " as User Name", V5, 0x10, wire("MQTT", 5, 0x82, uint16(0), 0, "c", b.text), MalformedPacket},
-			{b.name + " as Will Topic", V311, 0x10, wire("MQTT", 4, 6, uint16(0), "c", b.text, ""), MalformedPacket},
-			{b.name + " as Will Topic", V5, 0x10, wire("MQTT", 5, 6, uint16(0), 0, "c", 0, b.text, ""), MalformedPacket},
-			{b.name + " as Topic Name", V311, 0x30, wire(b.text), MalformedPacket},
-			{b.name + " as Topic Name", V5, 0x30, wire(b.text, 0), MalformedPacket},
-			{b.name + " as Content Type", V5, 0x30, wire("t", props(3, b.text)), MalformedPacket},
-			{b.name + " as Response Topic", V5, 0x30, wire("t", props(8, b.text)), MalformedPacket},
-			{b.name + " as name of a User Property", V5, 0x30, wire("t", props(38, b.text, "v")), MalformedPacket},
-			{b.name + " as value of a User Property", V5, 0x30, wire("t", props(38, "k", b.text)), MalformedPacket},
-			{b.name + " as Topic Filter", V311, 0x82, wire(uint16(1), b.text, 0), MalformedPacket},
-			{b.name + " as Topic Filter", V5, 0x82, wire(uint16(1), 0, b.text, 0), MalformedPacket},
-			{b.name + " as Topic Filter", V311, 0xa2, wire(uint16(1), b.text), MalformedPacket},
-			{b.name + " as Topic Filter", V5, 0xa2, wire(uint16(1), 0, b.text), MalformedPacket},
-			{b.name + " as Reason String", V5, 0x40, wire(uint16(1), 0, props(31, b.text)), MalformedPacket},
-			{b.name + " as Authentication Method", V5, 0xf0, wire(0x18, props(21, b.text)), MalformedPacket},
+			{b.name + " as Client Identifier", V311, 0x10, wire.Bytes("MQTT", 4, 2, uint16(0), b.text), MalformedPacket},
+			{b.name + " as Client Identifier", V5, 0x10, wire.Bytes("MQTT", 5, 2, uint16(0), 0, b.text), MalformedPacket},
+			{b.name + " as User Name", V311, 0x10, wire.Bytes("MQTT", 4, 0x82, uint16(0), "c", b.text), MalformedPacket},
+			{b.name + " as User Name", V5, 0x10, wire.Bytes("MQTT", 5, 0x82, uint16(0), 0, "c", b.text), MalformedPacket},
+			{b.name + " as Will Topic", V311, 0x10, wire.Bytes("MQTT", 4, 6, uint16(0), "c", b.text, ""), MalformedPacket},
+			{b.name + " as Will Topic", V5, 0x10, wire.Bytes("MQTT", 5, 6, uint16(0), 0, "c", 0, b.text, ""), MalformedPacket},
+			{b.name + " as Topic Name", V311, 0x30, wire.Bytes(b.text), MalformedPacket},
+			{b.name + " as Topic Name", V5, 0x30, wire.Bytes(b.text, 0), MalformedPacket},
+			{b.name + " as Content Type", V5, 0x30, wire.Bytes("t", wire.Props(3, b.text)), MalformedPacket},
+			{b.name + " as Response Topic", V5, 0x30, wire.Bytes("t", wire.Props(8, b.text)), MalformedPacket},
+			{b.name + " as name of a User Property", V5, 0x30, wire.Bytes("t", wire.Props(38, b.text, "v")), MalformedPacket},
+			{b.name + " as value of a User Property", V5, 0x30, wire.Bytes("t", wire.Props(38, "k", b.text)), MalformedPacket},
+			{b.name + " as Topic Filter", V311, 0x82, wire.Bytes(uint16(1), b.text, 0), MalformedPacket},
+			{b.name + " as Topic Filter", V5, 0x82, wire.Bytes(uint16(1), 0, b.text, 0), MalformedPacket},
+			{b.name + " as Topic Filter", V311, 0xa2, wire.Bytes(uint16(1), b.text), MalformedPacket},
+			{b.name + " as Topic Filter", V5, 0xa2, wire.Bytes(uint16(1), 0, b.text), MalformedPacket},
+			{b.name + " as Reason String", V5, 0x40, wire.Bytes(uint16(1), 0, wire.Props(31, b.text)), MalformedPacket},
+			{b.name + " as Authentication Method", V5, 0xf0, wire.Bytes(0x18, wire.Props(21, b.text)), MalformedPacket},
 		})
 	}
 }
 
 func TestAByteOrderMarkIsKept(t *testing.T) { // MQTT-1.5.4-3
-	p := must[Publish](t)(DecodePublish(V311, 0x30, wire("\ufefft"), false))
+	p := must[Publish](t)(DecodePublish(V311, 0x30, wire.Bytes("\ufefft"), false))
 	if p.Topic != "\ufefft" {
 		t.Errorf("Topic Name is %q", p.Topic)
 	}
 }
 
 func TestBadPropertiesAreRefused(t *testing.T) {
-	publish := func(block []byte) []byte { return wire("t", block) }
-	connect := func(block []byte) []byte { return wire("MQTT", 5, 2, uint16(0), block, "c") }
-	will := func(block []byte) []byte { return wire("MQTT", 5, 6, uint16(0), 0, "c", block, "t", "p") }
-	subscribe := func(block []byte) []byte { return wire(uint16(1), block, "t", 0) }
+	publish := func(block []byte) []byte { return wire.Bytes("t", block) }
+	connect := func(block []byte) []byte { return wire.Bytes("MQTT", 5, 2, uint16(0), block, "c") }
+	will := func(block []byte) []byte { return wire.Bytes("MQTT", 5, 6, uint16(0), 0, "c", block, "t", "p") }
+	subscribe := func(block []byte) []byte { return wire.Bytes(uint16(1), block, "t", 0) }
 	testRefusals(t, []refusal{
-		{"2.2.2.2 an identifier that does not exist", V5, 0x30, publish(props(0, 0)), MalformedPacket},
-		{"2.2.2.2 an identifier beyond the table", V5, 0x30, publish(props(0x7f, 0)), MalformedPacket},
-		{"2.2.2.2 an identifier of two bytes", V5, 0x30, publish(props(0x81, 0, 0)), MalformedPacket},
-		{"2.2.2.2 Receive Maximum in PUBLISH", V5, 0x30, publish(props(33, uint16(1))), MalformedPacket},
-		{"2.2.2.2 Will Delay in PUBLISH", V5, 0x30, publish(props(24, uint32(1))), MalformedPacket},
-		{"2.2.2.2 Topic Alias in CONNECT", V5, 0x10, connect(props(35, uint16(1))), MalformedPacket},
-		{"2.2.2.2 Will Delay among the CONNECT's own", V5, 0x10, connect(props(24, uint32(1))), MalformedPacket},
-		{"2.2.2.2 Assigned Client Identifier in CONNECT", V5, 0x10, connect(props(18, "x")), MalformedPacket},
-		{"2.2.2.2 Topic Alias in a Will", V5, 0x10, will(props(35, uint16(1))), MalformedPacket},
-		{"2.2.2.2 Session Expiry in a Will", V5, 0x10, will(props(17, uint32(1))), MalformedPacket},
-		{"2.2.2.2 Reason String in SUBSCRIBE", V5, 0x82, subscribe(props(31, "x")), MalformedPacket},
-		{"2.2.2.2 Subscription Identifier in UNSUBSCRIBE", V5, 0xa2, wire(uint16(1), props(11, 1), "t"), MalformedPacket},
-		{"2.2.2.2 Session Expiry in PUBACK", V5, 0x40, wire(uint16(1), 0, props(17, uint32(1))), MalformedPacket},
-		{"3.14.2.2.5 Server Reference from a client", V5, 0xe0, wire(0, props(28, "x")), MalformedPacket},
-		{"2.2.2.2 Session Expiry in AUTH", V5, 0xf0, wire(0x18, props(21, "m", 17, uint32(1))), MalformedPacket},
-		{"2.2.2 the length runs over the packet", V5, 0x30, wire("t", 5, 1, 0), MalformedPacket},
-		{"2.2.2 the length runs over the packet", V5, 0x10, wire("MQTT", 5, 2, uint16(0), 9, "c"), MalformedPacket},
-		{"2.2.2 no length at all", V5, 0x30, wire("t"), MalformedPacket},
-		{"2.2.2 a value runs over the block into the payload", V5, 0x30, wire("t", 3, 2, 0, 0, 0, 0, 1, 2, 3), MalformedPacket},
-		{"2.2.2 a string runs over the block into the payload", V5, 0x30, wire("t", 4, 3, 0, 5, 'a', "bcd"), MalformedPacket},
-		{"2.2.2 an identifier without a value", V5, 0x30, wire("t", 1, 1), MalformedPacket},
-		{"MQTT-1.5.5-1 a Property Length of two bytes for 0", V5, 0x30, wire("t", 0x80, 0), MalformedPacket},
-		{"1.5.5 a Property Length of five bytes", V5, 0x30, wire("t", 0x80, 0x80, 0x80, 0x80, 1), MalformedPacket},
-		{"1.5.5 a Subscription Identifier of five bytes", V5, 0x82, subscribe(props(11, 0x81, 0x80, 0x80, 0x80, 1)), MalformedPacket},
-		{"MQTT-1.5.5-1 a Subscription Identifier of two bytes for 1", V5, 0x82, subscribe(props(11, 0x81, 0)), MalformedPacket},
-		{"3.8.2.1.2 Subscription Identifier 0", V5, 0x82, subscribe(props(11, 0)), ProtocolError},
-		{"MQTT-3.3.4-6 Subscription Identifier from a client", V5, 0x30, publish(props(11, 1)), ProtocolError},
-		{"MQTT-3.3.2-8 Topic Alias 0", V5, 0x30, publish(props(35, uint16(0))), TopicAliasInvalid},
-		{"MQTT-3.3.2-14 Response Topic with +", V5, 0x30, publish(props(8, "a/+")), ProtocolError},
-		{"MQTT-3.3.2-14 Response Topic with #", V5, 0x30, publish(props(8, "#")), ProtocolError},
-		{"MQTT-4.7.3-1 empty Response Topic", V5, 0x30, publish(props(8, "")), ProtocolError},
-		{"MQTT-3.3.2-14 Response Topic of a Will with #", V5, 0x10, will(props(8, "a/#")), ProtocolError},
-		{"3.3.2.3.2 Payload Format 2", V5, 0x30, publish(props(1, 2)), ProtocolError},
-		{"3.1.3.2.3 Payload Format 2 of a Will", V5, 0x10, will(props(1, 2)), ProtocolError},
-		{"3.1.2.11.3 Receive Maximum 0", V5, 0x10, connect(props(33, uint16(0))), ProtocolError},
-		{"3.1.2.11.4 Maximum Packet Size 0", V5, 0x10, connect(props(39, uint32(0))), ProtocolError},
-		{"3.1.2.11.6 Request Response Information 2", V5, 0x10, connect(props(25, 2)), ProtocolError},
-		{"3.1.2.11.7 Request Problem Information 2", V5, 0x10, connect(props(23, 2)), ProtocolError},
-		{"3.1.2.11.10 Authentication Data without Method", V5, 0x10, connect(props(22, "x")), ProtocolError},
+		{"2.2.2.2 an identifier that does not exist", V5, 0x30, publish(wire.Props(0, 0)), MalformedPacket},
+		{"2.2.2.2 an identifier beyond the table", V5, 0x30, publish(wire.Props(0x7f, 0)), MalformedPacket},
+		{"2.2.2.2 an identifier of two bytes", V5, 0x30, publish(wire.Props(0x81, 0, 0)), MalformedPacket},
+		{"2.2.2.2 Receive Maximum in PUBLISH", V5, 0x30, publish(wire.Props(33, uint16(1))), MalformedPacket},
+		{"2.2.2.2 Will Delay in PUBLISH", V5, 0x30, publish(wire.Props(24, uint32(1))), MalformedPacket},
+		{"2.2.2.2 Topic Alias in CONNECT", V5, 0x10, connect(wire.Props(35, uint16(1))), MalformedPacket},
+		{"2.2.2.2 Will Delay among the CONNECT's own", V5, 0x10, connect(wire.Props(24, uint32(1))), MalformedPacket},
+		{"2.2.2.2 Assigned Client Identifier in CONNECT", V5, 0x10, connect(wire.Props(18, "x")), MalformedPacket},
+		{"2.2.2.2 Topic Alias in a Will", V5, 0x10, will(wire.Props(35, uint16(1))), MalformedPacket},
+		{"2.2.2.2 Session Expiry in a Will", V5, 0x10, will(wire.Props(17, uint32(1))), MalformedPacket},
+		{"2.2.2.2 Reason String in SUBSCRIBE", V5, 0x82, subscribe(wire.Props(31, "x")), MalformedPacket},
+		{"2.2.2.2 Subscription Identifier in UNSUBSCRIBE", V5, 0xa2, wire.Bytes(uint16(1), wire.Props(11, 1), "t"), MalformedPacket},
+		{"2.2.2.2 Session Expiry in PUBACK", V5, 0x40, wire.Bytes(uint16(1), 0, wire.Props(17, uint32(1))), MalformedPacket},
+		{"3.14.2.2.5 Server Reference from a client", V5, 0xe0, wire.Bytes(0, wire.Props(28, "x")), MalformedPacket},
+		{"2.2.2.2 Session Expiry in AUTH", V5, 0xf0, wire.Bytes(0x18, wire.Props(21, "m", 17, uint32(1))), MalformedPacket},
+		{"2.2.2 the length runs over the packet", V5, 0x30, wire.Bytes("t", 5, 1, 0), MalformedPacket},
+		{"2.2.2 the length runs over the packet", V5, 0x10, wire.Bytes("MQTT", 5, 2, uint16(0), 9, "c"), MalformedPacket},
+		{"2.2.2 no length at all", V5, 0x30, wire.Bytes("t"), MalformedPacket},
+		{"2.2.2 a value runs over the block into the payload", V5, 0x30, wire.Bytes("t", 3, 2, 0, 0, 0, 0, 1, 2, 3), MalformedPacket},
+		{"2.2.2 a string runs over the block into the payload", V5, 0x30, wire.Bytes("t", 4, 3, 0, 5, 'a', "bcd"), MalformedPacket},
+		{"2.2.2 an identifier without a value", V5, 0x30, wire.Bytes("t", 1, 1), MalformedPacket},
+		{"MQTT-1.5.5-1 a Property Length of two bytes for 0", V5, 0x30, wire.Bytes("t", 0x80, 0), MalformedPacket},
+		{"1.5.5 a Property Length of five bytes", V5, 0x30, wire.Bytes("t", 0x80, 0x80, 0x80, 0x80, 1), MalformedPacket},
+		{"1.5.5 a Subscription Identifier of five bytes", V5, 0x82, subscribe(wire.Props(11, 0x81, 0x80, 0x80, 0x80, 1)), MalformedPacket},
+		{"MQTT-1.5.5-1 a Subscription Identifier of two bytes for 1", V5, 0x82, subscribe(wire.Props(11, 0x81, 0)), MalformedPacket},
+		{"3.8.2.1.2 Subscription Identifier 0", V5, 0x82, subscribe(wire.Props(11, 0)), ProtocolError},
+		{"MQTT-3.3.4-6 Subscription Identifier from a client", V5, 0x30, publish(wire.Props(11, 1)), ProtocolError},
+		{"MQTT-3.3.2-8 Topic Alias 0", V5, 0x30, publish(wire.Props(35, uint16(0))), TopicAliasInvalid},
+		{"MQTT-3.3.2-14 Response Topic with +", V5, 0x30, publish(wire.Props(8, "a/+")), ProtocolError},
+		{"MQTT-3.3.2-14 Response Topic with #", V5, 0x30, publish(wire.Props(8, "#")), ProtocolError},
+		{"MQTT-4.7.3-1 empty Response Topic", V5, 0x30, publish(wire.Props(8, "")), ProtocolError},
+		{"MQTT-3.3.2-14 Response Topic of a Will with #", V5, 0x10, will(wire.Props(8, "a/#")), ProtocolError},
+		{"3.3.2.3.2 Payload Format 2", V5, 0x30, publish(wire.Props(1, 2)), ProtocolError},
+		{"3.1.3.2.3 Payload Format 2 of a Will", V5, 0x10, will(wire.Props(1, 2)), ProtocolError},
+		{"3.1.2.11.3 Receive Maximum 0", V5, 0x10, connect(wire.Props(33, uint16(0))), ProtocolError},
+		{"3.1.2.11.4 Maximum Packet Size 0", V5, 0x10, connect(wire.Props(39, uint32(0))), ProtocolError},
+		{"3.1.2.11.6 Request Response Information 2", V5, 0x10, connect(wire.Props(25, 2)), ProtocolError},
+		{"3.1.2.11.7 Request Problem Information 2", V5, 0x10, connect(wire.Props(23, 2)), ProtocolError},
+		{"3.1.2.11.10 Authentication Data without Method", V5, 0x10, connect(wire.Props(22, "x")), ProtocolError},
 	})
 }
 
 func TestPropertiesMoreThanOnceAreRefused(t *testing.T) {
 	values := map[property][]byte{
-		propPayloadFormat: wire(1), propMessageExpiry: wire(uint32(1)), propContentType: wire("x"),
-		propResponseTopic: wire("x"), propCorrelationData: wire("x"), propSubscriptionIdentifier: wire(1),
-		propSessionExpiry: wire(uint32(1)), propAuthMethod: wire("x"), propAuthData: wire("x"),
-		propRequestProblemInfo: wire(1), propWillDelay: wire(uint32(1)), propRequestResponseInfo: wire(1),
-		propReasonString: wire("x"), propReceiveMaximum: wire(uint16(1)), propTopicAliasMaximum: wire(uint16(1)),
-		propTopicAlias: wire(uint16(1)), propMaximumPacketSize: wire(uint32(1)), propUser: wire("k", "v"),
+		propPayloadFormat: wire.Bytes(1), propMessageExpiry: wire.Bytes(uint32(1)), propContentType: wire.Bytes("x"),
+		propResponseTopic: wire.Bytes("x"), propCorrelationData: wire.Bytes("x"), propSubscriptionIdentifier: wire.Bytes(1),
+		propSessionExpiry: wire.Bytes(uint32(1)), propAuthMethod: wire.Bytes("x"), propAuthData: wire.Bytes("x"),
+		propRequestProblemInfo: wire.Bytes(1), propWillDelay: wire.Bytes(uint32(1)), propRequestResponseInfo: wire.Bytes(1),
+		propReasonString: wire.Bytes("x"), propReceiveMaximum: wire.Bytes(uint16(1)), propTopicAliasMaximum: wire.Bytes(uint16(1)),
+		propTopicAlias: wire.Bytes(uint16(1)), propMaximumPacketSize: wire.Bytes(uint32(1)), propUser: wire.Bytes("k", "v"),
 	}
 	packets := []struct {
 		name    string
@@ -253,29 +255,29 @@ func TestPropertiesMoreThanOnceAreRefused(t *testing.T) {
 		first   byte
 		body    func(block []byte) []byte
 	}{
-		{"CONNECT", connectProperties, 0x10, func(b []byte) []byte { return wire("MQTT", 5, 2, uint16(0), b, "c") }},
-		{"Will", willProperties, 0x10, func(b []byte) []byte { return wire("MQTT", 5, 6, uint16(0), 0, "c", b, "t", "p") }},
-		{"PUBLISH", publishProperties, 0x30, func(b []byte) []byte { return wire("t", b) }},
-		{"PUBACK", ackProperties, 0x40, func(b []byte) []byte { return wire(uint16(1), 0, b) }},
-		{"SUBSCRIBE", subscribeProperties, 0x82, func(b []byte) []byte { return wire(uint16(1), b, "t", 0) }},
-		{"UNSUBSCRIBE", unsubscribeProperties, 0xa2, func(b []byte) []byte { return wire(uint16(1), b, "t") }},
-		{"DISCONNECT", disconnectProperties, 0xe0, func(b []byte) []byte { return wire(0, b) }},
-		{"AUTH", authProperties, 0xf0, func(b []byte) []byte { return wire(0x18, b) }},
+		{"CONNECT", connectProperties, 0x10, func(b []byte) []byte { return wire.Bytes("MQTT", 5, 2, uint16(0), b, "c") }},
+		{"Will", willProperties, 0x10, func(b []byte) []byte { return wire.Bytes("MQTT", 5, 6, uint16(0), 0, "c", b, "t", "p") }},
+		{"PUBLISH", publishProperties, 0x30, func(b []byte) []byte { return wire.Bytes("t", b) }},
+		{"PUBACK", ackProperties, 0x40, func(b []byte) []byte { return wire.Bytes(uint16(1), 0, b) }},
+		{"SUBSCRIBE", subscribeProperties, 0x82, func(b []byte) []byte { return wire.Bytes(uint16(1), b, "t", 0) }},
+		{"UNSUBSCRIBE", unsubscribeProperties, 0xa2, func(b []byte) []byte { return wire.Bytes(uint16(1), b, "t") }},
+		{"DISCONNECT", disconnectProperties, 0xe0, func(b []byte) []byte { return wire.Bytes(0, b) }},
+		{"AUTH", authProperties, 0xf0, func(b []byte) []byte { return wire.Bytes(0x18, b) }},
 	}
 	for _, p := range packets {
 		for id, value := range values {
 			// Authentication Data needs a method, and AUTH needs one in any case.
-			method := wire()
+			method := wire.Bytes()
 			if id != propAuthMethod && p.allowed.has(propAuthMethod) {
-				method = wire(int(propAuthMethod), "m")
+				method = wire.Bytes(int(propAuthMethod), "m")
 			}
-			once := wire(int(id), value)
-			err := decode(V5, p.first, p.body(props(method, once)))
+			once := wire.Bytes(int(id), value)
+			err := decode(V5, p.first, p.body(wire.Props(method, once)))
 			refusedAlways := !p.allowed.has(id) || p.name == "PUBLISH" && id == propSubscriptionIdentifier
 			if (err != nil) != refusedAlways {
 				t.Errorf("%s once in %s: %v", id.name(), p.name, err)
 			}
-			err = decode(V5, p.first, p.body(props(method, once, once)))
+			err = decode(V5, p.first, p.body(wire.Props(method, once, once)))
 			if !p.allowed.has(id) {
 				continue
 			}
@@ -292,11 +294,11 @@ func TestPropertiesMoreThanOnceAreRefused(t *testing.T) {
 
 func TestOtherTypesAreRefused(t *testing.T) {
 	for name, err := range map[string]error{
-		"PUBLISH":     second(DecodePublish(V5, 0x40, wire("t", 0), false)),
-		"PUBACK":      second(DecodeAck(V5, 0x30, wire(uint16(1)))),
-		"PUBCOMP":     second(DecodeAck(V5, 0x82, wire(uint16(1)))),
-		"SUBSCRIBE":   second(DecodeSubscribe(V5, 0xa2, wire(uint16(1), 0, "t", 0))),
-		"UNSUBSCRIBE": second(DecodeUnsubscribe(V5, 0x82, wire(uint16(1), 0, "t"))),
+		"PUBLISH":     second(DecodePublish(V5, 0x40, wire.Bytes("t", 0), false)),
+		"PUBACK":      second(DecodeAck(V5, 0x30, wire.Bytes(uint16(1)))),
+		"PUBCOMP":     second(DecodeAck(V5, 0x82, wire.Bytes(uint16(1)))),
+		"SUBSCRIBE":   second(DecodeSubscribe(V5, 0xa2, wire.Bytes(uint16(1), 0, "t", 0))),
+		"UNSUBSCRIBE": second(DecodeUnsubscribe(V5, 0x82, wire.Bytes(uint16(1), 0, "t"))),
 		"DISCONNECT":  second(DecodeDisconnect(V5, 0xc0, nil)),
 		"AUTH":        second(DecodeAuth(V5, 0xe0, nil)),
 		"PINGREQ":     DecodeEmpty(0xd0, nil),

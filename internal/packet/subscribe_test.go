@@ -12,6 +12,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 func TestSubscribeIsDecoded(t *testing.T) {
@@ -22,13 +23,13 @@ func TestSubscribeIsDecoded(t *testing.T) {
 		want Subscribe
 	}{
 		{
-			"filters in their order", V311, wire(uint16(7), "a/+", 2, "b/#", 0, "a/+", 1),
+			"filters in their order", V311, wire.Bytes(uint16(7), "a/+", 2, "b/#", 0, "a/+", 1),
 			Subscribe{PacketID: 7, Filters: []Filter{
 				{"a/+", subscriptions.Options{QoS: 2}}, {"b/#", subscriptions.Options{}}, {"a/+", subscriptions.Options{QoS: 1}},
 			}},
 		},
 		{
-			"every option", V5, wire(uint16(7), 0, "a", 0x04, "b", 0x08, "c", 0x10, "d", 0x20, "e", 0x2e),
+			"every option", V5, wire.Bytes(uint16(7), 0, "a", 0x04, "b", 0x08, "c", 0x10, "d", 0x20, "e", 0x2e),
 			Subscribe{PacketID: 7, Filters: []Filter{
 				{"a", subscriptions.Options{NoLocal: true}},
 				{"b", subscriptions.Options{RetainAsPublished: true}},
@@ -39,7 +40,7 @@ func TestSubscribeIsDecoded(t *testing.T) {
 		},
 		{
 			"the Subscription Identifier is in each filter", V5,
-			wire(uint16(7), props(38, "k", "1", 11, 0xff, 0xff, 0xff, 0x7f, 38, "k", "2"), "a", 0, "b", 1),
+			wire.Bytes(uint16(7), wire.Props(38, "k", "1", 11, 0xff, 0xff, 0xff, 0x7f, 38, "k", "2"), "a", 0, "b", 1),
 			Subscribe{
 				PacketID: 7,
 				Filters: []Filter{
@@ -49,11 +50,11 @@ func TestSubscribeIsDecoded(t *testing.T) {
 			},
 		},
 		{
-			"a Shared Subscription", V5, wire(uint16(7), 0, "$share/g/a", 1),
+			"a Shared Subscription", V5, wire.Bytes(uint16(7), 0, "$share/g/a", 1),
 			Subscribe{PacketID: 7, Filters: []Filter{{"$share/g/a", subscriptions.Options{QoS: 1}}}},
 		},
 		{
-			"filters that the caller has to refuse", V311, wire(uint16(7), "", 0, "a#", 0),
+			"filters that the caller has to refuse", V311, wire.Bytes(uint16(7), "", 0, "a#", 0),
 			Subscribe{PacketID: 7, Filters: []Filter{{}, {Filter: "a#"}}},
 		},
 	} {
@@ -66,11 +67,11 @@ func TestSubscribeIsDecoded(t *testing.T) {
 }
 
 func TestUnsubscribeIsDecoded(t *testing.T) {
-	got := must[Unsubscribe](t)(DecodeUnsubscribe(V311, 0xa2, wire(uint16(7), "a/+", "b")))
+	got := must[Unsubscribe](t)(DecodeUnsubscribe(V311, 0xa2, wire.Bytes(uint16(7), "a/+", "b")))
 	if diff := cmp.Diff(Unsubscribe{PacketID: 7, Filters: []string{"a/+", "b"}}, got); diff != "" {
 		t.Error(diff)
 	}
-	got = must[Unsubscribe](t)(DecodeUnsubscribe(V5, 0xa2, wire(uint16(7), props(38, "k", "v"), "a/+")))
+	got = must[Unsubscribe](t)(DecodeUnsubscribe(V5, 0xa2, wire.Bytes(uint16(7), wire.Props(38, "k", "v"), "a/+")))
 	want := Unsubscribe{PacketID: 7, Filters: []string{"a/+"}, User: []message.UserProperty{{Name: "k", Value: "v"}}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -79,38 +80,38 @@ func TestUnsubscribeIsDecoded(t *testing.T) {
 
 func TestBadSubscribesAreRefused(t *testing.T) {
 	testRefusals(t, []refusal{
-		{"MQTT-2.3.1-1 Packet Identifier 0", V311, 0x82, wire(uint16(0), "t", 0), ProtocolError},
-		{"MQTT-2.2.1-3 Packet Identifier 0", V5, 0x82, wire(uint16(0), 0, "t", 0), ProtocolError},
-		{"MQTT-3.8.3-3 no Topic Filter", V311, 0x82, wire(uint16(1)), ProtocolError},
-		{"MQTT-3.8.3-2 no Topic Filter", V5, 0x82, wire(uint16(1), 0), ProtocolError},
-		{"3.8.3 a Topic Filter without options", V311, 0x82, wire(uint16(1), "t"), MalformedPacket},
-		{"3.8.3 a Topic Filter without options", V5, 0x82, wire(uint16(1), 0, "t"), MalformedPacket},
-		{"3.8.3 a second Topic Filter without options", V5, 0x82, wire(uint16(1), 0, "t", 0, "u"), MalformedPacket},
-		{"3.8.3 an empty Topic Filter without options", V5, 0x82, wire(uint16(1), 0, ""), MalformedPacket},
-		{"MQTT-3-8.3-4 QoS 3", V311, 0x82, wire(uint16(1), "t", 3), MalformedPacket},
-		{"MQTT-3-8.3-4 reserved bits", V311, 0x82, wire(uint16(1), "t", 0x04), MalformedPacket},
-		{"MQTT-3-8.3-4 a reserved bit", V311, 0x82, wire(uint16(1), "t", 0x80), MalformedPacket},
-		{"3.8.3.1 QoS 3", V5, 0x82, wire(uint16(1), 0, "t", 3), ProtocolError},
-		{"3.8.3.1 Retain Handling 3", V5, 0x82, wire(uint16(1), 0, "t", 0x30), ProtocolError},
-		{"MQTT-3.8.3-5 reserved bit 6", V5, 0x82, wire(uint16(1), 0, "t", 0x40), MalformedPacket},
-		{"MQTT-3.8.3-5 reserved bit 7 of the second", V5, 0x82, wire(uint16(1), 0, "t", 0, "u", 0x80), MalformedPacket},
-		{"MQTT-3.8.3-4 No Local on a Shared Subscription", V5, 0x82, wire(uint16(1), 0, "$share/g/t", 0x04), ProtocolError},
-		{"MQTT-2.3.1-1 UNSUBSCRIBE with Packet Identifier 0", V311, 0xa2, wire(uint16(0), "t"), ProtocolError},
-		{"MQTT-2.2.1-3 UNSUBSCRIBE with Packet Identifier 0", V5, 0xa2, wire(uint16(0), 0, "t"), ProtocolError},
-		{"MQTT-3.10.3-2 UNSUBSCRIBE without Topic Filter", V311, 0xa2, wire(uint16(1)), ProtocolError},
-		{"MQTT-3.10.3-2 UNSUBSCRIBE without Topic Filter", V5, 0xa2, wire(uint16(1), 0), ProtocolError},
-		{"MQTT-3.10.3-1 a second Topic Filter that is cut", V5, 0xa2, wire(uint16(1), 0, "t", 0, 3, 'u'), MalformedPacket},
+		{"MQTT-2.3.1-1 Packet Identifier 0", V311, 0x82, wire.Bytes(uint16(0), "t", 0), ProtocolError},
+		{"MQTT-2.2.1-3 Packet Identifier 0", V5, 0x82, wire.Bytes(uint16(0), 0, "t", 0), ProtocolError},
+		{"MQTT-3.8.3-3 no Topic Filter", V311, 0x82, wire.Bytes(uint16(1)), ProtocolError},
+		{"MQTT-3.8.3-2 no Topic Filter", V5, 0x82, wire.Bytes(uint16(1), 0), ProtocolError},
+		{"3.8.3 a Topic Filter without options", V311, 0x82, wire.Bytes(uint16(1), "t"), MalformedPacket},
+		{"3.8.3 a Topic Filter without options", V5, 0x82, wire.Bytes(uint16(1), 0, "t"), MalformedPacket},
+		{"3.8.3 a second Topic Filter without options", V5, 0x82, wire.Bytes(uint16(1), 0, "t", 0, "u"), MalformedPacket},
+		{"3.8.3 an empty Topic Filter without options", V5, 0x82, wire.Bytes(uint16(1), 0, ""), MalformedPacket},
+		{"MQTT-3-8.3-4 QoS 3", V311, 0x82, wire.Bytes(uint16(1), "t", 3), MalformedPacket},
+		{"MQTT-3-8.3-4 reserved bits", V311, 0x82, wire.Bytes(uint16(1), "t", 0x04), MalformedPacket},
+		{"MQTT-3-8.3-4 a reserved bit", V311, 0x82, wire.Bytes(uint16(1), "t", 0x80), MalformedPacket},
+		{"3.8.3.1 QoS 3", V5, 0x82, wire.Bytes(uint16(1), 0, "t", 3), ProtocolError},
+		{"3.8.3.1 Retain Handling 3", V5, 0x82, wire.Bytes(uint16(1), 0, "t", 0x30), ProtocolError},
+		{"MQTT-3.8.3-5 reserved bit 6", V5, 0x82, wire.Bytes(uint16(1), 0, "t", 0x40), MalformedPacket},
+		{"MQTT-3.8.3-5 reserved bit 7 of the second", V5, 0x82, wire.Bytes(uint16(1), 0, "t", 0, "u", 0x80), MalformedPacket},
+		{"MQTT-3.8.3-4 No Local on a Shared Subscription", V5, 0x82, wire.Bytes(uint16(1), 0, "$share/g/t", 0x04), ProtocolError},
+		{"MQTT-2.3.1-1 UNSUBSCRIBE with Packet Identifier 0", V311, 0xa2, wire.Bytes(uint16(0), "t"), ProtocolError},
+		{"MQTT-2.2.1-3 UNSUBSCRIBE with Packet Identifier 0", V5, 0xa2, wire.Bytes(uint16(0), 0, "t"), ProtocolError},
+		{"MQTT-3.10.3-2 UNSUBSCRIBE without Topic Filter", V311, 0xa2, wire.Bytes(uint16(1)), ProtocolError},
+		{"MQTT-3.10.3-2 UNSUBSCRIBE without Topic Filter", V5, 0xa2, wire.Bytes(uint16(1), 0), ProtocolError},
+		{"MQTT-3.10.3-1 a second Topic Filter that is cut", V5, 0xa2, wire.Bytes(uint16(1), 0, "t", 0, 3, 'u'), MalformedPacket},
 	})
 }
 
 func TestSubscriptionsShareNoMemoryWithTheirBytes(t *testing.T) {
-	body := wire(uint16(1), props(38, "k", "v"), "t", 0)
+	body := wire.Bytes(uint16(1), wire.Props(38, "k", "v"), "t", 0)
 	s := must[Subscribe](t)(DecodeSubscribe(V5, 0x82, body))
 	clear(body)
 	if s.Filters[0].Filter != "t" || s.User[0].Name != "k" {
 		t.Errorf("a SUBSCRIBE has changed with its bytes: %+v", s)
 	}
-	body = wire(uint16(1), props(38, "k", "v"), "t")
+	body = wire.Bytes(uint16(1), wire.Props(38, "k", "v"), "t")
 	u := must[Unsubscribe](t)(DecodeUnsubscribe(V5, 0xa2, body))
 	clear(body)
 	if u.Filters[0] != "t" || u.User[0].Name != "k" {
@@ -120,7 +121,7 @@ func TestSubscriptionsShareNoMemoryWithTheirBytes(t *testing.T) {
 
 // A packet of the shortest filters must not cost many times its size.
 func TestManyFiltersAreAllocatedOnce(t *testing.T) {
-	body := wire(uint16(1), 0, bytes.Repeat(wire("", 0), 20_000))
+	body := wire.Bytes(uint16(1), 0, bytes.Repeat(wire.Bytes("", 0), 20_000))
 	if n := testing.AllocsPerRun(10, func() {
 		if s, err := DecodeSubscribe(V5, 0x82, body); err != nil || len(s.Filters) != 20_000 {
 			t.Fatal(len(s.Filters), err)

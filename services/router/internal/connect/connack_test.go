@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 func TestRefusalsAreThoseOfTheStandards(t *testing.T) {
@@ -63,8 +65,8 @@ func TestARefusedConnectIsAnsweredInItsLevel(t *testing.T) {
 		want  []byte
 	}{
 		{"no MQTT", []byte("GET / HTTP/1.1\r\n"), 100, nil},
-		{"MQTT 6", frame(0x10, "MQTT", 6, 2, uint16(0), 0, "c"), 100, []byte{0x20, 3, 0, 0x84, 0}},
-		{"MQTT before 3.1", frame(0x10, "MQIsdp", 2, 2, uint16(0), "c"), 100, []byte{0x20, 2, 0, 1}},
+		{"MQTT 6", wire.Frame(0x10, "MQTT", 6, 2, uint16(0), 0, "c"), 100, []byte{0x20, 3, 0, 0x84, 0}},
+		{"MQTT before 3.1", wire.Frame(0x10, "MQIsdp", 2, 2, uint16(0), "c"), 100, []byte{0x20, 2, 0, 1}},
 		{"malformed in 3.1.1", connect(Level311, 3, "c"), 100, nil},
 		{"malformed in 5", connect(Level5, 3, "c"), 100, []byte{0x20, 3, 0, 0x81, 0}},
 		{"too large in 3.1.1", full(Level311), 20, nil},
@@ -88,7 +90,7 @@ func TestARedirectIsReadAsItIsWritten(t *testing.T) {
 		strings.Repeat("x", 16378), strings.Repeat("x", 16384), strings.Repeat("x", 65535),
 	} {
 		raw := Redirect(Level5, reference)
-		if want := frame(0x20, 0, 0x9c, props(28, reference)); !bytes.Equal(raw, want) {
+		if want := wire.Frame(0x20, 0, 0x9c, wire.Props(28, reference)); !bytes.Equal(raw, want) {
 			t.Fatalf("%d bytes: % x, want % x", len(reference), raw, want)
 		}
 		c, err := ReadConnack(sent(raw), Level5, 1<<17)
@@ -116,7 +118,7 @@ func TestARedirectGoesWithoutWhatMQTTCannotCarry(t *testing.T) {
 
 // accepts5 is a CONNACK with every property that there is.
 func accepts5(code int) []byte {
-	return frame(0x20, 1, code, props(17, uint32(1), 33, uint16(1), 36, 1, 37, 1, 39, uint32(1), 18, "id", 34, uint16(1),
+	return wire.Frame(0x20, 1, code, wire.Props(17, uint32(1), 33, uint16(1), 36, 1, 37, 1, 39, uint32(1), 18, "id", 34, uint16(1),
 		31, "why", 38, "k", "v", 38, "k", "v", 40, 1, 41, 1, 42, 1, 19, uint16(1), 26, "info", 28, "node-2:1883",
 		21, "m", 22, "\x00\xff"))
 }
@@ -135,13 +137,13 @@ func TestConnacksAreRead(t *testing.T) {
 		{"refused in 3.1.1", Level311, []byte{0x20, 2, 0, 5}, 5, ""},
 		{"accepted in 5", Level5, []byte{0x20, 3, 0, 0, 0}, 0, ""},
 		{"accepted in 5 with everything", Level5, accepts5(0), 0, ""},
-		{"refused in 5", Level5, frame(0x20, 0, 0x87, props(31, "no")), 0x87, ""},
+		{"refused in 5", Level5, wire.Frame(0x20, 0, 0x87, wire.Props(31, "no")), 0x87, ""},
 		{"another server", Level5, accepts5(0x9c), UseAnotherServer, "node-2:1883"},
-		{"moved", Level5, frame(0x20, 0, 0x9d, props(28, "a b:1")), ServerMoved, "a b:1"},
+		{"moved", Level5, wire.Frame(0x20, 0, 0x9d, wire.Props(28, "a b:1")), ServerMoved, "a b:1"},
 		{"another server, not said which", Level5, []byte{0x20, 3, 0, 0x9c, 0}, UseAnotherServer, ""},
-		{"another server, an empty reference", Level5, frame(0x20, 0, 0x9c, props(28, "")), UseAnotherServer, ""},
+		{"another server, an empty reference", Level5, wire.Frame(0x20, 0, 0x9c, wire.Props(28, "")), UseAnotherServer, ""},
 		{"by a node that does not speak 5", Level5, []byte{0x20, 2, 0, 1}, 1, ""},
-		{"properties that nobody asks for are not looked at", Level5, frame(0x20, 0, 0, 9, 0xff), 0, ""},
+		{"properties that nobody asks for are not looked at", Level5, wire.Frame(0x20, 0, 0, 9, 0xff), 0, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			behind := append(bytes.Clone(c.raw), 0x30, 3, 0, 1, 't')
@@ -172,7 +174,7 @@ func TestWhatIsNoConnackIsRefusedAndKept(t *testing.T) {
 		raw   []byte
 		want  error
 	}{
-		{"AUTH", Level5, frame(0xf0, 0x18, props(21, "SCRAM", 22, "x")), ErrNotConnack},
+		{"AUTH", Level5, wire.Frame(0xf0, 0x18, wire.Props(21, "SCRAM", 22, "x")), ErrNotConnack},
 		{"reserved flags", Level5, []byte{0x21, 3, 0, 0, 0}, ErrNotConnack},
 		{"no MQTT", Level5, []byte("HTTP/1.1 400 Bad Request\r\n"), ErrNotConnack},
 		{"a Remaining Length of five bytes", Level5, []byte{0x20, 0xff, 0xff, 0xff, 0xff, 0}, ErrMalformed},
@@ -180,14 +182,14 @@ func TestWhatIsNoConnackIsRefusedAndKept(t *testing.T) {
 		{"a byte short", Level5, []byte{0x20, 1, 0}, ErrMalformed},
 		{"a byte too many in 3.1", Level31, []byte{0x20, 3, 0, 0, 0}, ErrMalformed},
 		{"a byte too many in 3.1.1", Level311, []byte{0x20, 3, 0, 0, 0}, ErrMalformed},
-		{"properties cut short", Level5, frame(0x20, 0, 0x9c, 9, 28, "b"), ErrMalformed},
-		{"a reference cut short", Level5, frame(0x20, 0, 0x9c, 3, 28, uint16(2), 'b'), ErrMalformed},
-		{"a reference that is not UTF-8", Level5, frame(0x20, 0, 0x9c, props(28, "\xff")), ErrMalformed},
-		{"two references", Level5, frame(0x20, 0, 0x9c, props(28, "a", 28, "b")), ErrMalformed},
-		{"two references, the first empty", Level5, frame(0x20, 0, 0x9c, props(28, "", 28, "b")), ErrMalformed},
-		{"a property of CONNECT", Level5, frame(0x20, 0, 0x9c, props(25, 1)), ErrMalformed},
-		{"a byte behind the properties", Level5, frame(0x20, 0, 0x9d, props(28, "a"), 0), ErrMalformed},
-		{"longer than the limit", Level5, frame(0x20, 0, 0, props(31, strings.Repeat("x", 300))), ErrTooLarge},
+		{"properties cut short", Level5, wire.Frame(0x20, 0, 0x9c, 9, 28, "b"), ErrMalformed},
+		{"a reference cut short", Level5, wire.Frame(0x20, 0, 0x9c, 3, 28, uint16(2), 'b'), ErrMalformed},
+		{"a reference that is not UTF-8", Level5, wire.Frame(0x20, 0, 0x9c, wire.Props(28, "\xff")), ErrMalformed},
+		{"two references", Level5, wire.Frame(0x20, 0, 0x9c, wire.Props(28, "a", 28, "b")), ErrMalformed},
+		{"two references, the first empty", Level5, wire.Frame(0x20, 0, 0x9c, wire.Props(28, "", 28, "b")), ErrMalformed},
+		{"a property of CONNECT", Level5, wire.Frame(0x20, 0, 0x9c, wire.Props(25, 1)), ErrMalformed},
+		{"a byte behind the properties", Level5, wire.Frame(0x20, 0, 0x9d, wire.Props(28, "a"), 0), ErrMalformed},
+		{"longer than the limit", Level5, wire.Frame(0x20, 0, 0, wire.Props(31, strings.Repeat("x", 300))), ErrTooLarge},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			src := sent(c.raw)

@@ -11,6 +11,8 @@ import (
 	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 func TestConnectsAreRead(t *testing.T) {
@@ -104,18 +106,18 @@ func TestABridgeIsAClientOfItsLevel(t *testing.T) {
 
 func TestEveryPropertyOfAConnectIsSkipped(t *testing.T) {
 	for name, p := range map[string][]byte{
-		"Session Expiry Interval":      props(17, uint32(1)),
-		"Receive Maximum":              props(33, uint16(0)), // a value that is wrong is the node's to refuse
-		"Maximum Packet Size":          props(39, uint32(1)),
-		"Topic Alias Maximum":          props(34, uint16(1)),
-		"Request Response Information": props(25, 2),
-		"Request Problem Information":  props(23, 1),
-		"User Property":                props(38, "", "", 38, "a", "b"),
-		"Authentication Method":        props(21, "m"),
-		"Authentication Data":          props(22, "\x00\xff"),
-		"more than 127 bytes":          props(38, strings.Repeat("k", 200), "v"),
+		"Session Expiry Interval":      wire.Props(17, uint32(1)),
+		"Receive Maximum":              wire.Props(33, uint16(0)), // a value that is wrong is the node's to refuse
+		"Maximum Packet Size":          wire.Props(39, uint32(1)),
+		"Topic Alias Maximum":          wire.Props(34, uint16(1)),
+		"Request Response Information": wire.Props(25, 2),
+		"Request Problem Information":  wire.Props(23, 1),
+		"User Property":                wire.Props(38, "", "", 38, "a", "b"),
+		"Authentication Method":        wire.Props(21, "m"),
+		"Authentication Data":          wire.Props(22, "\x00\xff"),
+		"more than 127 bytes":          wire.Props(38, strings.Repeat("k", 200), "v"),
 	} {
-		got, err := Read(sent(frame(0x10, head(Level5), 2, uint16(0), p, "c")), 1000)
+		got, err := Read(sent(wire.Frame(0x10, head(Level5), 2, uint16(0), p, "c")), 1000)
 		if err != nil || got.ClientID != "c" {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
@@ -124,13 +126,13 @@ func TestEveryPropertyOfAConnectIsSkipped(t *testing.T) {
 
 func TestEveryPropertyOfAWillIsSkipped(t *testing.T) {
 	for name, p := range map[string][]byte{
-		"Will Delay Interval":      props(24, uint32(1)),
-		"Payload Format Indicator": props(1, 1),
-		"Message Expiry Interval":  props(2, uint32(1)),
-		"Content Type":             props(3, "c"),
-		"Response Topic":           props(8, "r"),
-		"Correlation Data":         props(9, "\x00\xff"),
-		"User Property":            props(38, "a", "b"),
+		"Will Delay Interval":      wire.Props(24, uint32(1)),
+		"Payload Format Indicator": wire.Props(1, 1),
+		"Message Expiry Interval":  wire.Props(2, uint32(1)),
+		"Content Type":             wire.Props(3, "c"),
+		"Response Topic":           wire.Props(8, "r"),
+		"Correlation Data":         wire.Props(9, "\x00\xff"),
+		"User Property":            wire.Props(38, "a", "b"),
 	} {
 		got, err := Read(sent(connect(Level5, 0x86, "c", p, "t", "p", "u")), 1000)
 		if err != nil || got.ClientID != "c" || got.Username != "u" {
@@ -170,11 +172,11 @@ func TestMalformedConnectsOfEveryLevelAreRefused(t *testing.T) {
 			"MQTT-3.1.2-11 Will without its flag":           connect(level, 2, "c", "t", "p"),
 			"a byte behind the end":                         connect(level, 2, "c", 0),
 			"a byte behind the Password":                    connect(level, 0xc2, "c", "u", "p", 0),
-			"nothing behind the level":                      frame(0x10, head(level)),
-			"nothing behind the flags":                      frame(0x10, head(level), 2),
-			"half a Keep Alive":                             frame(0x10, head(level), 2, 0),
-			"nothing behind Keep Alive":                     frame(0x10, head(level), 2, uint16(0)),
-			"flags that are wrong come before what is cut":  frame(0x10, head(level), 3),
+			"nothing behind the level":                      wire.Frame(0x10, head(level)),
+			"nothing behind the flags":                      wire.Frame(0x10, head(level), 2),
+			"half a Keep Alive":                             wire.Frame(0x10, head(level), 2, 0),
+			"nothing behind Keep Alive":                     wire.Frame(0x10, head(level), 2, uint16(0)),
+			"flags that are wrong come before what is cut":  wire.Frame(0x10, head(level), 3),
 			"Client Identifier longer than the whole":       connect(level, 2, uint16(65535), []byte("c")),
 			"User Name longer than the whole, Will present": connect(level, 0x86, "c", none, "t", "p", uint16(65535)),
 		} {
@@ -191,8 +193,8 @@ func TestMalformedConnectsOfEveryLevelAreRefused(t *testing.T) {
 }
 
 func TestMalformedPropertiesAreRefused(t *testing.T) {
-	inConnect := func(block ...any) []byte { return frame(0x10, head(Level5), 2, uint16(0), wire(block...)) }
-	inWill := func(block ...any) []byte { return connect(Level5, 6, "c", wire(block...)) }
+	inConnect := func(block ...any) []byte { return wire.Frame(0x10, head(Level5), 2, uint16(0), wire.Bytes(block...)) }
+	inWill := func(block ...any) []byte { return connect(Level5, 6, "c", wire.Bytes(block...)) }
 	for name, raw := range map[string][]byte{
 		"no Property Length":                        inConnect(),
 		"Property Length cut short":                 inConnect(0x80),
@@ -205,27 +207,27 @@ func TestMalformedPropertiesAreRefused(t *testing.T) {
 		"two bytes cut short":                       inConnect(2, 33, 1, "c"),
 		"text cut short":                            inConnect(4, 21, uint16(5), 'm', "c"),
 		"binary cut short":                          inConnect(4, 22, uint16(5), 'm', "c"),
-		"a User Property without a value":           inConnect(props(38, "name"), "c"),
-		"2.2.2.2 identifier 0":                      inConnect(props(0, 0), "c"),
-		"2.2.2.2 an identifier that does not exist": inConnect(props(4, 0), "c"),
-		"2.2.2.2 an identifier above all":           inConnect(props(0xff, 0x01, 0), "c"),
-		"2.2.2.2 one of the Will":                   inConnect(props(24, uint32(1)), "c"),
-		"2.2.2.2 one of CONNACK":                    inConnect(props(28, "elsewhere"), "c"),
-		"2.2.2.2 one of PUBLISH":                    inConnect(props(35, uint16(1)), "c"),
-		"MQTT-1.5.4-1 text is not UTF-8":            inConnect(props(21, "\xff"), "c"),
-		"MQTT-1.5.4-2 text with U+0000":             inConnect(props(38, "\x00", ""), "c"),
+		"a User Property without a value":           inConnect(wire.Props(38, "name"), "c"),
+		"2.2.2.2 identifier 0":                      inConnect(wire.Props(0, 0), "c"),
+		"2.2.2.2 an identifier that does not exist": inConnect(wire.Props(4, 0), "c"),
+		"2.2.2.2 an identifier above all":           inConnect(wire.Props(0xff, 0x01, 0), "c"),
+		"2.2.2.2 one of the Will":                   inConnect(wire.Props(24, uint32(1)), "c"),
+		"2.2.2.2 one of CONNACK":                    inConnect(wire.Props(28, "elsewhere"), "c"),
+		"2.2.2.2 one of PUBLISH":                    inConnect(wire.Props(35, uint16(1)), "c"),
+		"MQTT-1.5.4-1 text is not UTF-8":            inConnect(wire.Props(21, "\xff"), "c"),
+		"MQTT-1.5.4-2 text with U+0000":             inConnect(wire.Props(38, "\x00", ""), "c"),
 		"Will: no Property Length":                  inWill(),
 		"Will: more announced than there is":        inWill(50, "t", "p"),
-		"Will: one of CONNECT":                      inWill(props(17, uint32(1)), "t", "p"),
+		"Will: one of CONNECT":                      inWill(wire.Props(17, uint32(1)), "t", "p"),
 		"Will: four bytes cut short":                inWill(4, 24, 0, 0, 0, "t", "p"),
-		"Will: MQTT-1.5.4-1 text is not UTF-8":      inWill(props(3, "\xc0\x80"), "t", "p"),
+		"Will: MQTT-1.5.4-1 text is not UTF-8":      inWill(wire.Props(3, "\xc0\x80"), "t", "p"),
 	} {
 		refused(t, name, raw, Level5, ErrMalformed)
 	}
 }
 
 func TestOtherVersionsAreRefusedInTheNearest(t *testing.T) {
-	rest := wire(2, uint16(0), "c")
+	rest := wire.Bytes(2, uint16(0), "c")
 	for _, c := range []struct {
 		name  string
 		level int
@@ -242,7 +244,7 @@ func TestOtherVersionsAreRefusedInTheNearest(t *testing.T) {
 		{"MQTT", 0x85, Level5}, // mosquitto has no such bit in MQTT 5
 		{"MQTT", 0xff, Level5},
 	} {
-		refused(t, fmt.Sprintf("%s %d", c.name, c.level), frame(0x10, c.name, c.level, rest), c.want, ErrVersion)
+		refused(t, fmt.Sprintf("%s %d", c.name, c.level), wire.Frame(0x10, c.name, c.level, rest), c.want, ErrVersion)
 	}
 }
 
@@ -325,7 +327,7 @@ func TestALongPacketIsRefusedBeforeItComes(t *testing.T) {
 		t.Errorf("%d reads, level %d", src.reads, p.Level)
 	}
 	for _, level := range levels { // when the level came along, there may be an answer
-		p, err := Read(sent(wire(0x10, 0xff, 0xff, 0x7f, head(level))), 1000)
+		p, err := Read(sent(wire.Bytes(0x10, 0xff, 0xff, 0x7f, head(level))), 1000)
 		wantErr(t, err, ErrTooLarge)
 		if p.Level != level {
 			t.Errorf("refused in level %d, want %d", p.Level, level)
@@ -346,7 +348,7 @@ func TestWithoutALimitThatIsPositiveNothingIsRead(t *testing.T) {
 
 func TestMemoryGrowsWithWhatComes(t *testing.T) {
 	const limit = 1 << 21
-	announces := wire(0x10, 0xff, 0xff, 0x3f, head(Level5))
+	announces := wire.Bytes(0x10, 0xff, 0xff, 0x3f, head(Level5))
 	for _, come := range []int{0, 600, 5000, 100_000} {
 		src := &script{pieces: [][]byte{announces, make([]byte, come)}, err: os.ErrDeadlineExceeded}
 		src.pieces = nonEmpty(src.pieces)
@@ -363,7 +365,7 @@ func TestMemoryGrowsWithWhatComes(t *testing.T) {
 
 func TestWhatComesBehindTheConnectIsKept(t *testing.T) {
 	for _, level := range levels {
-		behind := wire(0x82, 6, uint16(1), "t", 0, 0xc0, 0)
+		behind := wire.Bytes(0x82, 6, uint16(1), "t", 0, 0xc0, 0)
 		all := append(full(level), behind...)
 		p, err := Read(sent(all), 1000)
 		if err != nil || !bytes.Equal(p.Raw, all) || p.Username != "user" {
@@ -471,8 +473,8 @@ func TestAnErrorDoesNotQuoteTheClient(t *testing.T) {
 	for _, raw := range [][]byte{
 		connect(Level5, 0xc2, "c", "hunter2\xff", "hunter2"),
 		connect(Level5, 0xc2, "c", "hunter2", "hunter2", "hunter2"),
-		frame(0x10, "hunter2", 5, 0xc2),
-		frame(0x10, "MQTT", 5, 2, uint16(0), props(38, "hunter2", "\xff"), "c"),
+		wire.Frame(0x10, "hunter2", 5, 0xc2),
+		wire.Frame(0x10, "MQTT", 5, 2, uint16(0), wire.Props(38, "hunter2", "\xff"), "c"),
 		[]byte("hunter2"),
 	} {
 		_, err := Read(sent(raw), 1000)

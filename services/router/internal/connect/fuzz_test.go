@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 func FuzzRead(f *testing.F) {
@@ -18,7 +20,7 @@ func FuzzRead(f *testing.F) {
 		f.Add(connect(level|bridge, 0x82, "c", "u"), uint16(500), uint8(1))
 		f.Add(connect(level, 3, "\xff"), uint16(500), uint8(1))
 	}
-	f.Add(frame(0x10, "MQTT", 6, 2, uint16(0), 0, "c"), uint16(500), uint8(0))
+	f.Add(wire.Frame(0x10, "MQTT", 6, 2, uint16(0), 0, "c"), uint16(500), uint8(0))
 	f.Add([]byte{0x10, 0xff, 0xff, 0xff, 0x7f, 0, 4}, uint16(500), uint8(1))
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"), uint16(500), uint8(0))
 	f.Fuzz(func(t *testing.T, raw []byte, limit uint16, piece uint8) {
@@ -72,7 +74,7 @@ func FuzzReadConnack(f *testing.F) {
 		f.Add(append(Refusal(level, ServerUnavailable), 0x30), level, uint16(500), uint8(0))
 	}
 	f.Add(accepts5(0x9d), Level5, uint16(500), uint8(11))
-	f.Add(frame(0x20, 0, 0x9c, 0x80, 28), Level5, uint16(500), uint8(1))
+	f.Add(wire.Frame(0x20, 0, 0x9c, 0x80, 28), Level5, uint16(500), uint8(1))
 	f.Fuzz(func(t *testing.T, raw []byte, level byte, limit uint16, piece uint8) {
 		src := sent(raw)
 		if piece > 0 {

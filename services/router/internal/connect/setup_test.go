@@ -2,82 +2,28 @@ package connect
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"testing"
+
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
-
-// wire builds bytes: an int or a character is one byte, uint16 and uint32 are big-endian, a string has its length before
-// it, and []byte goes in as it is.
-func wire(parts ...any) []byte {
-	b := []byte{}
-	for _, part := range parts {
-		switch p := part.(type) {
-		case int:
-			b = append(b, byte(p))
-		case rune:
-			b = append(b, byte(p))
-		case uint16:
-			b = binary.BigEndian.AppendUint16(b, p)
-		case uint32:
-			b = binary.BigEndian.AppendUint32(b, p)
-		case string:
-			b = binary.BigEndian.AppendUint16(b, uint16(len(p)))
-			b = append(b, p...)
-		case []byte:
-			b = append(b, p...)
-		default:
-			panic(fmt.Sprintf("wire: %T", part))
-		}
-	}
-	return b
-}
-
-// length follows the pseudocode of 1.5.5.
-func length(x int) []byte {
-	var b []byte
-	for {
-		encoded := x % 128
-		x /= 128
-		if x > 0 {
-			encoded |= 128
-		}
-		b = append(b, byte(encoded))
-		if x == 0 {
-			return b
-		}
-	}
-}
-
-// props builds a block of properties with its length.
-func props(parts ...any) []byte {
-	b := wire(parts...)
-	return append(length(len(b)), b...)
-}
-
-// frame puts a fixed header before a body.
-func frame(first byte, parts ...any) []byte {
-	body := wire(parts...)
-	return append(append([]byte{first}, length(len(body))...), body...)
-}
 
 // head is the Protocol Name and Level of a CONNECT.
 func head(level byte) []byte {
 	if level == Level31 {
-		return wire("MQIsdp", int(level))
+		return wire.Bytes("MQIsdp", int(level))
 	}
-	return wire("MQTT", int(level))
+	return wire.Bytes("MQTT", int(level))
 }
 
 // connect is a CONNECT with a Keep Alive of 60 seconds; at level 5 without properties.
 func connect(level byte, flags int, payload ...any) []byte {
-	body := wire(head(level), flags, uint16(60))
+	body := wire.Bytes(head(level), flags, uint16(60))
 	if level == Level5 {
 		body = append(body, 0)
 	}
-	return frame(0x10, body, wire(payload...))
+	return wire.Frame(0x10, body, wire.Bytes(payload...))
 }
 
 // noProps is the block of properties that is empty, where level has one.
@@ -95,11 +41,11 @@ func full(level byte) []byte {
 	if level != Level5 {
 		return connect(level, 0xf6, "client", "will/topic", "\x00gone", "user", "sec\x00ret")
 	}
-	return frame(0x10, "MQTT", 5, 0xf6, uint16(60),
-		props(17, uint32(3600), 33, uint16(10), 39, uint32(70000), 34, uint16(5), 25, 1, 23, 0,
+	return wire.Frame(0x10, "MQTT", 5, 0xf6, uint16(60),
+		wire.Props(17, uint32(3600), 33, uint16(10), 39, uint32(70000), 34, uint16(5), 25, 1, 23, 0,
 			38, "k", "1", 21, "SCRAM", 38, "k", "2", 22, "\x00\xff"),
 		"client",
-		props(24, uint32(30), 1, 1, 2, uint32(0), 3, "text/plain", 8, "reply", 9, "\x00\x01", 38, "b", "1", 38, "a", "2"),
+		wire.Props(24, uint32(30), 1, 1, 2, uint32(0), 3, "text/plain", 8, "reply", 9, "\x00\x01", 38, "b", "1", 38, "a", "2"),
 		"will/topic", "\x00gone", "user", "sec\x00ret")
 }
 
