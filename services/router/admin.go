@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/admin/v1"
-	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/rpc"
 	"github.com/beeline-mqtt/beeline/services/router/internal/book"
 	"github.com/beeline-mqtt/beeline/services/router/internal/foreign"
@@ -70,9 +69,9 @@ func (a *admin) Explain(ctx context.Context, r *adminv1.ExplainRequest) (*adminv
 		return nil, status.Error(codes.InvalidArgument, "client: must be given")
 	}
 	t := tripleOf(r.GetClient())
-	d, err := a.placer.place(ctx, t, nil)
+	d, err := a.placer.choose(a.placer.inquire(ctx, t), nil)
 	answer := &adminv1.ExplainResponse{
-		Cluster: d.cluster, Node: d.node, Address: d.address, Key: a.placer.secret.Key(t).String(),
+		Cluster: d.cluster, Node: d.node.ID, Address: d.node.address, Key: a.placer.secret.Key(t).String(),
 		Reason: placement.Explain(d.assignment, d.question, d.answer),
 	}
 	if errors.Is(err, errUnassigned) {
@@ -206,13 +205,7 @@ func (a *admin) ListClusters(ctx context.Context, _ *adminv1.ListClustersRequest
 		return nil, err
 	}
 	p := a.placer
-	own := &adminv1.ListClustersResponse_Entry{Cluster: &adminv1.Cluster{Name: p.name}}
-	for _, m := range p.own.nodes() {
-		own.Nodes = append(own.Nodes, &adminv1.Node{
-			Id: m.MQTT, Address: m.MQTT, Weight: max(m.Weight, 1), Active: m.State == cluster.Active, Clients: uint64(p.loads.of(p.name, m.MQTT)),
-		})
-	}
-	answer := &adminv1.ListClustersResponse{Clusters: []*adminv1.ListClustersResponse_Entry{own}}
+	answer := &adminv1.ListClustersResponse{Clusters: []*adminv1.ListClustersResponse_Entry{{Cluster: &adminv1.Cluster{Name: p.name}}}}
 	for _, c := range p.book.Clusters().Entries {
 		v, trouble, _ := p.foreign.find(c.Name)
 		e := &adminv1.ListClustersResponse_Entry{Cluster: &adminv1.Cluster{Name: c.Name, Revision: c.Revision}}
@@ -225,12 +218,15 @@ func (a *admin) ListClusters(ctx context.Context, _ *adminv1.ListClustersRequest
 		if !v.Since.IsZero() {
 			e.Since = timestamppb.New(v.Since)
 		}
-		for _, n := range v.Nodes {
+		answer.Clusters = append(answer.Clusters, e)
+	}
+	for _, e := range answer.GetClusters() {
+		nodes, _ := p.nodes(e.GetCluster().GetName())
+		for _, n := range nodes {
 			e.Nodes = append(e.Nodes, &adminv1.Node{
-				Id: n.ID, Address: n.Address, Weight: n.Weight, Active: n.Active, Clients: uint64(p.loads.of(c.Name, n.ID)),
+				Id: n.ID, Address: n.address, Weight: n.Weight, Active: n.Active, Clients: uint64(n.clients),
 			})
 		}
-		answer.Clusters = append(answer.Clusters, e)
 	}
 	return answer, nil
 }

@@ -31,7 +31,7 @@ const (
 func (r *Router) serve(ctx context.Context, nc net.Conn, _ string) {
 	defer nc.Close()
 	defer context.AfterFunc(ctx, func() { _ = nc.Close() })()
-	leave, ok := r.sources.enter(nc.RemoteAddr())
+	leave, ok := r.enter(nc.RemoteAddr())
 	if !ok {
 		r.refuse(nc, connect.Packet{}, refusedSource, nil)
 		return
@@ -56,6 +56,16 @@ func (r *Router) serve(ctx context.Context, nc net.Conn, _ string) {
 	r.metrics.routed.WithLabelValues(route.cluster, route.answer.Why.String()).Inc()
 	clear(p.Password)
 	r.pass(ctx, nc, route)
+}
+
+// enter counts a connection from an address until leave is called, or reports that there are too many. Addresses that are
+// not IP are not counted, nor is any without a bound.
+func (r *Router) enter(from net.Addr) (leave func(), ok bool) {
+	t, isTCP := from.(*net.TCPAddr)
+	if r.cfg.SourceConnections == 0 || !isTCP {
+		return func() {}, true
+	}
+	return r.sources.enter(t.AddrPort().Addr().Unmap())
 }
 
 // shaking is a TLS connection whose handshake is to come. That of a WebSocket is over when the listener hands it on.
@@ -87,9 +97,10 @@ type route struct {
 
 // reach takes the client to a node: the next one if a node does not accept the connection.
 func (r *Router) reach(ctx context.Context, nc net.Conn, p connect.Packet, t placement.Triple) (*route, error) {
+	asked := r.placer.inquire(ctx, t)
 	tried := make(map[string]bool)
 	for attempt := 1; ; attempt++ {
-		d, err := r.placer.place(ctx, t, tried)
+		d, err := r.placer.choose(asked, tried)
 		if err != nil {
 			return nil, err
 		}
@@ -99,12 +110,12 @@ func (r *Router) reach(ctx context.Context, nc net.Conn, p connect.Packet, t pla
 			return x, nil
 		}
 		r.metrics.failed.Inc()
-		r.deps.Logger.WarnContext(ctx, "a node does not take a client", slog.String("cluster", d.cluster), slog.String("node", d.node),
+		r.deps.Logger.WarnContext(ctx, "a node does not take a client", slog.String("cluster", d.cluster), slog.String("node", d.node.ID),
 			slog.Any("error", err))
 		if attempt == r.cfg.Attempts || ctx.Err() != nil {
 			return nil, fmt.Errorf("%d nodes tried: %w: %w", attempt, errNoAnswer, err)
 		}
-		tried[d.node] = true
+		tried[d.node.ID] = true
 	}
 }
 
@@ -125,28 +136,28 @@ func (r *Router) connect(ctx context.Context, nc net.Conn, p connect.Packet, d d
 		switch {
 		case len(ack.Raw) == 0:
 			_ = node.Close()
-			return nil, fmt.Errorf("node %q at %s: read CONNACK: %w", d.node, d.address, err)
+			return nil, fmt.Errorf("node %q at %s: read CONNACK: %w", d.node.ID, d.node.address, err)
 		case ack.ServerReference == "", references == mostReferences:
 			// What it has said is the client's to read, whatever it is: with an error, no CONNACK.
 			return &route{destination: d, conn: node, answered: ack.Raw}, nil
 		}
 		r.metrics.referred.Inc()
 		_ = node.Close()
-		d.address, d.proxy = ack.ServerReference, false
+		d.node.address, d.node.proxy = ack.ServerReference, false
 	}
 }
 
 // dial opens a connection to a node and writes the CONNECT.
 func (r *Router) dial(ctx context.Context, nc net.Conn, p connect.Packet, d destination) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: r.cfg.DialTimeout}
-	node, err := dialer.DialContext(ctx, "tcp", d.address)
+	node, err := dialer.DialContext(ctx, "tcp", d.node.address)
 	if err != nil {
-		return nil, fmt.Errorf("node %q: %w", d.node, err)
+		return nil, fmt.Errorf("node %q: %w", d.node.ID, err)
 	}
 	_ = node.SetDeadline(time.Now().Add(r.cfg.DialTimeout))
 	if err := r.hand(nc, node, p, d); err != nil {
 		_ = node.Close()
-		return nil, fmt.Errorf("node %q at %s: %w", d.node, d.address, err)
+		return nil, fmt.Errorf("node %q at %s: %w", d.node.ID, d.node.address, err)
 	}
 	return node, nil
 }
@@ -154,7 +165,7 @@ func (r *Router) dial(ctx context.Context, nc net.Conn, p connect.Packet, d dest
 // hand writes to a node what a client has sent, behind a header that says who it is if the node takes one.
 func (r *Router) hand(nc, node net.Conn, p connect.Packet, d destination) error {
 	first := p.Raw
-	if d.proxy {
+	if d.node.proxy {
 		info := announce.Info{Source: nc.RemoteAddr(), Destination: nc.LocalAddr()}
 		if t, ok := nc.(secure); ok {
 			state := t.ConnectionState()
@@ -181,7 +192,8 @@ func (r *Router) answer(node net.Conn, p connect.Packet) (connect.Connack, error
 
 // pass passes bytes both ways until both sides have ended.
 func (r *Router) pass(ctx context.Context, nc net.Conn, x *route) {
-	defer r.placer.loads.enter(x.cluster, x.node)()
+	leave, _ := r.placer.loads.enter(nodeKey{x.cluster, x.node.ID})
+	defer leave()
 	r.metrics.open.Inc()
 	defer r.metrics.open.Dec()
 	if len(x.answered) > 0 {

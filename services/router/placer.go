@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,9 @@ const stopGrace = 10 * time.Second
 // errNotRead: nothing is known yet of the nodes, or of the assignments.
 var errNotRead = errors.New("the nodes and assignments have not been read from etcd yet")
 
+// nodeKey names a node.
+type nodeKey struct{ cluster, node string }
+
 // placer knows where clients go.
 type placer struct {
 	name    string // of the own cluster
@@ -29,7 +33,7 @@ type placer struct {
 	own     *own
 	book    *book.Book
 	foreign *foreigners
-	loads   loads
+	loads   *tally[nodeKey] // clients that this router has connected to each node
 	metrics *metrics
 	logger  *slog.Logger
 
@@ -52,7 +56,7 @@ func newPlacer(cfg Config, d Deps, m *metrics, see func(cluster.View)) (*placer,
 		own:     newOwn(cluster.Deps{Client: d.Etcd, Keys: keys, Logger: d.Logger}, see),
 		book:    book.Open(cfg.Book, book.Deps{Client: d.Etcd, Keys: keys, Logger: d.Logger, Metrics: d.Metrics}),
 		foreign: newForeigners(foreign.Deps{Logger: d.Logger, Metrics: foreign.NewMetrics(d.Metrics)}),
-		loads:   loads{open: make(map[string]int)},
+		loads:   newTally[nodeKey](0),
 	}
 	p.assignments.Store(new(placement.Assignments))
 	return p, nil
@@ -146,9 +150,8 @@ func (p *placer) awaitReady(ctx context.Context) error {
 
 // destination is where a client goes.
 type destination struct {
-	cluster, node, address string
-	// proxy: the node takes a PROXY header.
-	proxy bool
+	cluster string
+	node    place
 	// explanation is for whoever asks why.
 	assignment placement.Assignment
 	question   placement.Question
@@ -161,74 +164,89 @@ var errUnassigned = errors.New("assigned to a cluster that there is not")
 // errNoNode: no node of the client's cluster can take it.
 var errNoNode = errors.New("no node takes clients")
 
-// place decides where a client goes. Nodes in tried are not there. The error is errUnassigned or errNoNode, wrapped;
-// then the destination has what is known.
-func (p *placer) place(ctx context.Context, t placement.Triple, tried map[string]bool) (destination, error) {
+// inquiry is what is known of a client for whom a node is looked for.
+type inquiry struct {
+	cluster    string
+	assignment placement.Assignment
+	question   placement.Question // without the nodes
+}
+
+// inquire finds out which cluster a client belongs to, and where in it the client was. etcd is asked here, once, however
+// many nodes are tried then.
+func (p *placer) inquire(ctx context.Context, t placement.Triple) inquiry {
 	random := rand.Uint64()
-	d := destination{cluster: p.name}
+	i := inquiry{cluster: p.name}
 	if a, ok := p.assignments.Load().Lookup(t, p.secret.Key(t), random); ok {
-		d.cluster, d.assignment = a.Cluster, a
+		i.cluster, i.assignment = a.Cluster, a
 	} else {
 		// Without any default the routers' own cluster is the default.
-		d.assignment = placement.Assignment{Rule: placement.Default, Cluster: p.name, Weight: 1}
+		i.assignment = placement.Assignment{Rule: placement.Default, Cluster: p.name, Weight: 1}
 	}
 	// A session belongs to a client id: a new password, as tokens are at every connection, does not send the client away
 	// from the node that it was at.
 	key := p.secret.Key(placement.Triple{ClientID: t.ClientID})
-	q := placement.Question{Key: key, Anonymous: t.ClientID == "", Random: random}
-	places, err := p.ask(ctx, d.cluster, t, &q)
-	if err != nil {
-		return d, err
+	i.question = placement.Question{Key: key, Anonymous: t.ClientID == "", Random: random}
+	if i.question.Anonymous {
+		return i
 	}
-	for i := range q.Nodes {
-		q.Nodes[i].Active = q.Nodes[i].Active && !tried[q.Nodes[i].ID]
-	}
-	d.question, d.answer = q, placement.Choose(q)
-	if d.answer.Why == placement.None {
-		return d, fmt.Errorf("cluster %q: %w", d.cluster, errNoNode)
-	}
-	d.node, d.address, d.proxy = d.answer.Node, places[d.answer.Node].address, places[d.answer.Node].proxy
-	return d, nil
-}
-
-// place is how a node is reached.
-type place struct {
-	address string
-	proxy   bool
-}
-
-// ask fills in what is known of a cluster and of where in it the client was. It returns how the nodes are reached.
-func (p *placer) ask(ctx context.Context, name string, t placement.Triple, q *placement.Question) (map[string]place, error) {
-	places := make(map[string]place)
-	if name == p.name {
-		for _, m := range p.own.nodes() {
-			places[m.MQTT] = place{m.MQTT, m.Proxy}
-			q.Nodes = append(q.Nodes, placement.Node{
-				ID: m.MQTT, Weight: max(m.Weight, 1), Active: m.State == cluster.Active, Load: p.loads.of(name, m.MQTT),
-			})
-		}
-	} else {
-		v, _, ok := p.foreign.find(name)
-		if !ok {
-			return nil, fmt.Errorf("cluster %q: %w", name, errUnassigned)
-		}
-		for _, n := range v.Nodes {
-			places[n.ID] = place{address: n.Address}
-			load := max(n.Load, p.loads.of(name, n.ID))
-			q.Nodes = append(q.Nodes, placement.Node{ID: n.ID, Weight: n.Weight, Active: n.Active, Load: load})
-		}
-	}
-	if q.Anonymous {
-		return places, nil
-	}
-	if name == p.name {
+	if i.cluster == p.name {
 		var err error
-		if q.Holder, err = p.own.holder(ctx, t.ClientID); err != nil {
+		if i.question.Holder, err = p.own.holder(ctx, t.ClientID); err != nil {
 			p.metrics.lookUps.Inc()
 		}
 	}
-	q.Recorded, _ = p.book.Recorded(ctx, name, q.Key.String())
-	return places, nil
+	i.question.Recorded, _ = p.book.Recorded(ctx, i.cluster, key.String())
+	return i
+}
+
+// choose decides where a client goes. Nodes in tried are not there. The error is errUnassigned or errNoNode, wrapped;
+// then the destination has what is known.
+func (p *placer) choose(i inquiry, tried map[string]bool) (destination, error) {
+	d := destination{cluster: i.cluster, assignment: i.assignment, question: i.question}
+	nodes, ok := p.nodes(i.cluster)
+	if !ok {
+		return d, fmt.Errorf("cluster %q: %w", i.cluster, errUnassigned)
+	}
+	for _, n := range nodes {
+		n.Active = n.Active && !tried[n.ID]
+		d.question.Nodes = append(d.question.Nodes, n.Node)
+	}
+	d.answer = placement.Choose(d.question)
+	if d.answer.Why == placement.None {
+		return d, fmt.Errorf("cluster %q: %w", i.cluster, errNoNode)
+	}
+	d.node = nodes[slices.IndexFunc(nodes, func(n place) bool { return n.ID == d.answer.Node })]
+	return d, nil
+}
+
+// place is a node of a cluster, and how it is reached.
+type place struct {
+	placement.Node
+
+	address string
+	// proxy: it takes a PROXY header.
+	proxy bool
+	// clients are those that this router has connected to it.
+	clients int
+}
+
+// nodes are those of a cluster as they are now; false: there is no such cluster.
+func (p *placer) nodes(name string) (nodes []place, ok bool) {
+	if name == p.name {
+		for _, m := range p.own.nodes() {
+			clients := p.loads.of(nodeKey{name, m.MQTT})
+			n := placement.Node{ID: m.MQTT, Weight: max(m.Weight, 1), Active: m.State == cluster.Active, Load: clients}
+			nodes = append(nodes, place{Node: n, address: m.MQTT, proxy: m.Proxy, clients: clients})
+		}
+		return nodes, true
+	}
+	v, _, ok := p.foreign.find(name)
+	for _, m := range v.Nodes {
+		clients := p.loads.of(nodeKey{name, m.ID})
+		n := placement.Node{ID: m.ID, Weight: m.Weight, Active: m.Active, Load: max(m.Load, clients)}
+		nodes = append(nodes, place{Node: n, address: m.Address, clients: clients})
+	}
+	return nodes, ok
 }
 
 // has reports whether there is such a cluster.
@@ -240,33 +258,6 @@ func (p *placer) has(name string) bool {
 // placed records where a client has gone.
 func (p *placer) placed(d destination) {
 	if !d.question.Anonymous {
-		p.book.Record(d.cluster, d.question.Key.String(), d.node)
-	}
-}
-
-// loads count the clients that this router has connected to each node.
-type loads struct {
-	mu   sync.Mutex
-	open map[string]int // guarded by mu
-}
-
-func (l *loads) of(cluster, node string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.open[cluster+"/"+node]
-}
-
-// enter counts a client until leave is called.
-func (l *loads) enter(cluster, node string) (leave func()) {
-	key := cluster + "/" + node
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.open[key]++
-	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.open[key]--; l.open[key] == 0 {
-			delete(l.open, key)
-		}
+		p.book.Record(d.cluster, d.question.Key.String(), d.node.ID)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 
 	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -35,7 +36,7 @@ type Router struct {
 	deps      Deps
 	listeners listener.Set
 	metrics   *metrics
-	sources   *sources
+	sources   *tally[netip.Addr]
 	placer    *placer
 	fleet     *fleet.Fleet
 	pool      *splice.Pool
@@ -46,7 +47,7 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Router{cfg: cfg, deps: deps, metrics: newMetrics(deps.Metrics), sources: newSources(cfg.SourceConnections), pool: splice.NewPool(pipes)}
+	r := &Router{cfg: cfg, deps: deps, metrics: newMetrics(deps.Metrics), sources: newTally[netip.Addr](cfg.SourceConnections), pool: splice.NewPool(pipes)}
 	r.fleet = fleet.New(cluster.Deps{Client: deps.Etcd, Keys: cluster.Keys(cfg.Cluster), Logger: deps.Logger}, deps.Dial)
 	var err error
 	if r.placer, err = newPlacer(cfg, deps, r.metrics, r.fleet.See); err != nil {

@@ -122,6 +122,29 @@ func TestANodeThatDoesNotAcceptIsPassedOver(t *testing.T) {
 	}
 }
 
+func TestEtcdIsAskedOnceForAClientHoweverManyNodesAreTried(t *testing.T) {
+	etcd := clustertest.StartEtcd(t)
+	wire := clustertest.NewWire(t, etcd.Address())
+	r := start(t, clustertest.Client(t, wire.Address()))
+	var nodes []*node
+	for range 3 {
+		n := startNode(t, nil)
+		n.join(etcd.Client(), cluster.Active)
+		nodes = append(nodes, n)
+	}
+	r.knows(3)
+	_ = nodes[0].l.Close()
+	_ = nodes[1].l.Close()
+	wire.Deafen()
+	asked := 0.0
+	for ; r.metric("beeline_router_dials_failed_total") < 2; asked++ {
+		echoes(t, rawmqtt.Connect(t, r.address(), v5, fmt.Sprint("client-", asked)))
+	}
+	if n := r.metric("beeline_router_lookups_failed_total"); n != asked {
+		t.Errorf("asked %v times who holds one of %v clients", n, asked)
+	}
+}
+
 func TestWithoutANodeAClientIsTold(t *testing.T) {
 	r := start(t, clustertest.StartEtcd(t).Client())
 	for version, want := range map[byte]byte{v311: 3, v5: 0x88} {
