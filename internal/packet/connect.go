@@ -7,6 +7,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/mqtt"
 )
 
 // Connect is a CONNECT packet (3.1). It shares no memory with the bytes that it came from.
@@ -45,17 +46,6 @@ type Will struct {
 	HasExpiry bool
 	Props     *message.Properties // nil when there are none
 }
-
-// Connect Flags (3.1.2.3).
-const (
-	flagReserved   = 1 << 0
-	flagCleanStart = 1 << 1
-	flagWill       = 1 << 2
-	flagWillQoS    = 3 << 3
-	flagWillRetain = 1 << 5
-	flagPassword   = 1 << 6
-	flagUsername   = 1 << 7
-)
 
 // ConnectVersion returns the version in which to answer a CONNECT that DecodeConnect refuses: the nearest that is
 // spoken, or 0 when the packet is no CONNECT of MQTT, which deserves no answer.
@@ -106,7 +96,7 @@ func DecodeConnect(body []byte) (*Connect, error) {
 		AuthData:            bytes.Clone(p.AuthenticationData),
 		User:                userProperties(p.User),
 	}
-	if !props.present.has(propReceiveMaximum) {
+	if !props.present.Has(mqtt.ReceiveMaximum) {
 		c.ReceiveMaximum = 1<<16 - 1
 	}
 	if pk.Connect.WillFlag {
@@ -123,31 +113,33 @@ func checkConnect(body []byte) (props, will properties, err error) {
 	if c.err == nil && (string(name) != "MQTT" || v != V311 && v != V5) {
 		c.fail(&Error{Code: UnsupportedProtocolVersion, Detail: "neither MQTT 3.1.1 nor MQTT 5 (MQTT-3.1.2-1, MQTT-3.1.2-2)"})
 	}
-	flags := c.uint8("Connect Flags")
-	c.connectFlags(v, flags)
+	flags := mqtt.ConnectFlags(c.uint8("Connect Flags"))
+	if fault := flags.Fault(byte(v)); fault != "" {
+		c.fail(malformed(fault))
+	}
 	c.uint16("Keep Alive")
 	if v == V5 {
-		props = c.properties(connectProperties)
+		props = c.properties(mqtt.ConnectProperties)
 	}
-	if props.present.has(propAuthData) && !props.present.has(propAuthMethod) {
+	if props.present.Has(mqtt.AuthData) && !props.present.Has(mqtt.AuthMethod) {
 		c.fail(protocolError("Authentication Data without Authentication Method (3.1.2.11.10)"))
 	}
 	id := c.text("Client Identifier")
-	if flags&flagWill != 0 {
+	if flags.Will() {
 		if v == V5 {
-			will = c.properties(willProperties)
+			will = c.properties(mqtt.WillProperties)
 		}
 		c.text("Will Topic")
 		c.binary("Will Payload")
 	}
-	if flags&flagUsername != 0 {
+	if flags.Username() {
 		c.text("User Name")
 	}
-	if flags&flagPassword != 0 {
+	if flags.Password() {
 		c.binary("Password")
 	}
 	c.end(CONNECT)
-	if v == V311 && len(id) == 0 && flags&flagCleanStart == 0 {
+	if v == V311 && len(id) == 0 && !flags.CleanStart() {
 		c.fail(&Error{Code: ClientIdentifierNotValid, Detail: "empty without Clean Session (MQTT-3.1.3-8)"})
 	}
 	if c.err != nil {
@@ -156,24 +148,8 @@ func checkConnect(body []byte) (props, will properties, err error) {
 	return props, will, nil
 }
 
-// connectFlags checks what the Connect Flags must not say.
-func (c *cursor) connectFlags(v Version, flags byte) {
-	switch {
-	case flags&flagReserved != 0:
-		c.fail(malformed("reserved bit of the Connect Flags (MQTT-3.1.2-3)"))
-	case flags&flagWillQoS == flagWillQoS:
-		c.fail(malformed("Will QoS 3 (MQTT-3.1.2-12, in 3.1.1 MQTT-3.1.2-14)"))
-	case flags&flagWill == 0 && flags&flagWillQoS != 0:
-		c.fail(malformed("Will QoS without Will Flag (MQTT-3.1.2-11, in 3.1.1 MQTT-3.1.2-13)"))
-	case flags&flagWill == 0 && flags&flagWillRetain != 0:
-		c.fail(malformed("Will Retain without Will Flag (MQTT-3.1.2-13, in 3.1.1 MQTT-3.1.2-15)"))
-	case v == V311 && flags&flagUsername == 0 && flags&flagPassword != 0:
-		c.fail(malformed("Password without User Name (in 3.1.1 MQTT-3.1.2-22)"))
-	}
-}
-
 // takeWill copies the Will out of a decoded CONNECT; present has its properties.
-func takeWill(c *packets.ConnectParams, present propertySet) *Will {
+func takeWill(c *packets.ConnectParams, present mqtt.PropertySet) *Will {
 	p := &c.WillProperties
 	w := &Will{
 		Topic:     strings.Clone(c.WillTopic),
@@ -182,7 +158,7 @@ func takeWill(c *packets.ConnectParams, present propertySet) *Will {
 		Retain:    c.WillRetain,
 		Delay:     p.WillDelayInterval,
 		Expiry:    p.MessageExpiryInterval,
-		HasExpiry: present.has(propMessageExpiry),
+		HasExpiry: present.Has(mqtt.MessageExpiry),
 	}
 	if present&messageProperties != 0 {
 		w.Props = &message.Properties{

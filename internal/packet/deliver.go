@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/mqtt"
 )
 
 // PublishOptions are what differs between the receivers of one message.
@@ -128,14 +129,14 @@ func appendHead(dst []byte, v Version, m *message.Message, o *PublishOptions, n 
 	}
 	dst = appendVarint(dst, n.props)
 	if !m.Expires.IsZero() {
-		dst = append(dst, byte(propMessageExpiry), 0, 0, 0, 0)
+		dst = append(dst, byte(mqtt.MessageExpiry), 0, 0, 0, 0)
 	}
 	for _, id := range o.IDs {
-		dst = append(dst, byte(propSubscriptionIdentifier))
+		dst = append(dst, byte(mqtt.SubscriptionIdentifier))
 		dst = appendVarint(dst, int(id))
 	}
 	if o.Alias != 0 {
-		dst = append(dst, byte(propTopicAlias), byte(o.Alias>>8), byte(o.Alias))
+		dst = append(dst, byte(mqtt.TopicAlias), byte(o.Alias>>8), byte(o.Alias))
 	}
 	if m.Props != nil {
 		dst = appendMessageProperties(dst, m.Props)
@@ -195,19 +196,19 @@ func messagePropertiesSize(p *message.Properties) int {
 // MQTT-3.3.2-15, MQTT-3.3.2-16, MQTT-3.3.2-17, MQTT-3.3.2-18, MQTT-3.3.2-20).
 func appendMessageProperties(dst []byte, p *message.Properties) []byte {
 	if p.HasPayloadFormat {
-		dst = append(dst, byte(propPayloadFormat), p.PayloadFormat)
+		dst = append(dst, byte(mqtt.PayloadFormat), p.PayloadFormat)
 	}
 	if p.ContentType != "" {
-		dst = appendText(append(dst, byte(propContentType)), p.ContentType)
+		dst = appendText(append(dst, byte(mqtt.ContentType)), p.ContentType)
 	}
 	if p.ResponseTopic != "" {
-		dst = appendText(append(dst, byte(propResponseTopic)), p.ResponseTopic)
+		dst = appendText(append(dst, byte(mqtt.ResponseTopic)), p.ResponseTopic)
 	}
 	if p.CorrelationData != nil {
-		dst = appendText(append(dst, byte(propCorrelationData)), p.CorrelationData)
+		dst = appendText(append(dst, byte(mqtt.CorrelationData)), p.CorrelationData)
 	}
 	for i := range p.User {
-		dst = appendText(append(dst, byte(propUser)), p.User[i].Name)
+		dst = appendText(append(dst, byte(mqtt.User)), p.User[i].Name)
 		dst = appendText(dst, p.User[i].Value)
 	}
 	return dst

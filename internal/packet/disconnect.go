@@ -7,6 +7,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/mqtt"
 )
 
 // Disconnect is a DISCONNECT packet (3.14). SessionExpiry, in seconds, comes from clients only, ServerReference goes
@@ -124,7 +125,7 @@ func DecodeAuth(v Version, first byte, body []byte) (Auth, error) {
 	}
 	props := c.properties(authProperties)
 	c.end(AUTH)
-	if !props.present.has(propAuthMethod) {
+	if !props.present.Has(mqtt.AuthMethod) {
 		c.fail(protocolError("AUTH without Authentication Method (3.15.2.2.2)"))
 	}
 	if c.err != nil {

@@ -5,78 +5,30 @@ import (
 	"fmt"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/mqtt"
 )
 
-// property is a Property identifier (2.2.2.2). They are Variable Byte Integers, but none needs a second byte.
-type property byte
-
-// The properties that clients send.
+// Which properties a packet may have when a client sends it; those of CONNECT and its Will are in package mqtt.
 const (
-	propPayloadFormat          property = 1
-	propMessageExpiry          property = 2
-	propContentType            property = 3
-	propResponseTopic          property = 8
-	propCorrelationData        property = 9
-	propSubscriptionIdentifier property = 11
-	propSessionExpiry          property = 17
-	propAuthMethod             property = 21
-	propAuthData               property = 22
-	propRequestProblemInfo     property = 23
-	propWillDelay              property = 24
-	propRequestResponseInfo    property = 25
-	propReasonString           property = 31
-	propReceiveMaximum         property = 33
-	propTopicAliasMaximum      property = 34
-	propTopicAlias             property = 35
-	propUser                   property = 38
-	propMaximumPacketSize      property = 39
-)
-
-var propertyNames = [...]string{ //nolint:gochecknoglobals // a table that nobody changes
-	propPayloadFormat: "Payload Format Indicator", propMessageExpiry: "Message Expiry Interval",
-	propContentType: "Content Type", propResponseTopic: "Response Topic", propCorrelationData: "Correlation Data",
-	propSubscriptionIdentifier: "Subscription Identifier", propSessionExpiry: "Session Expiry Interval",
-	propAuthMethod: "Authentication Method", propAuthData: "Authentication Data",
-	propRequestProblemInfo: "Request Problem Information", propWillDelay: "Will Delay Interval",
-	propRequestResponseInfo: "Request Response Information", propReasonString: "Reason String",
-	propReceiveMaximum: "Receive Maximum", propTopicAliasMaximum: "Topic Alias Maximum",
-	propTopicAlias: "Topic Alias", propUser: "User Property", propMaximumPacketSize: "Maximum Packet Size",
-}
-
-// name returns the name of a property that some packet of a client may have.
-func (p property) name() string { return propertyNames[p] }
-
-// propertySet has one bit for each identifier.
-type propertySet uint64
-
-func (s propertySet) has(p property) bool { return p < 64 && s&(1<<p) != 0 }
-
-// Which properties a packet may have when a client sends it.
-const (
-	connectProperties propertySet = 1<<propSessionExpiry | 1<<propReceiveMaximum | 1<<propMaximumPacketSize |
-		1<<propTopicAliasMaximum | 1<<propRequestResponseInfo | 1<<propRequestProblemInfo | 1<<propUser |
-		1<<propAuthMethod | 1<<propAuthData
-	willProperties propertySet = 1<<propWillDelay | 1<<propPayloadFormat | 1<<propMessageExpiry |
-		1<<propContentType | 1<<propResponseTopic | 1<<propCorrelationData | 1<<propUser
-	publishProperties propertySet = 1<<propPayloadFormat | 1<<propMessageExpiry | 1<<propTopicAlias |
-		1<<propResponseTopic | 1<<propCorrelationData | 1<<propUser | 1<<propSubscriptionIdentifier |
-		1<<propContentType
-	ackProperties         propertySet = 1<<propReasonString | 1<<propUser
-	subscribeProperties   propertySet = 1<<propSubscriptionIdentifier | 1<<propUser
-	unsubscribeProperties propertySet = 1 << propUser
-	disconnectProperties  propertySet = 1<<propSessionExpiry | 1<<propReasonString | 1<<propUser
-	authProperties        propertySet = 1<<propAuthMethod | 1<<propAuthData | 1<<propReasonString | 1<<propUser
+	publishProperties mqtt.PropertySet = 1<<mqtt.PayloadFormat | 1<<mqtt.MessageExpiry | 1<<mqtt.TopicAlias |
+		1<<mqtt.ResponseTopic | 1<<mqtt.CorrelationData | 1<<mqtt.User | 1<<mqtt.SubscriptionIdentifier |
+		1<<mqtt.ContentType
+	ackProperties         mqtt.PropertySet = 1<<mqtt.ReasonString | 1<<mqtt.User
+	subscribeProperties   mqtt.PropertySet = 1<<mqtt.SubscriptionIdentifier | 1<<mqtt.User
+	unsubscribeProperties mqtt.PropertySet = 1 << mqtt.User
+	disconnectProperties  mqtt.PropertySet = 1<<mqtt.SessionExpiry | 1<<mqtt.ReasonString | 1<<mqtt.User
+	authProperties        mqtt.PropertySet = 1<<mqtt.AuthMethod | 1<<mqtt.AuthData | 1<<mqtt.ReasonString | 1<<mqtt.User
 )
 
 // properties is a checked block of properties.
 type properties struct {
 	block   []byte // without its length
-	present propertySet
+	present mqtt.PropertySet
 	users   int
 }
 
 // properties checks a block of properties and leaves the cursor behind it.
-func (c *cursor) properties(allowed propertySet) properties {
+func (c *cursor) properties(allowed mqtt.PropertySet) properties {
 	n := c.varint("Property Length")
 	if n > len(c.rest) {
 		c.fail(malformed("properties are cut short"))
@@ -88,16 +40,16 @@ func (c *cursor) properties(allowed propertySet) properties {
 	rest := c.rest[n:]
 	in := cursor{rest: p.block}
 	for len(in.rest) > 0 {
-		id := property(in.rest[0])
+		id := mqtt.Property(in.rest[0])
 		in.rest = in.rest[1:]
 		switch {
-		case !allowed.has(id):
+		case !allowed.Has(id):
 			in.fail(malformed(fmt.Sprintf("property 0x%02X is not for this packet (2.2.2.2)", byte(id))))
 			continue
-		case id == propUser:
+		case id == mqtt.User:
 			p.users++
-		case p.present.has(id):
-			in.fail(protocolError(id.name() + " more than once"))
+		case p.present.Has(id):
+			in.fail(protocolError(id.String() + " more than once"))
 			continue
 		}
 		p.present |= 1 << id
@@ -112,43 +64,43 @@ func (c *cursor) properties(allowed propertySet) properties {
 }
 
 // value checks the value of one property.
-func (c *cursor) value(id property) {
-	name := id.name()
+func (c *cursor) value(id mqtt.Property) {
+	name := id.String()
 	switch id {
-	case propPayloadFormat, propRequestProblemInfo, propRequestResponseInfo:
+	case mqtt.PayloadFormat, mqtt.RequestProblemInfo, mqtt.RequestResponseInfo:
 		if c.uint8(name) > 1 {
 			c.fail(protocolError(name + " is neither 0 nor 1"))
 		}
-	case propTopicAliasMaximum:
+	case mqtt.TopicAliasMaximum:
 		c.uint16(name)
-	case propReceiveMaximum:
+	case mqtt.ReceiveMaximum:
 		if c.uint16(name) == 0 {
 			c.fail(protocolError("Receive Maximum is 0 (3.1.2.11.3)"))
 		}
-	case propTopicAlias:
+	case mqtt.TopicAlias:
 		if c.uint16(name) == 0 {
 			c.fail(&Error{Code: TopicAliasInvalid, Detail: "Topic Alias is 0 (MQTT-3.3.2-8)"})
 		}
-	case propMessageExpiry, propSessionExpiry, propWillDelay:
+	case mqtt.MessageExpiry, mqtt.SessionExpiry, mqtt.WillDelay:
 		c.uint32(name)
-	case propMaximumPacketSize:
+	case mqtt.MaximumPacketSize:
 		if c.uint32(name) == 0 {
 			c.fail(protocolError("Maximum Packet Size is 0 (3.1.2.11.4)"))
 		}
-	case propSubscriptionIdentifier:
+	case mqtt.SubscriptionIdentifier:
 		if c.varint(name) == 0 {
 			c.fail(protocolError("Subscription Identifier is 0 (3.8.2.1.2)"))
 		}
-	case propCorrelationData, propAuthData:
+	case mqtt.CorrelationData, mqtt.AuthData:
 		c.binary(name)
-	case propResponseTopic:
+	case mqtt.ResponseTopic:
 		topic := c.text(name)
 		if len(topic) == 0 || bytes.ContainsAny(topic, "+#") {
 			c.fail(protocolError("Response Topic is not a Topic Name (MQTT-3.3.2-14)"))
 		}
-	case propContentType, propAuthMethod, propReasonString:
+	case mqtt.ContentType, mqtt.AuthMethod, mqtt.ReasonString:
 		c.text(name)
-	case propUser:
+	case mqtt.User:
 		c.text(name)
 		c.text(name)
 	}
@@ -162,8 +114,8 @@ func (p properties) user() []message.UserProperty {
 	users := make([]message.UserProperty, 0, p.users)
 	c := cursor{rest: p.block}
 	for len(c.rest) > 0 {
-		id := property(c.uint8(""))
-		if id != propUser {
+		id := mqtt.Property(c.uint8(""))
+		if id != mqtt.User {
 			c.value(id)
 			continue
 		}
@@ -177,8 +129,8 @@ func (p properties) user() []message.UserProperty {
 func (p properties) subscriptionIdentifier() uint32 {
 	c := cursor{rest: p.block}
 	for len(c.rest) > 0 {
-		id := property(c.uint8(""))
-		if id == propSubscriptionIdentifier {
+		id := mqtt.Property(c.uint8(""))
+		if id == mqtt.SubscriptionIdentifier {
 			return uint32(c.varint(""))
 		}
 		c.value(id)

@@ -4,6 +4,7 @@ import (
 	"unsafe"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/mqtt"
 )
 
 // Publish is a PUBLISH packet of a client (3.3), whose topic has not been checked beyond UTF-8. Topic, Payload and
@@ -22,8 +23,8 @@ type Publish struct {
 }
 
 // messageProperties are the ones that travel with a message.
-const messageProperties propertySet = 1<<propPayloadFormat | 1<<propContentType | 1<<propResponseTopic |
-	1<<propCorrelationData | 1<<propUser
+const messageProperties mqtt.PropertySet = 1<<mqtt.PayloadFormat | 1<<mqtt.ContentType | 1<<mqtt.ResponseTopic |
+	1<<mqtt.CorrelationData | 1<<mqtt.User
 
 // DecodePublish decodes a PUBLISH. If owned, body is given away to the result, which aliases it; else it is copied,
 // once, after it has been checked.
@@ -41,10 +42,10 @@ func DecodePublish(v Version, first byte, body []byte, owned bool) (Publish, err
 	if v == V5 {
 		props = c.properties(publishProperties)
 	}
-	if props.present.has(propSubscriptionIdentifier) {
+	if props.present.Has(mqtt.SubscriptionIdentifier) {
 		c.fail(protocolError("a Subscription Identifier from a client (MQTT-3.3.4-6)"))
 	}
-	if topic == 0 && !props.present.has(propTopicAlias) {
+	if topic == 0 && !props.present.Has(mqtt.TopicAlias) {
 		c.fail(protocolError("neither Topic Name nor Topic Alias (3.3.2.1, in 3.1.1 MQTT-4.7.3-1)"))
 	}
 	if c.err != nil {
@@ -75,20 +76,20 @@ func (p *Publish) take(props properties) {
 	}
 	c := cursor{rest: props.block}
 	for len(c.rest) > 0 {
-		switch property(c.uint8("")) {
-		case propMessageExpiry:
+		switch mqtt.Property(c.uint8("")) {
+		case mqtt.MessageExpiry:
 			p.Expiry, p.HasExpiry = c.uint32(""), true
-		case propTopicAlias:
+		case mqtt.TopicAlias:
 			p.Alias = c.uint16("")
-		case propPayloadFormat:
+		case mqtt.PayloadFormat:
 			m.PayloadFormat, m.HasPayloadFormat = c.uint8(""), true
-		case propContentType:
+		case mqtt.ContentType:
 			m.ContentType = alias(c.binary(""))
-		case propResponseTopic:
+		case mqtt.ResponseTopic:
 			m.ResponseTopic = alias(c.binary(""))
-		case propCorrelationData:
+		case mqtt.CorrelationData:
 			m.CorrelationData = c.binary("")
-		case propUser:
+		case mqtt.User:
 			name := alias(c.binary(""))
 			m.User = append(m.User, message.UserProperty{Name: name, Value: alias(c.binary(""))})
 		default: // the check has let nothing else through

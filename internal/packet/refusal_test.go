@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/beeline-mqtt/beeline/internal/mqtt"
 	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
@@ -241,22 +242,22 @@ func TestBadPropertiesAreRefused(t *testing.T) {
 }
 
 func TestPropertiesMoreThanOnceAreRefused(t *testing.T) {
-	values := map[property][]byte{
-		propPayloadFormat: wire.Bytes(1), propMessageExpiry: wire.Bytes(uint32(1)), propContentType: wire.Bytes("x"),
-		propResponseTopic: wire.Bytes("x"), propCorrelationData: wire.Bytes("x"), propSubscriptionIdentifier: wire.Bytes(1),
-		propSessionExpiry: wire.Bytes(uint32(1)), propAuthMethod: wire.Bytes("x"), propAuthData: wire.Bytes("x"),
-		propRequestProblemInfo: wire.Bytes(1), propWillDelay: wire.Bytes(uint32(1)), propRequestResponseInfo: wire.Bytes(1),
-		propReasonString: wire.Bytes("x"), propReceiveMaximum: wire.Bytes(uint16(1)), propTopicAliasMaximum: wire.Bytes(uint16(1)),
-		propTopicAlias: wire.Bytes(uint16(1)), propMaximumPacketSize: wire.Bytes(uint32(1)), propUser: wire.Bytes("k", "v"),
+	values := map[mqtt.Property][]byte{
+		mqtt.PayloadFormat: wire.Bytes(1), mqtt.MessageExpiry: wire.Bytes(uint32(1)), mqtt.ContentType: wire.Bytes("x"),
+		mqtt.ResponseTopic: wire.Bytes("x"), mqtt.CorrelationData: wire.Bytes("x"), mqtt.SubscriptionIdentifier: wire.Bytes(1),
+		mqtt.SessionExpiry: wire.Bytes(uint32(1)), mqtt.AuthMethod: wire.Bytes("x"), mqtt.AuthData: wire.Bytes("x"),
+		mqtt.RequestProblemInfo: wire.Bytes(1), mqtt.WillDelay: wire.Bytes(uint32(1)), mqtt.RequestResponseInfo: wire.Bytes(1),
+		mqtt.ReasonString: wire.Bytes("x"), mqtt.ReceiveMaximum: wire.Bytes(uint16(1)), mqtt.TopicAliasMaximum: wire.Bytes(uint16(1)),
+		mqtt.TopicAlias: wire.Bytes(uint16(1)), mqtt.MaximumPacketSize: wire.Bytes(uint32(1)), mqtt.User: wire.Bytes("k", "v"),
 	}
 	packets := []struct {
 		name    string
-		allowed propertySet
+		allowed mqtt.PropertySet
 		first   byte
 		body    func(block []byte) []byte
 	}{
-		{"CONNECT", connectProperties, 0x10, func(b []byte) []byte { return wire.Bytes("MQTT", 5, 2, uint16(0), b, "c") }},
-		{"Will", willProperties, 0x10, func(b []byte) []byte { return wire.Bytes("MQTT", 5, 6, uint16(0), 0, "c", b, "t", "p") }},
+		{"CONNECT", mqtt.ConnectProperties, 0x10, func(b []byte) []byte { return wire.Bytes("MQTT", 5, 2, uint16(0), b, "c") }},
+		{"Will", mqtt.WillProperties, 0x10, func(b []byte) []byte { return wire.Bytes("MQTT", 5, 6, uint16(0), 0, "c", b, "t", "p") }},
 		{"PUBLISH", publishProperties, 0x30, func(b []byte) []byte { return wire.Bytes("t", b) }},
 		{"PUBACK", ackProperties, 0x40, func(b []byte) []byte { return wire.Bytes(uint16(1), 0, b) }},
 		{"SUBSCRIBE", subscribeProperties, 0x82, func(b []byte) []byte { return wire.Bytes(uint16(1), b, "t", 0) }},
@@ -268,26 +269,26 @@ func TestPropertiesMoreThanOnceAreRefused(t *testing.T) {
 		for id, value := range values {
 			// Authentication Data needs a method, and AUTH needs one in any case.
 			method := wire.Bytes()
-			if id != propAuthMethod && p.allowed.has(propAuthMethod) {
-				method = wire.Bytes(int(propAuthMethod), "m")
+			if id != mqtt.AuthMethod && p.allowed.Has(mqtt.AuthMethod) {
+				method = wire.Bytes(int(mqtt.AuthMethod), "m")
 			}
 			once := wire.Bytes(int(id), value)
 			err := decode(V5, p.first, p.body(wire.Props(method, once)))
-			refusedAlways := !p.allowed.has(id) || p.name == "PUBLISH" && id == propSubscriptionIdentifier
+			refusedAlways := !p.allowed.Has(id) || p.name == "PUBLISH" && id == mqtt.SubscriptionIdentifier
 			if (err != nil) != refusedAlways {
-				t.Errorf("%s once in %s: %v", id.name(), p.name, err)
+				t.Errorf("%s once in %s: %v", id.String(), p.name, err)
 			}
 			err = decode(V5, p.first, p.body(wire.Props(method, once, once)))
-			if !p.allowed.has(id) {
+			if !p.allowed.Has(id) {
 				continue
 			}
-			if id == propUser {
+			if id == mqtt.User {
 				if err != nil {
 					t.Errorf("two User Properties in %s: %v", p.name, err)
 				}
 				continue
 			}
-			t.Run(id.name()+" twice in "+p.name, func(t *testing.T) { wantCode(t, err, ProtocolError) })
+			t.Run(id.String()+" twice in "+p.name, func(t *testing.T) { wantCode(t, err, ProtocolError) })
 		}
 	}
 }

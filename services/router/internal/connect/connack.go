@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/beeline-mqtt/beeline/internal/mqtt"
 )
 
 // Code is a Connect Reason Code (3.2.2.2), or in a CONNACK that was read the Return Code of 3.1 and 3.1.1.
@@ -73,7 +75,7 @@ func Redirect(level byte, reference string) []byte {
 	if level != Level5 || n == 0 || n >= 1<<16 || !utf8.ValidString(reference) || strings.IndexByte(reference, 0) >= 0 {
 		return Refusal(level, UseAnotherServer)
 	}
-	properties := append([]byte{byte(propServerReference), byte(n >> 8), byte(n)}, reference...)
+	properties := append([]byte{byte(mqtt.ServerReference), byte(n >> 8), byte(n)}, reference...)
 	body := append(appendVarint([]byte{0, byte(UseAnotherServer)}, len(properties)), properties...)
 	return append(appendVarint([]byte{firstOfConnack}, len(body)), body...)
 }
@@ -134,7 +136,7 @@ func ParseConnack(b []byte, level byte) (c Connack, need int, err error) {
 	body := cursor{rest: b[head+2 : head+remaining]}
 	// A node that does not speak MQTT 5 answers without properties.
 	if remaining > 2 && (code == UseAnotherServer || code == ServerMoved) {
-		c.ServerReference = string(body.properties(connackProperties, propServerReference))
+		c.ServerReference = string(body.properties(mqtt.ConnackProperties, mqtt.ServerReference))
 		body.end()
 	}
 	if body.err != nil {

@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/beeline-mqtt/beeline/internal/mqtt"
 )
 
 // The Protocol Levels that are understood (3.1.2.2).
@@ -201,29 +203,20 @@ func protocolLevel(name string, b byte) (level byte, spoken bool) {
 	}
 }
 
-// Connect Flags (3.1.2.3).
-const (
-	flagReserved   = 1 << 0
-	flagCleanStart = 1 << 1
-	flagWill       = 1 << 2
-	flagWillQoS    = 3 << 3
-	flagWillRetain = 1 << 5
-	flagPassword   = 1 << 6
-	flagUsername   = 1 << 7
-)
-
 // connect reads what is behind the Protocol Level. The result is of no use if c has failed.
 func (c *cursor) connect(level byte) Packet {
-	flags := c.uint8("Connect Flags")
-	c.connectFlags(level, flags)
-	p := Packet{Level: level, CleanStart: flags&flagCleanStart != 0, KeepAlive: c.uint16("Keep Alive")}
+	flags := mqtt.ConnectFlags(c.uint8("Connect Flags"))
+	if fault := flags.Fault(level); fault != "" {
+		c.fail(fault)
+	}
+	p := Packet{Level: level, CleanStart: flags.CleanStart(), KeepAlive: c.uint16("Keep Alive")}
 	if level == Level5 {
-		c.properties(connectProperties, none)
+		c.properties(mqtt.ConnectProperties, none)
 	}
 	id := c.text("Client Identifier")
-	if flags&flagWill != 0 {
+	if flags.Will() {
 		if level == Level5 {
-			c.properties(willProperties, none)
+			c.properties(mqtt.WillProperties, none)
 		}
 		c.text("Will Topic")
 		c.binary("Will Payload")
@@ -231,10 +224,10 @@ func (c *cursor) connect(level byte) Packet {
 	// The standard of 3.1 has the Remaining Length take precedence over these two flags.
 	left := func() bool { return level != Level31 || len(c.rest) > 0 }
 	var username []byte
-	if p.HasUsername = flags&flagUsername != 0 && left(); p.HasUsername {
+	if p.HasUsername = flags.Username() && left(); p.HasUsername {
 		username = c.text("User Name")
 	}
-	if p.HasPassword = flags&flagPassword != 0 && left(); p.HasPassword {
+	if p.HasPassword = flags.Password() && left(); p.HasPassword {
 		p.Password = c.binary("Password")
 	}
 	c.end()
@@ -242,20 +235,4 @@ func (c *cursor) connect(level byte) Packet {
 		p.ClientID, p.Username = string(id), string(username)
 	}
 	return p
-}
-
-// connectFlags checks what the Connect Flags must not say.
-func (c *cursor) connectFlags(level, flags byte) {
-	switch {
-	case flags&flagReserved != 0:
-		c.fail("reserved bit of the Connect Flags (MQTT-3.1.2-3)")
-	case flags&flagWillQoS == flagWillQoS:
-		c.fail("Will QoS 3 (MQTT-3.1.2-12, in 3.1.1 MQTT-3.1.2-14)")
-	case flags&flagWill == 0 && flags&flagWillQoS != 0:
-		c.fail("Will QoS without Will Flag (MQTT-3.1.2-11, in 3.1.1 MQTT-3.1.2-13)")
-	case flags&flagWill == 0 && flags&flagWillRetain != 0:
-		c.fail("Will Retain without Will Flag (MQTT-3.1.2-13, in 3.1.1 MQTT-3.1.2-15)")
-	case level != Level5 && flags&flagUsername == 0 && flags&flagPassword != 0:
-		c.fail("Password without User Name (in 3.1.1 MQTT-3.1.2-22)")
-	}
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"unicode/utf8"
+
+	"github.com/beeline-mqtt/beeline/internal/mqtt"
 )
 
 // cursor reads the body of a packet from front to back. After the first thing that is wrong it reads zero values and
@@ -98,62 +100,11 @@ func appendVarint(dst []byte, n int) []byte {
 	return append(dst, byte(n))
 }
 
-// property is a Property identifier (2.2.2.2). They are Variable Byte Integers, but none needs a second byte.
-type property byte
-
 // none is no property.
-const none property = 0
-
-// The properties of CONNECT, of its Will, and of CONNACK.
-const (
-	propPayloadFormat       property = 1
-	propMessageExpiry       property = 2
-	propContentType         property = 3
-	propResponseTopic       property = 8
-	propCorrelationData     property = 9
-	propSessionExpiry       property = 17
-	propAssignedClientID    property = 18
-	propServerKeepAlive     property = 19
-	propAuthMethod          property = 21
-	propAuthData            property = 22
-	propRequestProblemInfo  property = 23
-	propWillDelay           property = 24
-	propRequestResponseInfo property = 25
-	propResponseInfo        property = 26
-	propServerReference     property = 28
-	propReasonString        property = 31
-	propReceiveMaximum      property = 33
-	propTopicAliasMaximum   property = 34
-	propMaximumQoS          property = 36
-	propRetainAvailable     property = 37
-	propUser                property = 38
-	propMaximumPacketSize   property = 39
-	propWildcardAvailable   property = 40
-	propSubIDAvailable      property = 41
-	propSharedAvailable     property = 42
-)
-
-// propertySet has one bit for each identifier; those of 64 and more are in none.
-type propertySet uint64
-
-func (s propertySet) has(p property) bool { return s&(1<<p) != 0 }
-
-// Which properties may be where.
-const (
-	connectProperties propertySet = 1<<propSessionExpiry | 1<<propReceiveMaximum | 1<<propMaximumPacketSize |
-		1<<propTopicAliasMaximum | 1<<propRequestResponseInfo | 1<<propRequestProblemInfo | 1<<propUser |
-		1<<propAuthMethod | 1<<propAuthData
-	willProperties propertySet = 1<<propWillDelay | 1<<propPayloadFormat | 1<<propMessageExpiry |
-		1<<propContentType | 1<<propResponseTopic | 1<<propCorrelationData | 1<<propUser
-	connackProperties propertySet = 1<<propSessionExpiry | 1<<propReceiveMaximum | 1<<propMaximumQoS |
-		1<<propRetainAvailable | 1<<propMaximumPacketSize | 1<<propAssignedClientID | 1<<propTopicAliasMaximum |
-		1<<propReasonString | 1<<propUser | 1<<propWildcardAvailable | 1<<propSubIDAvailable |
-		1<<propSharedAvailable | 1<<propServerKeepAlive | 1<<propResponseInfo | 1<<propServerReference |
-		1<<propAuthMethod | 1<<propAuthData
-)
+const none mqtt.Property = 0
 
 // properties walks over a block of properties and returns the value of the wanted one, nil when it is not there.
-func (c *cursor) properties(allowed propertySet, wanted property) (found []byte) {
+func (c *cursor) properties(allowed mqtt.PropertySet, wanted mqtt.Property) (found []byte) {
 	n, size := varint(c.rest)
 	switch {
 	case c.err != nil:
@@ -168,8 +119,8 @@ func (c *cursor) properties(allowed propertySet, wanted property) (found []byte)
 	c.rest = c.rest[size:]
 	in := cursor{rest: c.bytes(n, "properties")}
 	for len(in.rest) > 0 {
-		id := property(in.uint8(""))
-		if !allowed.has(id) {
+		id := mqtt.Property(in.uint8(""))
+		if !allowed.Has(id) {
 			in.fail(fmt.Sprintf("property 0x%02X is not for this packet (2.2.2.2)", byte(id)))
 			break
 		}
@@ -189,19 +140,19 @@ func (c *cursor) properties(allowed propertySet, wanted property) (found []byte)
 }
 
 // value reads the value of one property, of User Property the second half.
-func (c *cursor) value(id property) []byte {
+func (c *cursor) value(id mqtt.Property) []byte {
 	const what = "value of a property"
 	switch id {
-	case propPayloadFormat, propRequestProblemInfo, propRequestResponseInfo, propMaximumQoS, propRetainAvailable,
-		propWildcardAvailable, propSubIDAvailable, propSharedAvailable:
+	case mqtt.PayloadFormat, mqtt.RequestProblemInfo, mqtt.RequestResponseInfo, mqtt.MaximumQoS, mqtt.RetainAvailable,
+		mqtt.WildcardAvailable, mqtt.SubIDAvailable, mqtt.SharedAvailable:
 		return c.bytes(1, what)
-	case propServerKeepAlive, propReceiveMaximum, propTopicAliasMaximum:
+	case mqtt.ServerKeepAlive, mqtt.ReceiveMaximum, mqtt.TopicAliasMaximum:
 		return c.bytes(2, what)
-	case propMessageExpiry, propSessionExpiry, propWillDelay, propMaximumPacketSize:
+	case mqtt.MessageExpiry, mqtt.SessionExpiry, mqtt.WillDelay, mqtt.MaximumPacketSize:
 		return c.bytes(4, what)
-	case propCorrelationData, propAuthData:
+	case mqtt.CorrelationData, mqtt.AuthData:
 		return c.binary(what)
-	case propUser:
+	case mqtt.User:
 		c.text("name of a User Property")
 		return c.text(what)
 	default: // what else is allowed anywhere
