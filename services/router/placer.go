@@ -136,16 +136,16 @@ func (p *placer) ready() error {
 	return nil
 }
 
-// awaitReady returns when clients can be placed, or with the context's error.
-func (p *placer) awaitReady(ctx context.Context) error {
+// awaitReady waits until clients can be placed; false: ctx has ended before.
+func (p *placer) awaitReady(ctx context.Context) bool {
 	for _, c := range p.needed() {
 		select {
 		case <-c:
 		case <-ctx.Done():
-			return ctx.Err()
+			return false
 		}
 	}
-	return nil
+	return true
 }
 
 // destination is where a client goes.

@@ -80,8 +80,8 @@ func (r *Router) Run(ctx context.Context) error {
 
 // accept serves the listeners, and ends what is passed on with ctx.
 func (r *Router) accept(ctx context.Context) error {
-	if err := r.placer.awaitReady(ctx); err != nil {
-		return nil // the end came first
+	if !r.placer.awaitReady(ctx) {
+		return nil
 	}
 	if err := r.listeners.Serve(ctx, r.serve); err != nil {
 		return fmt.Errorf("listen: %w", err)

@@ -49,17 +49,20 @@ func TestAnAssignmentIsTheSameEverywhere(t *testing.T) {
 		wire   *adminv1.Assignment
 	}{
 		{
-			"a prefix", book.Assignment{Rule: book.Prefix, Value: "meter-", Cluster: "old", Revision: 7},
+			"a prefix",
+			book.Assignment{Rule: book.Prefix, Value: "meter-", Cluster: "old", Revision: 7},
 			placement.Assignment{Rule: placement.ClientIDPrefix, Value: "meter-", Cluster: "old"},
 			&adminv1.Assignment{Rule: adminv1.Rule_RULE_CLIENT_ID_PREFIX, Value: "meter-", Cluster: "old", Revision: 7},
 		},
 		{
-			"a default, stored under its cluster", book.Assignment{Rule: book.Default, Value: "old", Cluster: "old", Weight: 3},
+			"a default, stored under its cluster",
+			book.Assignment{Rule: book.Default, Value: "old", Cluster: "old", Weight: 3},
 			placement.Assignment{Rule: placement.Default, Cluster: "old", Weight: 3},
 			&adminv1.Assignment{Rule: adminv1.Rule_RULE_DEFAULT, Cluster: "old", Weight: 3},
 		},
 		{
-			"a default without a weight", book.Assignment{Rule: book.Default, Value: "old", Cluster: "old"},
+			"a default without a weight",
+			book.Assignment{Rule: book.Default, Value: "old", Cluster: "old"},
 			placement.Assignment{Rule: placement.Default, Cluster: "old", Weight: 1},
 			&adminv1.Assignment{Rule: adminv1.Rule_RULE_DEFAULT, Cluster: "old"},
 		},
