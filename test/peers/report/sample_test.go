@@ -57,7 +57,7 @@ func TestEveryFigureHasItsOwnMedian(t *testing.T) {
 	got := Medians([]Sample{round(1, 3000, 20000), round(2, 1000, 30000), round(3, 2000, 10000)})[Key{"l", "s"}]
 	want := Figure{
 		Rounds: 3, CPU: 2, Generator: 1, P50: 2, P99: 20, ClosedP99: 40, Rate: 200,
-		Memory: 2000, Gateway: 2000,
+		Memory: 2000, Front: 2000,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -116,7 +116,7 @@ func TestMemoryOfGatewaysIsTheirPartOfTheWhole(t *testing.T) {
 				s.Result.MemoryPerConnection = 1000
 				s.Result.Processes = tt.processes
 			})
-			if got := Medians([]Sample{s})[Key{"l", "s"}].Gateway; got != tt.want {
+			if got := Medians([]Sample{s})[Key{"l", "s"}].Front; got != tt.want {
 				t.Errorf("%v bytes, want %v", got, tt.want)
 			}
 		})

@@ -38,8 +38,8 @@ func TestConnectingAndMovingHaveFiguresOfTheirOwn(t *testing.T) {
 		{Name: "m", Group: "Moving", Title: "500/s", Scenario: "move", Rate: 500, Systems: []string{"ours"}, One: "ours"},
 	}
 	figures := Figures{
-		{"c", "ours"}:   row(Figure{CPU: 200, P50: 0.5, P99: 2, Rate: 1000, Memory: 10240, Gateway: 9216}),
-		{"c", "theirs"}: row(Figure{CPU: 700, P50: 1, P99: 3, Rate: 900, Memory: 46080, Gateway: 46080, Refused: 2}),
+		{"c", "ours"}:   row(Figure{CPU: 200, P50: 0.5, P99: 2, Rate: 1000, Memory: 10240, Front: 9216}),
+		{"c", "theirs"}: row(Figure{CPU: 700, P50: 1, P99: 3, Rate: 900, Memory: 46080, Front: 46080, Refused: 2}),
 		{"m", "ours"}:   row(Figure{CPU: 300, P50: 1, P99: 4, ClosedP99: 5, TwoOwners: 1, Failure: "it hung"}),
 	}
 	want := []Table{

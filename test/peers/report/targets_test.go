@@ -120,7 +120,7 @@ func TestTargetsAreJudgedByTheirFigures(t *testing.T) {
 		},
 		{
 			"memory",
-			Figures{{Connect, Ours}: row(Figure{Memory: 12 * 1024, Gateway: 1})},
+			Figures{{Connect, Ours}: row(Figure{Memory: 12 * 1024, Front: 1})},
 			"P7", "memory",
 			Verdict{Want: "10 KiB", Got: "12 KiB", Ratio: "1.20", Met: "not met"},
 		},
