@@ -55,7 +55,7 @@ func TestAPairCosts(t *testing.T) {
 			var joined sync.WaitGroup
 			for i := range pairs {
 				joined.Go(func() {
-					splice.Join(ctx, clients[i].near, nodes[i].near, splice.Options{Pool: p, Idle: time.Hour})
+					splice.New(ctx, clients[i].near, nodes[i].near, splice.Options{Pool: p, Idle: time.Hour}).Join()
 				})
 			}
 			for i := range pairs {

@@ -117,7 +117,7 @@ func start(t *testing.T, client, node link, o splice.Options) (wait func() splic
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan splice.Result, 1)
-	go func() { ended <- splice.Join(ctx, client.near, node.near, o) }()
+	go func() { ended <- *splice.New(ctx, client.near, node.near, o).Join() }()
 	wait = func() splice.Result {
 		t.Helper()
 		select {

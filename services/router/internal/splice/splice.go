@@ -31,7 +31,6 @@ package splice
 import (
 	"context"
 	"net"
-	"sync"
 	"time"
 )
 
@@ -89,36 +88,38 @@ func (e Ended) String() string {
 	return "unknown"
 }
 
-// Join passes bytes between client and node, and returns when both directions have ended. Both connections are the
-// Join's, and are closed when it returns; no goroutine is left.
-//
-// When one side ends what it sends, the other is told by CloseWrite, and may go on sending; without a CloseWrite it
-// may for Options.Linger. That a TLS connection ends without a goodbye is no error: many devices do not say it, and
-// MQTT packets have lengths. Any error, and a ctx that is done, closes both at once. Below TLS the socket is closed
-// then (NetConn); the Close of other types must not wait.
+// New makes a pair of two connections, which are the pair's from then on. Join is to follow.
 //
 // Only a *net.TCPConn and a *tcp.Conn are known as plain TCP, so a type that embeds one is copied from. What the
 // caller has read from a connection, it has to have passed on. Deadlines that are set are taken away.
-func Join(ctx context.Context, client, node net.Conn, o Options) Result {
-	p := &pair{
+//
+// A ctx that is done ends the pair, before Join too.
+func New(ctx context.Context, client, node net.Conn, o Options) *Pair {
+	p := &Pair{
 		opts:   o,
 		client: newSide("client", client, ClientClosed, ClientFailed),
 		node:   newSide("node", node, NodeClosed, NodeFailed),
 		begun:  time.Now(),
 	}
-	toNode := direction{pair: p, from: &p.client, to: &p.node}
-	toClient := direction{pair: p, from: &p.node, to: &p.client}
-
+	p.toNode = direction{pair: p, from: &p.client, to: &p.node}
+	p.toClient = direction{pair: p, from: &p.node, to: &p.client}
 	p.watch(ctx)
-	var other sync.WaitGroup
-	other.Go(toClient.run)
-	toNode.run()
-	other.Wait()
-	p.unwatch()
-	_ = client.Close()
-	_ = node.Close()
-	return Result{
-		ToNode: toNode.passed, ToClient: toClient.passed, Spliced: toNode.spliced + toClient.spliced,
-		Ended: p.ended, Err: p.err,
-	}
+	return p
+}
+
+// Join passes bytes both ways, and returns when both directions have ended. Both connections are closed then; no
+// goroutine is left. It is called once.
+//
+// When one side ends what it sends, the other is told by CloseWrite, and may go on sending; without a CloseWrite it
+// may for Options.Linger. That a TLS connection ends without a goodbye is no error: many devices do not say it, and
+// MQTT packets have lengths. Any error, and a context that is done, closes both at once. Below TLS the socket is closed
+// then (NetConn); the Close of other types must not wait.
+//
+// It takes little of the caller's stack, and so does what runs beside it: a pair is idle for most of its time, and two
+// stacks that have once grown are what it would cost most.
+func (p *Pair) Join() *Result {
+	p.other.Go(p.toClient.run)
+	p.toNode.run()
+	p.other.Wait()
+	return p.result()
 }
