@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -166,7 +167,12 @@ var errNoNode = errors.New("no node takes clients")
 func (p *placer) place(ctx context.Context, t placement.Triple, tried map[string]bool) (destination, error) {
 	random := rand.Uint64()
 	d := destination{cluster: p.name}
-	if a, ok := p.assignments.Load().Lookup(t, p.secret.Key(t), random); ok {
+	assignments := p.assignments.Load()
+	var exact placement.Key
+	if assignments.ByTriple() {
+		exact = p.secret.Key(t)
+	}
+	if a, ok := assignments.Lookup(t, exact, random); ok {
 		d.cluster, d.assignment = a.Cluster, a
 	} else {
 		// Without any default the routers' own cluster is the default.
@@ -176,12 +182,9 @@ func (p *placer) place(ctx context.Context, t placement.Triple, tried map[string
 	// from the node that it was at.
 	key := p.secret.Key(placement.Triple{ClientID: t.ClientID})
 	q := placement.Question{Key: key, Anonymous: t.ClientID == "", Random: random}
-	places, err := p.ask(ctx, d.cluster, t, &q)
+	places, err := p.ask(ctx, d.cluster, t, tried, &q)
 	if err != nil {
 		return d, err
-	}
-	for i := range q.Nodes {
-		q.Nodes[i].Active = q.Nodes[i].Active && !tried[q.Nodes[i].ID]
 	}
 	d.question, d.answer = q, placement.Choose(q)
 	if d.answer.Why == placement.None {
@@ -197,14 +200,15 @@ type place struct {
 	proxy   bool
 }
 
-// ask fills in what is known of a cluster and of where in it the client was. It returns how the nodes are reached.
-func (p *placer) ask(ctx context.Context, name string, t placement.Triple, q *placement.Question) (map[string]place, error) {
+// ask fills in what is known of a cluster, of which nodes in tried are not active, and of where in it the client was. It
+// returns how the nodes are reached.
+func (p *placer) ask(ctx context.Context, name string, t placement.Triple, tried map[string]bool, q *placement.Question) (map[string]place, error) {
 	places := make(map[string]place)
 	if name == p.name {
 		for _, m := range p.own.nodes() {
 			places[m.MQTT] = place{m.MQTT, m.Proxy}
 			q.Nodes = append(q.Nodes, placement.Node{
-				ID: m.MQTT, Weight: max(m.Weight, 1), Active: m.State == cluster.Active, Load: p.loads.of(name, m.MQTT),
+				ID: m.MQTT, Weight: max(m.Weight, 1), Active: m.State == cluster.Active && !tried[m.MQTT], Load: p.loads.of(name, m.MQTT),
 			})
 		}
 	} else {
@@ -215,7 +219,7 @@ func (p *placer) ask(ctx context.Context, name string, t placement.Triple, q *pl
 		for _, n := range v.Nodes {
 			places[n.ID] = place{address: n.Address}
 			load := max(n.Load, p.loads.of(name, n.ID))
-			q.Nodes = append(q.Nodes, placement.Node{ID: n.ID, Weight: n.Weight, Active: n.Active, Load: load})
+			q.Nodes = append(q.Nodes, placement.Node{ID: n.ID, Weight: n.Weight, Active: n.Active && !tried[n.ID], Load: load})
 		}
 	}
 	if q.Anonymous {
@@ -227,7 +231,11 @@ func (p *placer) ask(ctx context.Context, name string, t placement.Triple, q *pl
 			p.metrics.lookUps.Inc()
 		}
 	}
-	q.Recorded, _ = p.book.Recorded(ctx, name, q.Key.String())
+	// Whoever holds the client goes before a recorded node: then nobody needs to know which that is.
+	held := func(n placement.Node) bool { return n.ID == q.Holder && n.Active }
+	if !slices.ContainsFunc(q.Nodes, held) {
+		q.Recorded, _ = p.book.Recorded(ctx, name, q.Key.String())
+	}
 	return places, nil
 }
 
