@@ -40,7 +40,7 @@ func TestAPairCosts(t *testing.T) {
 		name   string
 		client func(*testing.T) link
 		most   int // bytes: with the race detector too, and too few if a buffer were held
-	}{{"TCP", wrapped, 24 << 10}, {"TLS", secure(t), 34 << 10}} {
+	}{{"TCP", wrapped, 20 << 10}, {"TLS", secure(t), 34 << 10}} {
 		t.Run(tc.name, func(t *testing.T) {
 			const pipes = 4
 			p := pool(t, pipes)

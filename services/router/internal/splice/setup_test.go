@@ -1,6 +1,7 @@
 package splice_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -159,6 +160,17 @@ func send(t *testing.T, from, to net.Conn) {
 	}
 	if err := <-sent; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// pour passes so much at once that a buffer does not hold it.
+func pour(t *testing.T, from, to net.Conn) {
+	t.Helper()
+	sent, got := random(4<<20), make([]byte, 4<<20)
+	go func() { _, _ = from.Write(sent) }()
+	_ = to.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(to, got); err != nil || !bytes.Equal(got, sent) {
+		t.Fatalf("what was poured does not arrive: %v", err)
 	}
 }
 
