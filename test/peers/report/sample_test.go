@@ -99,13 +99,14 @@ func TestRowsOfOtherLoadsAndSystemsAreKeptApart(t *testing.T) {
 	}
 }
 
-func TestMemoryOfGatewaysIsTheirPartOfTheWhole(t *testing.T) {
+func TestMemoryOfGatewaysOrProxiesIsTheirPartOfTheWhole(t *testing.T) {
 	tests := []struct {
 		name      string
 		processes []Process
 		want      float64
 	}{
 		{"with others beside", []Process{{Name: "gateway", RSSBefore: 10, RSSAfter: 40}, {Name: "gateway", RSSAfter: 30}, {Name: "etcd", RSSAfter: 40}}, 600},
+		{"behind a proxy", []Process{{Name: "gateway", RSSAfter: 40}, {Name: "router", RSSBefore: 10, RSSAfter: 30}, {Name: "etcd", RSSAfter: 40}}, 200},
 		{"no gateways", []Process{{Name: "node", RSSAfter: 100}}, 1000},
 		{"nothing grew", []Process{{Name: "gateway", RSSBefore: 5, RSSAfter: 5}}, 1000},
 		{"no processes", nil, 1000},
@@ -120,6 +121,23 @@ func TestMemoryOfGatewaysIsTheirPartOfTheWhole(t *testing.T) {
 				t.Errorf("%v bytes, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+func TestWhatProxiesAndEtcdUseIsToldApart(t *testing.T) {
+	for name, tt := range map[string]struct {
+		processes    []Process
+		proxy, store float64
+	}{
+		"a router":  {[]Process{{Name: "router", CPUPerOp: 3}, {Name: "etcd", CPUPerOp: 2}, {Name: "mosquitto", CPUPerOp: 7}}, 3, 2},
+		"HAProxy":   {[]Process{{Name: "mosquitto", CPUPerOp: 7}, {Name: "haproxy", CPUPerOp: 4}}, 4, 0},
+		"no proxy":  {[]Process{{Name: "gateway", CPUPerOp: 5}, {Name: "etcd", CPUPerOp: 1}}, 0, 1},
+		"two at it": {[]Process{{Name: "router", CPUPerOp: 3}, {Name: "router", CPUPerOp: 2}}, 5, 0},
+	} {
+		got := Medians([]Sample{sample("l", "s", 1, func(s *Sample) { s.Result.Processes = tt.processes })})[Key{"l", "s"}]
+		if got.ProxyCPU != tt.proxy || got.StoreCPU != tt.store {
+			t.Errorf("%s: proxies %v, etcd %v; want %v and %v", name, got.ProxyCPU, got.StoreCPU, tt.proxy, tt.store)
+		}
 	}
 }
 

@@ -86,7 +86,7 @@ func columns(l Load) []column {
 	switch {
 	case l.Proxied && l.Scenario == "connect":
 		return []column{
-			ratio("proxy CPU", proxy), ratio("proxy memory", front), figure("proxy CPU, us each", proxy),
+			ratio("proxy CPU", proxy), ratio("front memory", front), figure("proxy CPU, us each", proxy),
 			figure("etcd CPU, us", func(f Figure) float64 { return f.StoreCPU }), figure("all CPU, us", cpu),
 			figure("front memory, KiB each", front), figure("p50, ms", p50), figure("p99, ms", p99), rate,
 			{remarks, remark},

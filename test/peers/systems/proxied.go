@@ -33,7 +33,10 @@ func Router(nodes int) System {
 			}
 			return r.await(ctx, func() error { return sendAllTo(ctx, r, rpc, behind) })
 		},
-		version: Mosquitto().version,
+		version: func(ctx context.Context, e Env) (string, error) {
+			_, err := Mosquitto().version(ctx, e)
+			return "Beeline: this commit", err
+		},
 	}
 }
 
@@ -100,11 +103,7 @@ func HAProxy(nodes int) System {
 			if err != nil {
 				return err
 			}
-			var servers strings.Builder
-			for i, b := range behind {
-				fmt.Fprintf(&servers, "  server node%d %s check\n", i, b)
-			}
-			config, err := r.file("haproxy.cfg", haproxyConfig, at[0], servers.String())
+			config, err := r.file("haproxy.cfg", haproxyConfig, at[0], haproxyServers(behind))
 			if err != nil {
 				return err
 			}
@@ -141,3 +140,12 @@ backend nodes
   stick-table type string len 64 size 250k expire 30m
   stick on req.payload(0,0),mqtt_field_value(connect,client_identifier)
 %s`
+
+// haproxyServers are the lines of the configuration for the nodes behind.
+func haproxyServers(nodes []string) string {
+	var lines strings.Builder
+	for i, at := range nodes {
+		fmt.Fprintf(&lines, "  server node%d %s check\n", i+1, at)
+	}
+	return lines.String()
+}
