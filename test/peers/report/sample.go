@@ -178,7 +178,7 @@ func ofRounds(row []Sample) Figure {
 		Rate:      median(row, func(r Result) float64 { return r.DeliveryRate }),
 		Memory:    median(row, func(r Result) float64 { return r.MemoryPerConnection }),
 		Front:     median(row, frontMemory),
-		ProxyCPU:  median(row, func(r Result) float64 { return cpuOf(r, proxies...) }),
+		ProxyCPU:  median(row, func(r Result) float64 { return cpuOf(r, proxies()...) }),
 		StoreCPU:  median(row, func(r Result) float64 { return cpuOf(r, "etcd") }),
 	}
 	for _, s := range row {
@@ -208,7 +208,7 @@ func median(row []Sample, of func(Result) float64) float64 {
 }
 
 // proxies are the names of processes that stand before brokers.
-var proxies = []string{"router", "haproxy"}
+func proxies() []string { return []string{"router", "haproxy"} }
 
 // cpuOf is what the processes with some names have used for an operation.
 func cpuOf(r Result, names ...string) float64 {
@@ -224,7 +224,7 @@ func cpuOf(r Result, names ...string) float64 {
 // frontMemory is the part of the memory for a connection that is in the processes that clients connect to: proxies if
 // there are any, else gateways, else all.
 func frontMemory(r Result) float64 {
-	for _, names := range [][]string{proxies, {"gateway"}} {
+	for _, names := range [][]string{proxies(), {"gateway"}} {
 		all, front := 0.0, 0.0
 		for _, p := range r.Processes {
 			all += p.RSSAfter - p.RSSBefore

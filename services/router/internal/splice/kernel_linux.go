@@ -44,7 +44,7 @@ type kernel struct {
 func (d *direction) splice() (readErr, writeErr error) {
 	lent, err := d.pair.opts.Pool.lend()
 	if err != nil {
-		return nil, nil //nolint:nilerr // the caller copies
+		return nil, nil // the caller copies
 	}
 	k := &kernel{d: d, pipe: lent}
 	defer func() { d.pair.opts.Pool.takeBack(k.pipe, k.in == 0) }()
