@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -17,12 +18,17 @@ const (
 // Directory reads leases of clients. Reads are linearizable and batched: whatever waits while reads are under way
 // goes together.
 type Directory struct {
+	// Pause is the least time between the beginnings of two reads; 0: none. With it many clients that are looked up one
+	// by one are few reads, each a little later. It is set before the first look-up.
+	Pause time.Duration
+
 	deps  Deps
 	alive func(holder string) bool
 
 	mu      sync.Mutex // guards the following
 	waiting []*read
 	reading int
+	next    time.Time // when the next read may begin
 	closed  bool
 	workers sync.WaitGroup
 }
@@ -154,6 +160,9 @@ func (d *Directory) read(ctx context.Context, keys []string) ([]*read, error) {
 func (d *Directory) work() {
 	for {
 		d.mu.Lock()
+		if len(d.waiting) > 0 {
+			d.await()
+		}
 		n := min(len(d.waiting), lookUpKeys)
 		if n == 0 {
 			d.reading--
@@ -169,6 +178,19 @@ func (d *Directory) work() {
 			r.done <- r
 		}
 	}
+}
+
+// await returns when it is time for a read. With mu held, which it leaves meanwhile: whoever comes before that is read
+// by whoever is the next.
+func (d *Directory) await() {
+	if d.Pause == 0 {
+		return
+	}
+	wait := max(0, time.Until(d.next))
+	d.next = time.Now().Add(wait + d.Pause)
+	d.mu.Unlock()
+	time.Sleep(wait)
+	d.mu.Lock()
 }
 
 func (d *Directory) get(batch []*read) {

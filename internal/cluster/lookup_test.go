@@ -60,6 +60,31 @@ func TestManyLookUpsAtOnceAllGetTheirOwnAnswers(t *testing.T) {
 	wg.Wait()
 }
 
+func TestReadsBeginApartAndAnswerAll(t *testing.T) {
+	s := newStage(t, cluster.RecorderConfig{})
+	fill(t, s.recorder, s.a.ID(), "x", 100)
+	d := cluster.NewDirectory(s.deps, func(string) bool { return true })
+	defer d.Close()
+	d.Pause = 20 * time.Millisecond
+	began := time.Now()
+	const rounds = 4
+	for range rounds {
+		var wg sync.WaitGroup
+		for i := range 100 {
+			wg.Go(func() {
+				id := fmt.Sprintf("x-%d", i)
+				if got, err := d.LookUp(bg(t), []string{id}); err != nil || len(got) != 1 {
+					t.Errorf("%s: %v, %v", id, got, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	if took := time.Since(began); took < (rounds-1)*d.Pause {
+		t.Errorf("%d times the same took %v", rounds, took)
+	}
+}
+
 func TestAnEtcdThatDoesNotAnswerIsNotTakenForNobody(t *testing.T) {
 	s := newStage(t, cluster.RecorderConfig{})
 	claim(s.recorder, "x", s.a.ID())

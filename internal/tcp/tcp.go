@@ -80,24 +80,30 @@ func (c *Conn) Read(p []byte) (int, error) {
 func (c *Conn) ReadPooled(pool *buffers.Pool) (*[]byte, error) {
 	r := &c.read
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.pool, r.lent, r.err = pool, nil, nil
 	err := c.raw.Read(r.runPooled)
-	b := r.lent
+	b, failed := r.lent, r.err
 	r.pool, r.lent = nil, nil
-	switch {
-	case err != nil:
-	case r.err != nil:
-		err = c.opError("read", r.err)
-	case len(*b) == 0:
-		err = io.EOF
-	default:
+	r.mu.Unlock()
+	if err == nil && failed == nil && len(*b) > 0 {
 		return b, nil
 	}
+	return nil, c.nothing(b, pool, err, failed)
+}
+
+// nothing says why there is nothing in a buffer, and puts it back. It is apart because whoever waits for bytes has what
+// ReadPooled needs on the stack.
+func (c *Conn) nothing(b *[]byte, pool *buffers.Pool, err, failed error) error {
 	if b != nil {
 		pool.Put(b)
 	}
-	return nil, err
+	switch {
+	case err != nil:
+		return err // closed, or the deadline is over
+	case failed != nil:
+		return c.opError("read", failed)
+	}
+	return io.EOF
 }
 
 // Write writes all of p, and waits for as long as that takes.

@@ -28,20 +28,53 @@ const (
 )
 
 // serve takes one connection to its node and passes it on, until both sides have ended. It is a listener.Handler.
+//
+// What comes before the passing has a goroutine of its own, so that its large stack ends with it: that of the caller is
+// there for as long as the client.
 func (r *Router) serve(ctx context.Context, nc net.Conn, _ string) {
-	defer nc.Close()
-	defer context.AfterFunc(ctx, func() { _ = nc.Close() })()
-	leave, ok := r.enter(nc.RemoteAddr())
-	if !ok {
-		r.refuse(nc, connect.Packet{}, refusedSource, nil)
-		return
+	admitted := make(chan *passage, 1)
+	go func() { admitted <- r.admit(ctx, nc) }()
+	if x := <-admitted; x != nil {
+		r.over(x, x.pair.Join())
 	}
-	defer leave()
-	_ = nc.SetDeadline(time.Now().Add(r.cfg.ConnectTimeout))
-	p, err := r.greet(ctx, nc)
+}
+
+// passage is a client that has been taken to its node.
+type passage struct {
+	pair *splice.Pair
+	// answered is how many bytes of the node the client has got.
+	answered int
+	// leave is called at the end.
+	leave func()
+}
+
+// admit takes a connection to its node. nil: it is not taken, and closed.
+func (r *Router) admit(ctx context.Context, nc net.Conn) *passage {
+	defer context.AfterFunc(ctx, func() { _ = nc.Close() })()
+	x, p, err := r.lead(ctx, nc)
 	if err != nil {
 		r.refuse(nc, p, reasonOf(err), err)
-		return
+		_ = nc.Close()
+	}
+	return x
+}
+
+var errSource = errors.New("too many connections from there")
+
+// lead reads the CONNECT, which it returns also beside an error, and takes the client to a node.
+func (r *Router) lead(ctx context.Context, nc net.Conn) (x *passage, p connect.Packet, err error) {
+	leave, ok := r.enter(nc.RemoteAddr())
+	if !ok {
+		return nil, p, errSource
+	}
+	defer func() {
+		if x == nil {
+			leave()
+		}
+	}()
+	_ = nc.SetDeadline(time.Now().Add(r.cfg.ConnectTimeout))
+	if p, err = r.greet(ctx, nc); err != nil {
+		return nil, p, err
 	}
 	t := placement.Triple{
 		ClientID: p.ClientID, Username: p.Username, HasUsername: p.HasUsername, Password: p.Password, HasPassword: p.HasPassword,
@@ -49,13 +82,23 @@ func (r *Router) serve(ctx context.Context, nc net.Conn, _ string) {
 	began := time.Now()
 	route, err := r.reach(ctx, nc, p, t)
 	if err != nil {
-		r.refuse(nc, p, reasonOf(err), err)
-		return
+		return nil, p, err
 	}
 	r.metrics.placing.Observe(time.Since(began).Seconds())
 	r.metrics.routed.WithLabelValues(route.cluster, route.answer.Why.String()).Inc()
 	clear(p.Password)
-	r.pass(ctx, nc, route)
+	if len(route.answered) > 0 {
+		if _, err := nc.Write(route.answered); err != nil {
+			_ = nc.Close() // whoever passes bytes finds out
+		}
+	}
+	leaveNode, _ := r.placer.loads.enter(nodeKey{route.cluster, route.node.ID})
+	r.metrics.open.Inc()
+	return &passage{
+		pair:     splice.New(ctx, nc, route.conn, splice.Options{Pool: r.pool, Idle: r.cfg.Idle, Linger: linger}),
+		answered: len(route.answered),
+		leave:    func() { leaveNode(); leave() },
+	}, p, nil
 }
 
 // enter counts a connection from an address until leave is called, or reports that there are too many. Addresses that are
@@ -110,6 +153,7 @@ func (r *Router) reach(ctx context.Context, nc net.Conn, p connect.Packet, t pla
 			return x, nil
 		}
 		r.metrics.failed.Inc()
+		r.placer.shunned.add(nodeKey{d.cluster, d.node.ID}, time.Now())
 		r.deps.Logger.WarnContext(ctx, "a node does not take a client", slog.String("cluster", d.cluster), slog.String("node", d.node.ID),
 			slog.Any("error", err))
 		if attempt == r.cfg.Attempts || ctx.Err() != nil {
@@ -190,21 +234,12 @@ func (r *Router) answer(node net.Conn, p connect.Packet) (connect.Connack, error
 	return connect.ReadConnack(node, p.Level, int(r.cfg.ConnectBytes))
 }
 
-// pass passes bytes both ways until both sides have ended.
-func (r *Router) pass(ctx context.Context, nc net.Conn, x *route) {
-	leave, _ := r.placer.loads.enter(nodeKey{x.cluster, x.node.ID})
-	defer leave()
-	r.metrics.open.Inc()
-	defer r.metrics.open.Dec()
-	if len(x.answered) > 0 {
-		if _, err := nc.Write(x.answered); err != nil {
-			_ = x.conn.Close()
-			return
-		}
-	}
-	result := splice.Join(ctx, nc, x.conn, splice.Options{Pool: r.pool, Idle: r.cfg.Idle, Linger: linger})
+// over notes the end of what was passed on.
+func (r *Router) over(x *passage, result *splice.Result) {
+	x.leave()
+	r.metrics.open.Dec()
 	r.metrics.bytes.WithLabelValues("client").Add(float64(result.ToNode))
-	r.metrics.bytes.WithLabelValues("node").Add(float64(result.ToClient + int64(len(x.answered))))
+	r.metrics.bytes.WithLabelValues("node").Add(float64(result.ToClient + int64(x.answered)))
 	r.metrics.ended.WithLabelValues(result.Ended.String()).Inc()
 }
 
@@ -226,6 +261,8 @@ func (r *Router) refuse(nc net.Conn, p connect.Packet, why refusal, err error) {
 // reasonOf names an error for the metric.
 func reasonOf(err error) refusal {
 	switch {
+	case errors.Is(err, errSource):
+		return refusedSource
 	case errors.Is(err, errUnassigned):
 		return refusedUnassigned
 	case errors.Is(err, errNoNode):

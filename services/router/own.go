@@ -13,6 +13,9 @@ import (
 // did, which the gateway there makes good: it takes the session over.
 const lookUpTimeout = 500 * time.Millisecond
 
+// lookUpPause has the clients that come within it looked up together: a request to etcd costs more than what it asks.
+const lookUpPause = 4 * time.Millisecond
+
 // own is the routers' own cluster: its gateways, kept current by watching the registry, and who holds whom.
 type own struct {
 	deps      cluster.Deps
@@ -24,6 +27,7 @@ type own struct {
 func newOwn(d cluster.Deps, see func(cluster.View)) *own {
 	o := &own{deps: d, see: see}
 	o.directory = cluster.NewDirectory(d, o.lives)
+	o.directory.Pause = lookUpPause
 	return o
 }
 

@@ -34,6 +34,7 @@ type placer struct {
 	book    *book.Book
 	foreign *foreigners
 	loads   *tally[nodeKey] // clients that this router has connected to each node
+	shunned *shunned
 	metrics *metrics
 	logger  *slog.Logger
 
@@ -56,7 +57,7 @@ func newPlacer(cfg Config, d Deps, m *metrics, see func(cluster.View)) (*placer,
 		own:     newOwn(cluster.Deps{Client: d.Etcd, Keys: keys, Logger: d.Logger}, see),
 		book:    book.Open(cfg.Book, book.Deps{Client: d.Etcd, Keys: keys, Logger: d.Logger, Metrics: d.Metrics}),
 		foreign: newForeigners(foreign.Deps{Logger: d.Logger, Metrics: foreign.NewMetrics(d.Metrics)}),
-		loads:   newTally[nodeKey](0),
+		shunned: newShunned(), loads: newTally[nodeKey](0),
 	}
 	p.assignments.Store(new(placement.Assignments))
 	return p, nil
@@ -176,7 +177,12 @@ type inquiry struct {
 func (p *placer) inquire(ctx context.Context, t placement.Triple) inquiry {
 	random := rand.Uint64()
 	i := inquiry{cluster: p.name}
-	if a, ok := p.assignments.Load().Lookup(t, p.secret.Key(t), random); ok {
+	assignments := p.assignments.Load()
+	var exact placement.Key
+	if assignments.ByTriple() {
+		exact = p.secret.Key(t)
+	}
+	if a, ok := assignments.Lookup(t, exact, random); ok {
 		i.cluster, i.assignment = a.Cluster, a
 	} else {
 		// Without any default the routers' own cluster is the default.
@@ -195,7 +201,12 @@ func (p *placer) inquire(ctx context.Context, t placement.Triple) inquiry {
 			p.metrics.lookUps.Inc()
 		}
 	}
-	i.question.Recorded, _ = p.book.Recorded(ctx, i.cluster, key.String())
+	// Whoever holds the client goes before a recorded node: then nobody needs to know which that is.
+	nodes, _ := p.nodes(i.cluster)
+	held := func(n place) bool { return n.ID == i.question.Holder && n.Active }
+	if !slices.ContainsFunc(nodes, held) {
+		i.question.Recorded, _ = p.book.Recorded(ctx, i.cluster, key.String())
+	}
 	return i
 }
 
@@ -207,11 +218,21 @@ func (p *placer) choose(i inquiry, tried map[string]bool) (destination, error) {
 	if !ok {
 		return d, fmt.Errorf("cluster %q: %w", i.cluster, errUnassigned)
 	}
+	now := time.Now()
+	passed := false // a node that would do is shunned
 	for _, n := range nodes {
 		n.Active = n.Active && !tried[n.ID]
+		if n.Active && p.shunned.has(nodeKey{i.cluster, n.ID}, now) {
+			n.Active, passed = false, true
+		}
 		d.question.Nodes = append(d.question.Nodes, n.Node)
 	}
-	d.answer = placement.Choose(d.question)
+	if d.answer = placement.Choose(d.question); d.answer.Why == placement.None && passed {
+		for k, n := range nodes {
+			d.question.Nodes[k].Active = n.Active && !tried[n.ID]
+		}
+		d.answer = placement.Choose(d.question)
+	}
 	if d.answer.Why == placement.None {
 		return d, fmt.Errorf("cluster %q: %w", i.cluster, errNoNode)
 	}

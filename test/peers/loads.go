@@ -29,6 +29,7 @@ func loads() []load {
 	all = append(all, byGateways()...)
 	all = append(all, fanOut()...)
 	all = append(all, connecting()...)
+	all = append(all, proxied()...)
 	return append(all, moving())
 }
 
@@ -95,6 +96,22 @@ func connecting() []load {
 	return []load{at(report.Connect, 1000), at(report.ConnectFast, 4000)}
 }
 
+// proxied are clients that know a proxy only. The node behind is one for pairs, which mosquitto would not connect over
+// several.
+func proxied() []load {
+	const messages, clients = "Pairs of clients behind a proxy", "Connecting 6,000 clients behind a proxy, each with one subscription"
+	beside := []systems.System{systems.Router(1), systems.HAProxy(1), systems.Mosquitto(), systems.BeelineBehindRouter(1), systems.Beeline(1, false)}
+	connect := newLoad(report.ConnectProxied, clients, report.RateTitle(1000), systems.Router(3), systems.HAProxy(3),
+		systems.Mosquitto(), systems.BeelineBehindRouter(3), systems.Beeline(3, false))
+	connect.Scenario, connect.Rate = "connect", 1000
+	connect.args = []string{"--clients", "6000", "--rate", "1000", "--hold", "5s"}
+	list := []load{pairs(messages, report.Proxied, 0, 3000, beside...), pairs(messages, report.Proxied, 0, 15000, beside...), connect}
+	for i := range list {
+		list[i].Proxied = true
+	}
+	return list
+}
+
 func moving() load {
 	l := newLoad(report.Move, "Moving 1,000 connected clients to the next node", "500/s", systems.Beeline(3, false), systems.NATS(3))
 	l.Scenario, l.Rate = "move", 500
@@ -108,7 +125,7 @@ func pairs(group, where string, qos, rate int, list ...systems.System) load {
 	l := newLoad(report.PairsName(where, qos, rate), group, title, list...)
 	l.Scenario, l.Rate, l.directed = "pairs", float64(rate), where == report.Directed
 	shift := "1"
-	if where == report.Same {
+	if where == report.Same || where == report.Proxied {
 		shift = "0"
 	}
 	l.args = []string{"--pairs", "60", "--size", "64", "--window", "64", "--qos", strconv.Itoa(qos), "--rate", strconv.Itoa(rate)}

@@ -40,7 +40,7 @@ func TestEveryTargetHasItsRowsAmongTheLoads(t *testing.T) {
 			t.Errorf("%s %s: %+v", v.ID, v.What, v)
 		}
 	}
-	for _, id := range []string{"P1", "P2", "P4", "P5", "P6", "P7", "P8", "P9"} {
+	for _, id := range []string{"P1", "P2", "P4", "P5", "P6", "P7", "P8", "P9", "P11"} {
 		if !slices.ContainsFunc(all, func(v report.Verdict) bool { return v.ID == id }) {
 			t.Errorf("nothing is measured for %s", id)
 		}
@@ -54,7 +54,8 @@ func TestLoadsHaveNamesOfTheirOwnAndASystemToCompareWith(t *testing.T) {
 			t.Errorf("two loads are called %s", l.Name)
 		}
 		names[l.Name] = true
-		if l.One != report.Ours && l.One != report.OursAlone || !slices.Contains(l.Systems, l.One) {
+		ours := []string{report.Ours, report.OursAlone, report.RouterAlone, report.RouterMany}
+		if !slices.Contains(ours, l.One) || !slices.Contains(l.Systems, l.One) {
 			t.Errorf("%s is compared with %q, of %q", l.Name, l.One, l.Systems)
 		}
 		if len(l.Systems) != len(l.systems) {
@@ -81,6 +82,8 @@ func TestClientsAreSentToTheNodesOfTheirLoad(t *testing.T) {
 		{report.PairsName(report.Cross, 1, 3000), "--broker mqtt://a,mqtt://b,mqtt://c --pairs 60 --size 64 --window 64 --qos 1 --rate 3000 --shift 1"},
 		{report.PairsName(report.Same, 0, 0), "--broker mqtt://a,mqtt://b,mqtt://c --pairs 60 --size 64 --window 64 --qos 0 --rate 0 --shift 0"},
 		{report.PairsName(report.Directed, 0, 15000), "--broker mqtt://a --to mqtt://b --pairs 60 --size 64 --window 64 --qos 0 --rate 15000"},
+		{report.PairsName(report.Proxied, 0, 15000), "--broker mqtt://a,mqtt://b,mqtt://c --pairs 60 --size 64 --window 64 --qos 0 --rate 15000 --shift 0"},
+		{report.ConnectProxied, "--broker mqtt://a,mqtt://b,mqtt://c --clients 6000 --rate 1000 --hold 5s"},
 		{report.FanOut, "--broker mqtt://a,mqtt://b,mqtt://c --subscribers 1000 --rate 10 --qos 0 --size 64"},
 		{report.ConnectFast, "--broker mqtt://a,mqtt://b,mqtt://c --clients 6000 --rate 4000 --hold 5s"},
 		{report.Move, "--broker mqtt://a,mqtt://b,mqtt://c --clients 1000 --rate 500"},

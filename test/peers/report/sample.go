@@ -21,6 +21,8 @@ type Load struct {
 	// Systems are the names of those that are put under it, One is the one whose figures are 1 in ratios.
 	Systems []string
 	One     string
+	// Proxied says that clients know a proxy only, whose figures are told apart.
+	Proxied bool
 }
 
 // Quantiles are those of a duration, in microseconds.
@@ -125,12 +127,14 @@ type Figure struct {
 	Rounds int
 	// CPU is that of all server processes, Generator that of the load, in microseconds for an operation.
 	CPU, Generator float64
+	// ProxyCPU and StoreCPU are the parts of CPU that proxies and etcd have used.
+	ProxyCPU, StoreCPU float64
 	// P50 and P99 are latencies, ClosedP99 of the end of the older connection, in milliseconds.
 	P50, P99, ClosedP99 float64
 	// Rate is operations a second.
 	Rate float64
-	// Memory is bytes for a connection in all processes, Gateway in those that clients connect to.
-	Memory, Gateway                                        float64
+	// Memory is bytes for a connection in all processes, Front in those that clients connect to.
+	Memory, Front                                          float64
 	Lost, Doubled, OutOfOrder, Corrupt, Refused, TwoOwners int64
 	// Mesh is the worst of the rounds, nil when it is not known.
 	Mesh *Mesh
@@ -173,7 +177,9 @@ func ofRounds(row []Sample) Figure {
 		ClosedP99: median(row, func(r Result) float64 { return r.Closed.P99 / 1000 }),
 		Rate:      median(row, func(r Result) float64 { return r.DeliveryRate }),
 		Memory:    median(row, func(r Result) float64 { return r.MemoryPerConnection }),
-		Gateway:   median(row, frontMemory),
+		Front:     median(row, frontMemory),
+		ProxyCPU:  median(row, func(r Result) float64 { return cpuOf(r, proxies()...) }),
+		StoreCPU:  median(row, func(r Result) float64 { return cpuOf(r, "etcd") }),
 	}
 	for _, s := range row {
 		r := s.Result
@@ -201,19 +207,36 @@ func median(row []Sample, of func(Result) float64) float64 {
 	return values[middle]
 }
 
-// frontMemory is the part of the memory for a connection that is in gateways, the whole where there are none.
-func frontMemory(r Result) float64 {
-	all, gateways := 0.0, 0.0
+// proxies are the names of processes that stand before brokers.
+func proxies() []string { return []string{"router", "haproxy"} }
+
+// cpuOf is what the processes with some names have used for an operation.
+func cpuOf(r Result, names ...string) float64 {
+	used := 0.0
 	for _, p := range r.Processes {
-		all += p.RSSAfter - p.RSSBefore
-		if p.Name == "gateway" {
-			gateways += p.RSSAfter - p.RSSBefore
+		if slices.Contains(names, p.Name) {
+			used += p.CPUPerOp
 		}
 	}
-	if gateways == 0 || all == 0 {
-		return r.MemoryPerConnection
+	return used
+}
+
+// frontMemory is the part of the memory for a connection that is in the processes that clients connect to: proxies if
+// there are any, else gateways, else all.
+func frontMemory(r Result) float64 {
+	for _, names := range [][]string{proxies(), {"gateway"}} {
+		all, front := 0.0, 0.0
+		for _, p := range r.Processes {
+			all += p.RSSAfter - p.RSSBefore
+			if slices.Contains(names, p.Name) {
+				front += p.RSSAfter - p.RSSBefore
+			}
+		}
+		if front != 0 && all != 0 {
+			return r.MemoryPerConnection * front / all
+		}
 	}
-	return r.MemoryPerConnection * gateways / all
+	return r.MemoryPerConnection
 }
 
 func worse(a, b *Mesh) *Mesh {

@@ -57,7 +57,7 @@ func TestEveryFigureHasItsOwnMedian(t *testing.T) {
 	got := Medians([]Sample{round(1, 3000, 20000), round(2, 1000, 30000), round(3, 2000, 10000)})[Key{"l", "s"}]
 	want := Figure{
 		Rounds: 3, CPU: 2, Generator: 1, P50: 2, P99: 20, ClosedP99: 40, Rate: 200,
-		Memory: 2000, Gateway: 2000,
+		Memory: 2000, Front: 2000,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -99,13 +99,14 @@ func TestRowsOfOtherLoadsAndSystemsAreKeptApart(t *testing.T) {
 	}
 }
 
-func TestMemoryOfGatewaysIsTheirPartOfTheWhole(t *testing.T) {
+func TestMemoryOfGatewaysOrProxiesIsTheirPartOfTheWhole(t *testing.T) {
 	tests := []struct {
 		name      string
 		processes []Process
 		want      float64
 	}{
 		{"with others beside", []Process{{Name: "gateway", RSSBefore: 10, RSSAfter: 40}, {Name: "gateway", RSSAfter: 30}, {Name: "etcd", RSSAfter: 40}}, 600},
+		{"behind a proxy", []Process{{Name: "gateway", RSSAfter: 40}, {Name: "router", RSSBefore: 10, RSSAfter: 30}, {Name: "etcd", RSSAfter: 40}}, 200},
 		{"no gateways", []Process{{Name: "node", RSSAfter: 100}}, 1000},
 		{"nothing grew", []Process{{Name: "gateway", RSSBefore: 5, RSSAfter: 5}}, 1000},
 		{"no processes", nil, 1000},
@@ -116,10 +117,27 @@ func TestMemoryOfGatewaysIsTheirPartOfTheWhole(t *testing.T) {
 				s.Result.MemoryPerConnection = 1000
 				s.Result.Processes = tt.processes
 			})
-			if got := Medians([]Sample{s})[Key{"l", "s"}].Gateway; got != tt.want {
+			if got := Medians([]Sample{s})[Key{"l", "s"}].Front; got != tt.want {
 				t.Errorf("%v bytes, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+func TestWhatProxiesAndEtcdUseIsToldApart(t *testing.T) {
+	for name, tt := range map[string]struct {
+		processes    []Process
+		proxy, store float64
+	}{
+		"a router":  {[]Process{{Name: "router", CPUPerOp: 3}, {Name: "etcd", CPUPerOp: 2}, {Name: "mosquitto", CPUPerOp: 7}}, 3, 2},
+		"HAProxy":   {[]Process{{Name: "mosquitto", CPUPerOp: 7}, {Name: "haproxy", CPUPerOp: 4}}, 4, 0},
+		"no proxy":  {[]Process{{Name: "gateway", CPUPerOp: 5}, {Name: "etcd", CPUPerOp: 1}}, 0, 1},
+		"two at it": {[]Process{{Name: "router", CPUPerOp: 3}, {Name: "router", CPUPerOp: 2}}, 5, 0},
+	} {
+		got := Medians([]Sample{sample("l", "s", 1, func(s *Sample) { s.Result.Processes = tt.processes })})[Key{"l", "s"}]
+		if got.ProxyCPU != tt.proxy || got.StoreCPU != tt.store {
+			t.Errorf("%s: proxies %v, etcd %v; want %v and %v", name, got.ProxyCPU, got.StoreCPU, tt.proxy, tt.store)
+		}
 	}
 }
 

@@ -26,7 +26,7 @@ func Tables(loads []Load, figures Figures) []Table {
 		last := len(tables) - 1
 		if last < 0 || tables[last].Title != l.Group {
 			t := Table{Title: l.Group, Head: []string{"load", "system"}}
-			for _, c := range columns(l.Scenario) {
+			for _, c := range columns(l) {
 				t.Head = append(t.Head, c.head)
 			}
 			tables = append(tables, t)
@@ -46,7 +46,7 @@ func Tables(loads []Load, figures Figures) []Table {
 func cells(l Load, system string, figures Figures) []string {
 	row := []string{l.Title, system}
 	f := figures[Key{l.Name, system}]
-	for _, c := range columns(l.Scenario) {
+	for _, c := range columns(l) {
 		switch {
 		case f.Rounds == 0 && c.head == remarks:
 			row = append(row, f.Failure)
@@ -68,7 +68,7 @@ type column struct {
 // remarks is the head of the column that also says why a row is empty.
 const remarks = "remarks"
 
-func columns(scenario string) []column {
+func columns(l Load) []column {
 	figure := func(head string, of func(Figure) float64) column {
 		return column{head, func(_ Load, f, _ Figure) string { return number(of(f)) }}
 	}
@@ -78,17 +78,32 @@ func columns(scenario string) []column {
 	cpu := func(f Figure) float64 { return f.CPU }
 	p50 := func(f Figure) float64 { return f.P50 }
 	p99 := func(f Figure) float64 { return f.P99 }
+	generator := func(f Figure) float64 { return f.Generator }
 	memory := func(f Figure) float64 { return f.Memory / 1024 }
 	rate := column{"rate", func(l Load, f, _ Figure) string { return rateOf(l.Rate, f.Rate) }}
-	switch scenario {
-	case "connect":
-		gateway := func(f Figure) float64 { return f.Gateway / 1024 }
+	proxy := func(f Figure) float64 { return f.ProxyCPU }
+	front := func(f Figure) float64 { return f.Front / 1024 }
+	switch {
+	case l.Proxied && l.Scenario == "connect":
 		return []column{
-			ratio("CPU", cpu), ratio("memory", memory), figure("CPU, us each", cpu), figure("memory, KiB each", memory),
-			figure("in gateways", gateway), figure("p50, ms", p50), figure("p99, ms", p99), rate,
+			ratio("proxy CPU", proxy), ratio("front memory", front), figure("proxy CPU, us each", proxy),
+			figure("etcd CPU, us", func(f Figure) float64 { return f.StoreCPU }), figure("all CPU, us", cpu),
+			figure("front memory, KiB each", front), figure("p50, ms", p50), figure("p99, ms", p99), rate,
 			{remarks, remark},
 		}
-	case "move":
+	case l.Proxied:
+		return []column{
+			ratio("proxy CPU", proxy), ratio("CPU", cpu), figure("proxy CPU, us", proxy), figure("all CPU, us", cpu),
+			figure("p50, ms", p50), figure("p99, ms", p99), figure("generator, us", generator), rate,
+			{remarks, remark},
+		}
+	case l.Scenario == "connect":
+		return []column{
+			ratio("CPU", cpu), ratio("memory", memory), figure("CPU, us each", cpu), figure("memory, KiB each", memory),
+			figure("in gateways", front), figure("p50, ms", p50), figure("p99, ms", p99), rate,
+			{remarks, remark},
+		}
+	case l.Scenario == "move":
 		return []column{
 			ratio("p50", p50), ratio("p99", p99), figure("p50, ms", p50), figure("p99, ms", p99),
 			figure("old one closed p99, ms", func(f Figure) float64 { return f.ClosedP99 }), figure("CPU, us each", cpu),
@@ -97,7 +112,7 @@ func columns(scenario string) []column {
 	default:
 		return []column{
 			ratio("CPU", cpu), ratio("p99", p99), figure("CPU, us", cpu), figure("p50, ms", p50), figure("p99, ms", p99),
-			figure("generator, us", func(f Figure) float64 { return f.Generator }), rate,
+			figure("generator, us", generator), rate,
 			{remarks, remark},
 		}
 	}

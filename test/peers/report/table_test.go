@@ -38,8 +38,8 @@ func TestConnectingAndMovingHaveFiguresOfTheirOwn(t *testing.T) {
 		{Name: "m", Group: "Moving", Title: "500/s", Scenario: "move", Rate: 500, Systems: []string{"ours"}, One: "ours"},
 	}
 	figures := Figures{
-		{"c", "ours"}:   row(Figure{CPU: 200, P50: 0.5, P99: 2, Rate: 1000, Memory: 10240, Gateway: 9216}),
-		{"c", "theirs"}: row(Figure{CPU: 700, P50: 1, P99: 3, Rate: 900, Memory: 46080, Gateway: 46080, Refused: 2}),
+		{"c", "ours"}:   row(Figure{CPU: 200, P50: 0.5, P99: 2, Rate: 1000, Memory: 10240, Front: 9216}),
+		{"c", "theirs"}: row(Figure{CPU: 700, P50: 1, P99: 3, Rate: 900, Memory: 46080, Front: 46080, Refused: 2}),
 		{"m", "ours"}:   row(Figure{CPU: 300, P50: 1, P99: 4, ClosedP99: 5, TwoOwners: 1, Failure: "it hung"}),
 	}
 	want := []Table{
@@ -62,6 +62,43 @@ func TestConnectingAndMovingHaveFiguresOfTheirOwn(t *testing.T) {
 		{Title: "Targets", Head: []string{"", "what", "target", "figure", "of the target", ""}},
 	}
 	if diff := cmp.Diff(want, Tables(loads, figures)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWhatIsBehindAProxyHasItsFiguresBesideTheWhole(t *testing.T) {
+	loads := []Load{
+		{Name: "p", Group: "Pairs", Title: "QoS 0", Scenario: "pairs", Rate: 3000, Systems: []string{"ours", "none"}, One: "ours", Proxied: true},
+		{Name: "c", Group: "Connecting", Title: "1,000/s", Scenario: "connect", Rate: 1000, Systems: []string{"theirs"}, One: "ours", Proxied: true},
+	}
+	figures := Figures{
+		{"p", "ours"}:   row(Figure{CPU: 20, ProxyCPU: 12, P50: 0.05, P99: 0.4, Generator: 8, Rate: 3000}),
+		{"p", "none"}:   row(Figure{CPU: 10, P50: 0.04, P99: 0.3, Generator: 8, Rate: 3000}),
+		{"c", "ours"}:   row(Figure{ProxyCPU: 100, Front: 10240}),
+		{"c", "theirs"}: row(Figure{CPU: 300, ProxyCPU: 50, StoreCPU: 30, Front: 5120, P50: 1, P99: 3, Rate: 1000}),
+	}
+	want := []Table{
+		{
+			Title: "Pairs",
+			Head: []string{
+				"load", "system", "proxy CPU ratio", "CPU ratio", "proxy CPU, us", "all CPU, us", "p50, ms", "p99, ms", "generator, us",
+				"rate", "remarks",
+			},
+			Rows: [][]string{
+				{"QoS 0", "ours", "1.00", "1.00", "12", "20", "0.05", "0.40", "8", "3,000", ""},
+				{"QoS 0", "none", "0.00", "0.50", "0", "10", "0.04", "0.30", "8", "3,000", ""},
+			},
+		},
+		{
+			Title: "Connecting",
+			Head: []string{
+				"load", "system", "proxy CPU ratio", "front memory ratio", "proxy CPU, us each", "etcd CPU, us", "all CPU, us",
+				"front memory, KiB each", "p50, ms", "p99, ms", "rate", "remarks",
+			},
+			Rows: [][]string{{"1,000/s", "theirs", "0.50", "0.50", "50", "30", "300", "5", "1", "3", "1,000", ""}},
+		},
+	}
+	if diff := cmp.Diff(want, Tables(loads, figures)[:2]); diff != "" {
 		t.Error(diff)
 	}
 }

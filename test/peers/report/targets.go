@@ -13,6 +13,10 @@ const (
 	OursMany  = "Beeline, 9 gateways"
 	NATS      = "NATS, 3 nodes"
 	Mosquitto = "mosquitto, 1 node"
+
+	RouterAlone  = "Beeline's router, 1 mosquitto"
+	RouterMany   = "Beeline's router, 3 mosquitto"
+	HAProxyAlone = "HAProxy, 1 mosquitto"
 )
 
 // Where the two clients of a pair are.
@@ -21,6 +25,7 @@ const (
 	Same     = "same"     // on one node
 	Directed = "directed" // all publishers on the first node, all subscribers on the second
 	Spread   = "spread"   // as Cross, over more nodes
+	Proxied  = "proxied"  // on one node, which they know only the proxy of
 )
 
 // Names of the loads that are no pairs.
@@ -31,6 +36,8 @@ const (
 	Connect     = "connect-1000"
 	ConnectFast = "connect-4000"
 	Move        = "move-500"
+
+	ConnectProxied = "proxied-connect-1000"
 )
 
 // PairsName is the name of a load of pairs. With a rate of 0 they go as fast as they can.
@@ -146,6 +153,9 @@ func (q quantity) show(x float64) string {
 func targets() []target {
 	var (
 		cpu        = quantity{"us", func(f Figure) float64 { return f.CPU }}
+		proxy      = quantity{"us", func(f Figure) float64 { return f.ProxyCPU }}
+		placed     = quantity{"us", func(f Figure) float64 { return f.ProxyCPU + f.StoreCPU }}
+		front      = quantity{"KiB", func(f Figure) float64 { return f.Front / 1024 }}
 		p50        = quantity{"ms", func(f Figure) float64 { return f.P50 }}
 		p99        = quantity{"ms", func(f Figure) float64 { return f.P99 }}
 		memory     = quantity{"KiB", func(f Figure) float64 { return f.Memory / 1024 }}
@@ -201,6 +211,16 @@ func targets() []target {
 	add("P9", "taking over at 500/s: p50", Move, Ours, p50, atMost(3))
 	add("P9", "the same: p99", Move, Ours, p99, atMost(20))
 	add("P9", "the same: ids with two owners", Move, Ours, owners, atMost(0))
+	for _, r := range []struct {
+		rate  int
+		times float64
+	}{{3000, 1.2}, {15000, 2}} {
+		load := PairsName(Proxied, 0, r.rate)
+		add("P11", fmt.Sprintf("router, QoS 0, %s: its CPU, at most %v x that of HAProxy", RateTitle(r.rate), r.times), load, RouterAlone, proxy,
+			within(share{r.times, Key{load, HAProxyAlone}}))
+	}
+	add("P11", "router, connecting at 1,000/s: CPU of the router and etcd", ConnectProxied, RouterMany, placed, atMost(150))
+	add("P11", "router: memory of an idle connection", ConnectProxied, RouterMany, front, atMost(10))
 	return list
 }
 

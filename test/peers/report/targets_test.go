@@ -120,9 +120,27 @@ func TestTargetsAreJudgedByTheirFigures(t *testing.T) {
 		},
 		{
 			"memory",
-			Figures{{Connect, Ours}: row(Figure{Memory: 12 * 1024, Gateway: 1})},
+			Figures{{Connect, Ours}: row(Figure{Memory: 12 * 1024, Front: 1})},
 			"P7", "memory",
 			Verdict{Want: "10 KiB", Got: "12 KiB", Ratio: "1.20", Met: "not met"},
+		},
+		{
+			"a router that takes little more than HAProxy",
+			Figures{{PairsName(Proxied, 0, 3000), RouterAlone}: row(Figure{ProxyCPU: 22, CPU: 99}), {PairsName(Proxied, 0, 3000), HAProxyAlone}: row(Figure{ProxyCPU: 20})},
+			"P11", "router, QoS 0, 3,000/s",
+			Verdict{Want: "24 us", Got: "22 us", Ratio: "0.92", Met: "met"},
+		},
+		{
+			"a router whose etcd takes too much",
+			Figures{{ConnectProxied, RouterMany}: row(Figure{ProxyCPU: 120, StoreCPU: 60})},
+			"P11", "router, connecting",
+			Verdict{Want: "150 us", Got: "180 us", Ratio: "1.20", Met: "not met"},
+		},
+		{
+			"memory of a router",
+			Figures{{ConnectProxied, RouterMany}: row(Figure{Memory: 20 * 1024, Front: 8 * 1024})},
+			"P11", "router: memory",
+			Verdict{Want: "10 KiB", Got: "8 KiB", Ratio: "0.80", Met: "met"},
 		},
 		{
 			"as many as are asked for",

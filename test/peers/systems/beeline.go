@@ -34,15 +34,12 @@ func Beeline(gateways int, mutualTLS bool) System {
 }
 
 func startBeeline(ctx context.Context, r *Running, gateways int, mutualTLS bool) error {
-	at, err := addresses(3 + 3*gateways)
+	at, err := addresses(2 + 3*gateways)
 	if err != nil {
 		return err
 	}
-	etcd := at[0]
-	if err := r.run("etcd", r.program("etcd"), "-synced", "-dir", filepath.Join(r.Dir, "etcd"), "-address", etcd); err != nil {
-		return err
-	}
-	if err := r.await(ctx, func() error { return listens(ctx, etcd) }); err != nil {
+	etcd, err := startEtcd(ctx, r)
+	if err != nil {
 		return err
 	}
 	service := func(name, program, listen, admin string, more ...string) error {
@@ -53,12 +50,12 @@ func startBeeline(ctx context.Context, r *Running, gateways int, mutualTLS bool)
 		}
 		return r.run(name, r.program(program), append(args, trust...)...)
 	}
-	if err := service("session", "session", at[1], at[2], "--session.data", filepath.Join(r.Dir, "store")); err != nil {
+	if err := service("session", "session", at[0], at[1], "--session.data", filepath.Join(r.Dir, "store")); err != nil {
 		return err
 	}
 	for i := range gateways {
 		name := fmt.Sprintf("gateway-%d", i+1)
-		listen, admin, mqtt := at[3+3*i], at[4+3*i], at[5+3*i]
+		listen, admin, mqtt := at[2+3*i], at[3+3*i], at[4+3*i]
 		config, err := r.file(name+".yaml", "gateway: {listeners: [{name: mqtt, address: %q}]}\n", mqtt)
 		if err != nil {
 			return err
@@ -70,6 +67,19 @@ func startBeeline(ctx context.Context, r *Running, gateways int, mutualTLS bool)
 		r.Metrics = append(r.Metrics, "http://"+admin+"/metrics")
 	}
 	return nil
+}
+
+// startEtcd starts an etcd that flushes what it writes, and returns its address when it listens.
+func startEtcd(ctx context.Context, r *Running) (string, error) {
+	at, err := addresses(1)
+	if err != nil {
+		return "", err
+	}
+	r.etcd = at[0]
+	if err := r.run("etcd", r.program("etcd"), "-synced", "-dir", filepath.Join(r.Dir, "etcd"), "-address", r.etcd); err != nil {
+		return "", err
+	}
+	return r.etcd, r.await(ctx, func() error { return listens(ctx, r.etcd) })
 }
 
 // trust are the flags that say how a service and its peers know each other, with its certificate if they need one.

@@ -4,6 +4,7 @@ package systems
 
 import (
 	"context"
+	"fmt"
 	"strings"
 )
 
@@ -15,29 +16,11 @@ func Mosquitto() System {
 	return System{
 		Name: "mosquitto, 1 node",
 		start: func(_ context.Context, r *Running) error {
-			path, err := find("mosquitto")
-			if err != nil {
-				return err
+			at, err := r.mosquittos(1)
+			for _, a := range at {
+				r.Brokers = append(r.Brokers, "mqtt://"+a)
 			}
-			at, err := addresses(1)
-			if err != nil {
-				return err
-			}
-			host, port, _ := strings.Cut(at[0], ":")
-			config, err := r.file("mosquitto.conf", `listener %s %s
-allow_anonymous true
-persistence false
-max_inflight_messages 128
-max_queued_messages 0
-set_tcp_nodelay true
-log_type error
-log_type warning
-`, port, host)
-			if err != nil {
-				return err
-			}
-			r.Brokers = []string{"mqtt://" + at[0]}
-			return r.run("mosquitto", path, "-c", config)
+			return err
 		},
 		version: func(ctx context.Context, _ Env) (string, error) {
 			path, err := find("mosquitto")
@@ -47,4 +30,36 @@ log_type warning
 			return firstLine(ctx, path, "-h") // "mosquitto version 2.0.11"
 		},
 	}
+}
+
+// mosquittos starts nodes that know nothing of each other, and returns where they take clients.
+func (r *Running) mosquittos(nodes int) ([]string, error) {
+	path, err := find("mosquitto")
+	if err != nil {
+		return nil, err
+	}
+	at, err := addresses(nodes)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range at {
+		name := fmt.Sprintf("mosquitto-%d", i+1)
+		host, port, _ := strings.Cut(a, ":")
+		config, err := r.file(name+".conf", `listener %s %s
+allow_anonymous true
+persistence false
+max_inflight_messages 128
+max_queued_messages 0
+set_tcp_nodelay true
+log_type error
+log_type warning
+`, port, host)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.run(name, path, "-c", config); err != nil {
+			return nil, err
+		}
+	}
+	return at, nil
 }

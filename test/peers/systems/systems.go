@@ -57,6 +57,7 @@ type Running struct {
 	// Metrics are the URLs of the nodes' metrics, for systems whose metrics are read: Beeline.
 	Metrics []string
 
+	etcd  string // address of etcd, for systems that have one
 	parts []*process.Process
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -179,6 +180,34 @@ func TestAProgramThatIsNotInstalledIsMissing(t *testing.T) {
 	}
 }
 
+func TestAProxyNeedsWhatIsBehindIt(t *testing.T) {
+	_, missing := Mosquitto().Version(t.Context(), Env{})
+	for s, want := range map[*System]string{new(Router(3)): "Beeline: this commit", new(HAProxy(3)): "HAProxy version "} {
+		version, err := s.Version(t.Context(), Env{})
+		switch {
+		case err == nil && (missing != nil || !strings.HasPrefix(version, want)):
+			t.Errorf("%s is %q; mosquitto: %v", s.Name, version, missing)
+		case err != nil && !errors.Is(err, ErrMissing):
+			t.Errorf("%s: %v", s.Name, err)
+		}
+	}
+}
+
+func TestHAProxyTakesItsConfiguration(t *testing.T) {
+	path, err := find("haproxy")
+	if err != nil {
+		t.Skip(err)
+	}
+	r := &Running{Env: Env{Dir: t.TempDir()}}
+	config, err := r.file("haproxy.cfg", haproxyConfig, "127.0.0.1:1", haproxyServers([]string{"127.0.0.1:2", "127.0.0.1:3"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), path, "-c", "-f", config).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 func TestVersionsAreReadFromPrograms(t *testing.T) {
 	script := filepath.Join(t.TempDir(), "program")
 	if err := os.WriteFile(script, []byte("#!/bin/sh\necho ' program 1.2 '\necho more\nexit 3\n"), 0o700); err != nil {
@@ -218,6 +247,7 @@ func TestSystemsAreNamedWithTheirSize(t *testing.T) {
 	for want, s := range map[string]System{
 		"Beeline, 1 gateway": Beeline(1, false), "Beeline, 3 gateways, mTLS": Beeline(3, true), "NATS, 3 nodes": NATS(3),
 		"broadcast, 6 nodes": Broadcast(6), "mosquitto, 1 node": Mosquitto(),
+		"Beeline's router, 3 mosquitto": Router(3), "HAProxy, 3 mosquitto": HAProxy(3), "Beeline, 3 gateways, router": BeelineBehindRouter(3),
 	} {
 		if s.Name != want {
 			t.Errorf("%q, want %q", s.Name, want)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime/debug"
 
 	"github.com/beeline-mqtt/beeline/internal/config"
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
@@ -39,6 +40,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	spareMemory()
 	r, err := router.New(cfg.Router, router.Deps{Etcd: n.Etcd, Dial: n.Dialer.Dial, Metrics: n.Metrics, Logger: n.Logger})
 	if err != nil {
 		return errors.Join(err, n.Close())
@@ -46,4 +48,16 @@ func run(ctx context.Context) error {
 	r.Register(n.Server)
 	n.Readiness.Add("router", r.Ready)
 	return n.Run(ctx, processors.Part(), lifecycle.Simple("router", r.Run))
+}
+
+// garbage is how much of it, in percent of what is alive, piles up before it is collected. Go's own 100 counts stacks as
+// alive, which are half of what a router holds for an idle client: with it a client costs 1 KiB more. Only clients that
+// come make garbage, and to collect it sooner makes each of them a twentieth dearer.
+const garbage = 50
+
+// spareMemory has it collected sooner, unless whoever started the process has chosen.
+func spareMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbage)
+	}
 }

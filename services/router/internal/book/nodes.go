@@ -9,6 +9,8 @@ import (
 
 	"github.com/maypok86/otter/v2"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 )
 
 const (
@@ -16,6 +18,9 @@ const (
 	mostOperations = 128
 	// readsInFlight is how many transactions read at a time. What is asked for meanwhile goes together in the next.
 	readsInFlight = 4
+	// readPause is between the beginnings of two transactions that read. A read costs etcd and the router more than what
+	// is read: a client that comes alone does not wait, and of many that come at once several are one read.
+	readPause = 4 * time.Millisecond
 	// renewDays is the age of a record from which it is written again although the node is the same. Days are counted
 	// by the calendar, so that a record of yesterday may be a minute old.
 	renewDays = 2
@@ -32,7 +37,9 @@ type nodes struct {
 
 	cache *otter.Cache[string, cached]
 	reads chan *nodeRead
-	queue *writeQueue
+	// nextRead has the time of the next read, unless somebody waits for it.
+	nextRead chan time.Time
+	queue    *writeQueue
 }
 
 // cached is what is known of a client's record.
@@ -55,6 +62,8 @@ type readAnswer struct {
 }
 
 func newNodes(c Config, d Deps, m *metrics) *nodes {
+	next := make(chan time.Time, 1)
+	next <- time.Time{}
 	return &nodes{
 		cfg:     c,
 		deps:    d,
@@ -63,6 +72,8 @@ func newNodes(c Config, d Deps, m *metrics) *nodes {
 		cache:   otter.Must(&otter.Options[string, cached]{MaximumSize: c.CachedNodes}),
 		reads:   make(chan *nodeRead, c.ReadQueue),
 		queue:   newWriteQueue(c.WriteQueue),
+
+		nextRead: next,
 	}
 }
 
@@ -124,17 +135,32 @@ func (n *nodes) ask(ctx context.Context, id string) readAnswer {
 	return readAnswer{outcome: readTimedOut}
 }
 
-// read reads what is asked for until ctx is done.
+// read reads what is asked for until ctx is done. It is several goroutines, of which one gathers at a time.
 func (n *nodes) read(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case first := <-n.reads:
-			if batch := n.gather(first); len(batch) > 0 {
+		case next := <-n.nextRead:
+			batch := n.await(ctx, next)
+			n.nextRead <- time.Now().Add(readPause)
+			if len(batch) > 0 {
 				n.get(ctx, batch)
 			}
 		}
+	}
+}
+
+// await waits until something is asked for, and for the time of the next read.
+func (n *nodes) await(ctx context.Context, next time.Time) []*nodeRead {
+	select {
+	case <-ctx.Done():
+		return nil
+	case first := <-n.reads:
+		if wait := time.Until(next); wait > 0 {
+			lifecycle.Pause(ctx, wait)
+		}
+		return n.gather(first)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 const (
 	writeTimeout = 2 * time.Second
 	// writeDelay is how long a write waits for others that go with it.
-	writeDelay = 20 * time.Millisecond
+	writeDelay = 100 * time.Millisecond
 	retryLeast = 50 * time.Millisecond
 	retryMost  = 2 * time.Second
 	// flushTimeout bounds what is written after Run has been told to end.

@@ -147,6 +147,9 @@ func once[K comparable](m map[K]int, value K, i int) error {
 	return nil
 }
 
+// ByTriple reports whether any assignment is of an ExactTriple. Without one, Lookup does not read its key.
+func (a *Assignments) ByTriple() bool { return len(a.triples) > 0 }
+
 // Lookup is the assignment that is in force for a client: its Cluster is where the client goes, its Rule and Value are
 // why. false: there is none, not even a default. k is the key of t. It does not allocate.
 //

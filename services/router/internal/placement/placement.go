@@ -19,8 +19,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"slices"
+	"sync"
 )
 
 // SecretLen is how many bytes a secret has at least.
@@ -64,14 +66,16 @@ func write(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, form
 
 // Secret makes keys of triples. All routers of one route store have the same one. With another secret every triple has
 // another key: exact assignments and whatever else is stored under keys are not found any more.
-type Secret struct{ bytes []byte }
+type Secret struct{ macs *sync.Pool }
 
 // NewSecret copies the bytes. Fewer than SecretLen are ErrShortSecret.
 func NewSecret(secret []byte) (Secret, error) {
 	if len(secret) < SecretLen {
 		return Secret{}, fmt.Errorf("%w: %d", ErrShortSecret, len(secret))
 	}
-	return Secret{bytes: slices.Clone(secret)}, nil
+	secret = slices.Clone(secret)
+	// To begin with a secret is half of the work.
+	return Secret{macs: &sync.Pool{New: func() any { return hmac.New(sha256.New, secret) }}}, nil
 }
 
 // Format prints that there is a secret and not which.
@@ -102,12 +106,13 @@ func (s Secret) Key(t Triple) Key {
 	b = field(b, t.ClientID)
 	b = field(append(b, flag(t.HasUsername)), username)
 	b = field(append(b, flag(t.HasPassword)), password)
-	mac := hmac.New(sha256.New, s.bytes)
+	mac, _ := s.macs.Get().(hash.Hash)
 	mac.Write(b)
 	clear(b) // The password is in it.
-	var k Key
-	mac.Sum(k[:0])
-	return k
+	b = mac.Sum(b[:0])
+	mac.Reset()
+	s.macs.Put(mac)
+	return Key(b)
 }
 
 func field[T string | []byte](b []byte, v T) []byte {

@@ -40,7 +40,7 @@ func TestAPairCosts(t *testing.T) {
 		name   string
 		client func(*testing.T) link
 		most   int // bytes: with the race detector too, and too few if a buffer were held
-	}{{"TCP", wrapped, 24 << 10}, {"TLS", secure(t), 34 << 10}} {
+	}{{"TCP", wrapped, 20 << 10}, {"TLS", secure(t), 34 << 10}} {
 		t.Run(tc.name, func(t *testing.T) {
 			const pipes = 4
 			p := pool(t, pipes)
@@ -55,7 +55,7 @@ func TestAPairCosts(t *testing.T) {
 			var joined sync.WaitGroup
 			for i := range pairs {
 				joined.Go(func() {
-					splice.Join(ctx, clients[i].near, nodes[i].near, splice.Options{Pool: p, Idle: time.Hour})
+					splice.New(ctx, clients[i].near, nodes[i].near, splice.Options{Pool: p, Idle: time.Hour}).Join()
 				})
 			}
 			for i := range pairs {

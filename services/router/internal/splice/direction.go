@@ -12,14 +12,16 @@ const waiting = 512
 
 // direction passes bytes from one side to the other. Its fields are its goroutine's.
 type direction struct {
-	pair            *pair
+	pair            *Pair
 	from, to        *side
 	passed, spliced int64
 }
 
 // run passes bytes until there are no more, and tells the pair.
-func (d *direction) run() {
-	readErr, writeErr := d.move()
+func (d *direction) run() { d.over(d.move()) }
+
+// over tells the pair why there are no more.
+func (d *direction) over(readErr, writeErr error) {
 	switch {
 	case writeErr != nil:
 		d.pair.end(d.to.failed, fmt.Errorf("write to the %s: %w", d.to.name, writeErr))
@@ -32,17 +34,17 @@ func (d *direction) run() {
 
 // move returns one error when bytes cannot be passed any more; io.EOF, wrapped or not, when there are none.
 func (d *direction) move() (readErr, writeErr error) {
-	switch {
-	case d.from.tcp == nil:
+	if d.from.tcp == nil {
 		return d.copy()
-	case d.to.tcp == nil:
-		for readErr == nil && writeErr == nil {
-			readErr, writeErr = d.copyOnce()
-		}
-		return readErr, writeErr
-	default:
-		return d.splice()
 	}
+	for readErr == nil && writeErr == nil {
+		var n int
+		n, readErr, writeErr = d.copyOnce()
+		if n == chunk && d.to.tcp != nil && readErr == nil && writeErr == nil {
+			readErr, writeErr = d.splice()
+		}
+	}
+	return readErr, writeErr
 }
 
 // count is called for n bytes that have passed.
@@ -53,15 +55,16 @@ func (d *direction) count(n int) {
 	}
 }
 
-// copyOnce waits for bytes of a TCP connection without a buffer, and passes on what has come.
-func (d *direction) copyOnce() (readErr, writeErr error) {
+// copyOnce waits for bytes of a TCP connection without a buffer, and passes on the n bytes that have come, a chunk at most.
+func (d *direction) copyOnce() (n int, readErr, writeErr error) {
 	buffers := d.pair.opts.Pool.buffers
 	b, err := d.from.tcp.ReadPooled(buffers)
 	if err != nil {
-		return err, nil
+		return 0, err, nil
 	}
-	defer buffers.Put(b)
-	return nil, d.write(*b)
+	n, err = len(*b), d.write(*b)
+	buffers.Put(b)
+	return n, nil, err
 }
 
 // copy passes bytes of a connection that only a Read can wait for. One that fills what it was given is followed by one

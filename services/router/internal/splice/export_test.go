@@ -1,4 +1,7 @@
 package splice
 
-// NewPoolWithoutBuffers returns a Pool that panics when a buffer is taken.
-func NewPoolWithoutBuffers(pipes int) *Pool { return &Pool{limit: pipes} }
+// Borrow takes a pipe, as a direction does that passes bytes, until giveBack is called.
+func (p *Pool) Borrow() (giveBack func(), err error) {
+	lent, err := p.lend()
+	return func() { p.takeBack(lent, true) }, err
+}

@@ -27,20 +27,27 @@ func (p pipe) close() {
 	_ = syscall.Close(p.w)
 }
 
-// kernel is a direction between two sockets. It is what ReadFrom of package net does, but for the waiting: here no pipe
-// is held while there is nothing to read.
+// kernel is a direction between two sockets while there is much to read. It is what ReadFrom of package net does, but
+// for the waiting: here nothing is waited for but room.
 type kernel struct {
 	d *direction
 
 	pipe  pipe
-	lent  bool
 	in    int   // bytes in the pipe
-	ended bool  // there are no more to read
+	ended bool  // there are no more to read, ever
+	dry   bool  // there are no more to read now
 	err   error // of the last call
 }
 
-// splice passes bytes without having them in the process; by copying when there is no pipe.
+// splice passes on what there is to read without having it in the process, and returns when there is no more. Without a
+// pipe it does nothing.
 func (d *direction) splice() (readErr, writeErr error) {
+	lent, err := d.pair.opts.Pool.lend()
+	if err != nil {
+		return nil, nil // the caller copies
+	}
+	k := &kernel{d: d, pipe: lent}
+	defer func() { d.pair.opts.Pool.takeBack(k.pipe, k.in == 0) }()
 	from, err := d.from.tcp.SyscallConn()
 	if err != nil {
 		return err, nil
@@ -49,24 +56,18 @@ func (d *direction) splice() (readErr, writeErr error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kernel{d: d}
-	defer k.giveBack()
 	fill, drain := k.fill, k.drain // one allocation each
 	for {
-		k.err = nil
 		err := from.Read(fill)
 		switch {
 		case err != nil: // closed
 			return err, nil
-		case k.ended:
-			return io.EOF, nil
-		case k.err != nil && !k.lent: // no pipe, or none that this socket knows what to do with
-			if readErr, writeErr := d.copyOnce(); readErr != nil || writeErr != nil {
-				return readErr, writeErr
-			}
-			continue
 		case k.err != nil:
 			return k.err, nil
+		case k.ended:
+			return io.EOF, nil
+		case k.dry:
+			return nil, nil
 		}
 		if err := errors.Join(to.Write(drain), k.err); err != nil {
 			return nil, err
@@ -74,23 +75,13 @@ func (d *direction) splice() (readErr, writeErr error) {
 	}
 }
 
-// fill is called when there may be something to read, and says whether there was. When there was not, the pipe goes
-// back.
+// fill reads what there is, and does not wait.
 func (k *kernel) fill(fd uintptr) bool {
-	if !k.lent {
-		if k.pipe, k.err = k.d.pair.opts.Pool.lend(); k.err != nil {
-			return true
-		}
-		k.lent = true
-	}
 	n, err := move(int(fd), k.pipe.w, most)
 	switch {
-	case err == syscall.EAGAIN: //nolint:errorlint // it is an Errno
-		k.giveBack()
-		return false
-	case err == syscall.EINVAL: //nolint:errorlint // it is an Errno
-		k.giveBack()
-		k.err = err
+	// EINVAL: this socket knows nothing to do with a pipe.
+	case err == syscall.EAGAIN, err == syscall.EINVAL: //nolint:errorlint // it is an Errno
+		k.dry = true
 	case err != nil:
 		k.err = err
 	default:
@@ -119,13 +110,6 @@ func (k *kernel) drain(fd uintptr) bool {
 		k.d.spliced += int64(n)
 	}
 	return true
-}
-
-func (k *kernel) giveBack() {
-	if k.lent {
-		k.d.pair.opts.Pool.takeBack(k.pipe, k.in == 0)
-		k.lent = false
-	}
 }
 
 // move is splice(2) between a socket and a pipe. It returns 0 at the end of what there is, and EAGAIN when there is

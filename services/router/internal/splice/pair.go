@@ -36,12 +36,15 @@ func (s *side) abort() {
 	_ = s.conn.Close()
 }
 
-// pair is what the two directions share: how it all ends.
-type pair struct {
-	opts         Options
-	client, node side
-	begun        time.Time
-	last         atomic.Int64 // when a byte has passed last, in nanoseconds since begun
+// Pair is two connections, and what the two directions share: how it all ends.
+type Pair struct {
+	opts             Options
+	client, node     side
+	toNode, toClient direction
+	other            sync.WaitGroup // the goroutine of toClient
+
+	begun time.Time
+	last  atomic.Int64 // when a byte has passed last, in nanoseconds since begun
 
 	// callbacks counts those of the timer and of the context that run or may still begin.
 	callbacks sync.WaitGroup
@@ -55,8 +58,19 @@ type pair struct {
 	over     bool          // both directions have ended: no callback has anything to do
 }
 
+// result closes what is open still.
+func (p *Pair) result() *Result {
+	p.unwatch()
+	_ = p.client.conn.Close()
+	_ = p.node.conn.Close()
+	return &Result{
+		ToNode: p.toNode.passed, ToClient: p.toClient.passed, Spliced: p.toNode.spliced + p.toClient.spliced,
+		Ended: p.ended, Err: p.err,
+	}
+}
+
 // note keeps the first reason.
-func (p *pair) note(why Ended, err error) {
+func (p *Pair) note(why Ended, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended == 0 {
@@ -65,14 +79,14 @@ func (p *pair) note(why Ended, err error) {
 }
 
 // end closes both connections; the directions find out by that.
-func (p *pair) end(why Ended, err error) {
+func (p *Pair) end(why Ended, err error) {
 	p.note(why, err)
 	p.client.abort()
 	p.node.abort()
 }
 
 // closeWrite tells one side that the other has ended what it sends.
-func (p *pair) closeWrite(from, to *side) {
+func (p *Pair) closeWrite(from, to *side) {
 	p.note(from.closed, nil)
 	half, ok := to.conn.(interface{ CloseWrite() error })
 	switch {
@@ -89,7 +103,7 @@ func (p *pair) closeWrite(from, to *side) {
 }
 
 // watch has the pair end when ctx does or nothing passes. unwatch is to follow.
-func (p *pair) watch(ctx context.Context) {
+func (p *Pair) watch(ctx context.Context) {
 	p.callbacks.Add(1)
 	p.forget = context.AfterFunc(ctx, func() {
 		defer p.callbacks.Done()
@@ -103,7 +117,7 @@ func (p *pair) watch(ctx context.Context) {
 }
 
 // unwatch returns when no callback runs any more and none will.
-func (p *pair) unwatch() {
+func (p *Pair) unwatch() {
 	if p.forget() {
 		p.callbacks.Done()
 	}
@@ -117,7 +131,7 @@ func (p *pair) unwatch() {
 }
 
 // linger has the pair end after Options.Linger.
-func (p *pair) linger() {
+func (p *Pair) linger() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lingerBy = time.Since(p.begun) + p.opts.Linger
@@ -126,7 +140,7 @@ func (p *pair) linger() {
 }
 
 // wake has look called after d. The caller holds p.mu.
-func (p *pair) wake(d time.Duration) {
+func (p *Pair) wake(d time.Duration) {
 	if p.timer == nil {
 		p.callbacks.Add(1)
 		p.timer = time.AfterFunc(d, p.look)
@@ -138,7 +152,7 @@ func (p *pair) wake(d time.Duration) {
 }
 
 // look ends the pair if its time is over. It is the one timer's: a byte that passes only says when it did.
-func (p *pair) look() {
+func (p *Pair) look() {
 	defer p.callbacks.Done()
 	if why := p.due(); why != 0 {
 		p.end(why, nil)
@@ -146,7 +160,7 @@ func (p *pair) look() {
 }
 
 // due is why the pair is to end now; 0: it is not, and look is called again.
-func (p *pair) due() Ended {
+func (p *Pair) due() Ended {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.over {
@@ -161,7 +175,7 @@ func (p *pair) due() Ended {
 }
 
 // left is how long the pair may go on as it is, and what ends it then. The caller holds p.mu, and has a limit set.
-func (p *pair) left() (time.Duration, Ended) {
+func (p *Pair) left() (time.Duration, Ended) {
 	now := time.Since(p.begun)
 	idle := p.opts.Idle - (now - time.Duration(p.last.Load()))
 	if p.lingerBy != 0 && (p.opts.Idle <= 0 || p.lingerBy-now < idle) {

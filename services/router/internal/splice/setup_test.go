@@ -1,6 +1,7 @@
 package splice_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -117,7 +118,7 @@ func start(t *testing.T, client, node link, o splice.Options) (wait func() splic
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan splice.Result, 1)
-	go func() { ended <- splice.Join(ctx, client.near, node.near, o) }()
+	go func() { ended <- *splice.New(ctx, client.near, node.near, o).Join() }()
 	wait = func() splice.Result {
 		t.Helper()
 		select {
@@ -159,6 +160,17 @@ func send(t *testing.T, from, to net.Conn) {
 	}
 	if err := <-sent; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// pour passes so much at once that a buffer does not hold it.
+func pour(t *testing.T, from, to net.Conn) {
+	t.Helper()
+	sent, got := random(4<<20), make([]byte, 4<<20)
+	go func() { _, _ = from.Write(sent) }()
+	_ = to.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(to, got); err != nil || !bytes.Equal(got, sent) {
+		t.Fatalf("what was poured does not arrive: %v", err)
 	}
 }
 
