@@ -131,7 +131,7 @@ func (g *Gateway) carryOut(ctx context.Context) {
 	for busy := true; busy; {
 		var tell int
 		_ = g.drainer.do(func(m *drain.Machine) error {
-			tell = m.Step(time.Now(), drain.Scene{Left: g.clientsLeft(), Somewhere: g.somewhere()})
+			tell = m.Step(time.Now(), drain.Scene{Left: g.clientsLeft(), Somewhere: g.somewhere(), Shown: g.shown.Load()})
 			return nil
 		})
 		told := round.Tell(tell, g.moveAway)
@@ -238,7 +238,9 @@ func turnOf(members []cluster.Member, turn uint64) string {
 // showState shows the others whether the gateway drains, until ctx ends. While etcd does not answer it tries again.
 func (g *Gateway) showState(ctx context.Context, inc *cluster.Incarnation) error {
 	shown := inc.Member().State
+	defer g.shown.Store(false)
 	for ctx.Err() == nil {
+		g.shown.Store(shown == cluster.Draining)
 		want, changed := g.drainer.state()
 		if shown == want {
 			select {

@@ -58,6 +58,7 @@ type Gateway struct {
 	life      atomic.Pointer[life]
 	missing   atomic.Pointer[string] // why there is no life
 	drainer   *drainer
+	shown     atomic.Bool          // etcd shows that it drains
 	turns     atomic.Uint64        // clients that were told where to go
 	lost      *cluster.Incarnation // the last one, when it was lost; of the goroutine that lives
 	closed    client.Deps          // for connections that come while there is no incarnation

@@ -10,6 +10,9 @@ import (
 var (
 	// ErrNowhere says that no other gateway takes clients: those who are left stay where they are.
 	ErrNowhere = errors.New("no other gateway takes clients")
+	// ErrUnseen says that the others could not be shown in time that the gateway is draining: whoever was moved would be
+	// sent back.
+	ErrUnseen = errors.New("the other processes could not be shown that the gateway is draining")
 	// ErrDraining says that the gateway is being drained, or has been: then it has no clients to share.
 	ErrDraining = errors.New("the gateway is drained")
 	// ErrEnding says that the gateway's process is about to end.
@@ -62,6 +65,8 @@ type Scene struct {
 	Left int
 	// Somewhere: another gateway takes clients.
 	Somewhere bool
+	// Shown: the others are shown that the gateway is draining.
+	Shown bool
 }
 
 // Progress is how far the last order has come.
@@ -70,7 +75,7 @@ type Progress struct {
 	Order Order
 	// Told is how many clients have been told to go.
 	Told int
-	// Err is why it ended before its time: ErrNowhere.
+	// Err is why it ended before its time: ErrNowhere or ErrUnseen.
 	Err error
 }
 
@@ -112,9 +117,10 @@ func (m *Machine) Left(here int) int {
 	return max(0, left)
 }
 
-// Refuses says that new clients are refused if they can go elsewhere.
+// Refuses says that new clients are refused if they can go elsewhere. Where an order has ended before its time, they are
+// served like those who stay.
 func (m *Machine) Refuses() bool {
-	return m.everybody() && (m.phase == Moving || m.phase == Drained)
+	return m.everybody() && m.err == nil && (m.phase == Moving || m.phase == Drained)
 }
 
 // everybody says that no client is to stay.
@@ -162,9 +168,12 @@ func (m *Machine) Step(now time.Time, s Scene) (tell int) {
 			m.over(now, nil)
 		case !s.Somewhere:
 			m.over(now, ErrNowhere)
-		case now.Sub(m.since) >= m.cfg.Grace:
+		case now.Sub(m.since) < m.cfg.Grace:
+		case s.Shown, m.order.Then == End:
 			m.move(now, s)
 			return m.step(now, s)
+		case now.Sub(m.since) >= m.cfg.Grace+unseen:
+			m.over(now, ErrUnseen)
 		}
 	case Moving:
 		return m.step(now, s)
@@ -176,6 +185,9 @@ func (m *Machine) Step(now time.Time, s Scene) (tell int) {
 	}
 	return 0
 }
+
+// unseen is for how long after the grace others may not have been shown that the gateway is draining.
+const unseen = 10 * time.Second
 
 // Told says how many clients have been told to go since the last Step.
 func (m *Machine) Told(n int) { m.told += n }

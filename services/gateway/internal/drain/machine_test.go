@@ -20,6 +20,7 @@ type hall struct {
 	gone       []time.Time // when those who were told are gone
 	told       []time.Duration
 	nowhere    bool
+	hidden     bool
 	come       func(h *hall) int // how many come in a tick; may be nil
 }
 
@@ -44,7 +45,7 @@ func (h *hall) tick() {
 		h.gone = h.gone[1:]
 		h.here--
 	}
-	n := min(h.Step(h.now, Scene{Left: h.here, Somewhere: !h.nowhere}), h.here-len(h.gone))
+	n := min(h.Step(h.now, Scene{Left: h.here, Somewhere: !h.nowhere, Shown: !h.hidden}), h.here-len(h.gone))
 	for range n {
 		h.gone = append(h.gone, h.now.Add(h.lingers))
 		h.told = append(h.told, h.now.Sub(h.began))
@@ -258,6 +259,43 @@ func TestWithNowhereToGoTheyStay(t *testing.T) {
 				if h.here != 0 {
 					t.Errorf("%d are left after another order", h.here)
 				}
+			}
+		})
+	}
+}
+
+func TestNobodyIsMovedByCommandBeforeTheOthersAreShown(t *testing.T) {
+	cfg := Config{Rate: 10, Timeout: time.Hour, Grace: time.Second, Settle: time.Second}
+	for name, tt := range map[string]struct {
+		order Order
+		shown time.Duration // when; 0: never
+		takes time.Duration
+		ends  Phase
+		told  int
+		err   error
+	}{
+		"late":                     {Order{}, 3 * time.Second, 13 * time.Second, Drained, 100, nil},
+		"never":                    {Order{}, 0, 11 * time.Second, Drained, 0, ErrUnseen},
+		"never, of a rebalance":    {Order{Keep: 10, Then: Resume}, 0, 11 * time.Second, Serving, 0, ErrUnseen},
+		"the end waits for no one": {Order{Then: End}, 0, 11 * time.Second, Drained, 100, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHall(cfg, 100)
+			h.hidden = true
+			h.come = func(h *hall) int {
+				h.hidden = tt.shown == 0 || h.now.Sub(h.began) < tt.shown
+				return 0
+			}
+			h.order(t, tt.order)
+			if took := h.run(t); took < tt.takes || took > tt.takes+3*tick {
+				t.Errorf("it took %v, want %v", took, tt.takes)
+			}
+			h.want(t, tt.ends, tt.told)
+			if err := h.Progress().Err; !errors.Is(err, tt.err) {
+				t.Errorf("Err = %v, want %v", err, tt.err)
+			}
+			if h.Refuses() && tt.err != nil {
+				t.Error("new clients are refused, and sent back by those who do not know")
 			}
 		})
 	}
