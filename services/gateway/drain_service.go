@@ -78,18 +78,18 @@ func (s *drainService) Status(ctx context.Context, _ *gatewayv1.StatusRequest) (
 	return answer, nil
 }
 
-func phaseOf(p drain.Phase) gatewayv1.Phase {
+func phaseOf(p drain.Phase) gatewayv1.DrainPhase {
 	switch p {
 	case drain.Serving:
-		return gatewayv1.Phase_PHASE_SERVING
+		return gatewayv1.DrainPhase_DRAIN_PHASE_SERVING
 	case drain.Grace:
-		return gatewayv1.Phase_PHASE_GRACE
+		return gatewayv1.DrainPhase_DRAIN_PHASE_GRACE
 	case drain.Moving:
-		return gatewayv1.Phase_PHASE_MOVING
+		return gatewayv1.DrainPhase_DRAIN_PHASE_MOVING
 	case drain.Settling:
-		return gatewayv1.Phase_PHASE_SETTLING
+		return gatewayv1.DrainPhase_DRAIN_PHASE_SETTLING
 	case drain.Drained:
-		return gatewayv1.Phase_PHASE_DRAINED
+		return gatewayv1.DrainPhase_DRAIN_PHASE_DRAINED
 	}
-	return gatewayv1.Phase_PHASE_UNSPECIFIED
+	return gatewayv1.DrainPhase_DRAIN_PHASE_UNSPECIFIED
 }

@@ -34,7 +34,7 @@ func (p *process) status(c gatewayv1.DrainServiceClient) *gatewayv1.StatusRespon
 	return s
 }
 
-func (p *process) awaitPhase(c gatewayv1.DrainServiceClient, want gatewayv1.Phase) *gatewayv1.StatusResponse {
+func (p *process) awaitPhase(c gatewayv1.DrainServiceClient, want gatewayv1.DrainPhase) *gatewayv1.StatusResponse {
 	p.t.Helper()
 	var s *gatewayv1.StatusResponse
 	clustertest.Wait(p.t, "its phase is "+want.String(), func() bool {
@@ -54,7 +54,7 @@ func wantCode(t *testing.T, what string, err error, want codes.Code) {
 func TestAGatewayIsDrainedAndResumedByCommand(t *testing.T) {
 	g, other := pair(t, "", nil)
 	c := g.commands()
-	if s := g.status(c); s.GetPhase() != gatewayv1.Phase_PHASE_SERVING || s.GetWeight() != 1 || s.GetClients() != 0 {
+	if s := g.status(c); s.GetPhase() != gatewayv1.DrainPhase_DRAIN_PHASE_SERVING || s.GetWeight() != 1 || s.GetClients() != 0 {
 		t.Errorf("at first: %v", s)
 	}
 	all := []*rawmqtt.Client{g.connect(v5, "a"), g.connect(v3, "b")}
@@ -63,7 +63,7 @@ func TestAGatewayIsDrainedAndResumedByCommand(t *testing.T) {
 	for _, x := range all {
 		moved(t, x, "")
 	}
-	s := g.awaitPhase(c, gatewayv1.Phase_PHASE_DRAINED)
+	s := g.awaitPhase(c, gatewayv1.DrainPhase_DRAIN_PHASE_DRAINED)
 	if s.GetMoved() != 2 || s.GetLeft() != 0 || s.GetClients() != 0 || s.GetResumes() || s.GetStopping() || s.GetTrouble() != "" {
 		t.Errorf("drained: %v", s)
 	}
@@ -85,7 +85,7 @@ func TestAGatewayIsDrainedAndResumedByCommand(t *testing.T) {
 	if v, _ := g.metric("beeline_gateway_draining"); v != 0 {
 		t.Errorf("beeline_gateway_draining is %v", v)
 	}
-	if s := g.status(c); s.GetPhase() != gatewayv1.Phase_PHASE_SERVING || s.GetClients() != 1 || s.GetLeft() != 0 {
+	if s := g.status(c); s.GetPhase() != gatewayv1.DrainPhase_DRAIN_PHASE_SERVING || s.GetClients() != 1 || s.GetLeft() != 0 {
 		t.Errorf("resumed: %v", s)
 	}
 	clustertest.Wait(t, "the other one knows", other.somewhere)
@@ -104,7 +104,7 @@ func TestAGatewayKeepsSomeOfItsClientsAndRefusesNobody(t *testing.T) {
 	wantCode(t, "drain", err, codes.OK)
 	g.showsAs(cluster.Draining)
 	g.connect(v5, "late").ExpectNothing()
-	s := g.awaitPhase(c, gatewayv1.Phase_PHASE_SETTLING)
+	s := g.awaitPhase(c, gatewayv1.DrainPhase_DRAIN_PHASE_SETTLING)
 	if s.GetMoved() < clients-keep || s.GetMoved() > clients-keep+1 || s.GetLeft() != 0 || s.GetKeep() != keep || !s.GetResumes() {
 		t.Errorf("when they have gone: %v", s)
 	}
@@ -124,7 +124,7 @@ func TestARebalancedGatewayResumesByItself(t *testing.T) {
 	a, b := g.connect(v5, "a"), g.connect(v5, "b")
 	_, err := g.commands().Drain(t.Context(), &gatewayv1.DrainRequest{Keep: 1, ResumeAfter: true})
 	wantCode(t, "drain", err, codes.OK)
-	g.awaitPhase(g.commands(), gatewayv1.Phase_PHASE_SERVING)
+	g.awaitPhase(g.commands(), gatewayv1.DrainPhase_DRAIN_PHASE_SERVING)
 	g.showsAs(cluster.Active)
 	clustertest.Wait(t, "one is left", func() bool { return g.clientsLeft() == 1 })
 	gone := 0

@@ -28,7 +28,7 @@ const (
 // Register adds the router's gRPC services to the process's server.
 func (r *Router) Register(s grpc.ServiceRegistrar) {
 	adminv1.RegisterPlacementServiceServer(s, &admin{placer: r.placer})
-	adminv1.RegisterGatewayServiceServer(s, &gateways{placer: r.placer, dial: r.deps.Dial})
+	adminv1.RegisterGatewayServiceServer(s, &gateways{placer: r.placer, fleet: r.fleet})
 }
 
 // admin is the PlacementService.

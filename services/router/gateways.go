@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -15,6 +14,7 @@ import (
 	gatewayv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/gateway/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/rpc"
+	"github.com/beeline-mqtt/beeline/services/router/internal/fleet"
 	"github.com/beeline-mqtt/beeline/services/router/internal/rebalance"
 )
 
@@ -32,20 +32,12 @@ type gateways struct {
 	adminv1.UnimplementedGatewayServiceServer
 
 	placer *placer
-	dial   func(address string) (*grpc.ClientConn, error)
-}
-
-// members are the gateways that are alive, as far as etcd has shown them.
-func (g *gateways) members() []cluster.Member {
-	if v := g.placer.own.view.Load(); v != nil {
-		return v.Members
-	}
-	return nil
+	fleet  *fleet.Fleet
 }
 
 // find returns the gateway with a name.
 func (g *gateways) find(name string) (cluster.Member, error) {
-	for _, m := range g.members() {
+	for _, m := range g.fleet.Gateways() {
 		if name != "" && (name == m.ID || name == m.Address || name == m.MQTT) {
 			return m, nil
 		}
@@ -57,10 +49,9 @@ func (g *gateways) find(name string) (cluster.Member, error) {
 func (g *gateways) ask(ctx context.Context, m cluster.Member, f func(context.Context, gatewayv1.DrainServiceClient) error) error {
 	ctx, cancel := context.WithTimeout(ctx, gatewayTimeout)
 	defer cancel()
-	conn, err := g.dial(m.Address)
+	x, err := g.fleet.Gateway(m.ID)
 	if err == nil {
-		err = f(ctx, gatewayv1.NewDrainServiceClient(conn))
-		_ = conn.Close()
+		err = f(ctx, gatewayv1.NewDrainServiceClient(x.Conn))
 	}
 	switch s := status.Convert(err); s.Code() {
 	case codes.OK:
@@ -97,15 +88,15 @@ func (g *gateways) look(ctx context.Context, m cluster.Member) *adminv1.Gateway 
 
 func stateOf(s *gatewayv1.StatusResponse) adminv1.GatewayState {
 	switch phase := s.GetPhase(); {
-	case phase < gatewayv1.Phase_PHASE_SERVING, phase > gatewayv1.Phase_PHASE_DRAINED:
+	case phase < gatewayv1.DrainPhase_DRAIN_PHASE_SERVING, phase > gatewayv1.DrainPhase_DRAIN_PHASE_DRAINED:
 		return adminv1.GatewayState_GATEWAY_STATE_UNSPECIFIED
-	case phase == gatewayv1.Phase_PHASE_SERVING:
+	case phase == gatewayv1.DrainPhase_DRAIN_PHASE_SERVING:
 		return adminv1.GatewayState_GATEWAY_STATE_ACTIVE
 	case s.GetStopping():
 		return adminv1.GatewayState_GATEWAY_STATE_STOPPING
 	case s.GetResumes():
 		return adminv1.GatewayState_GATEWAY_STATE_REBALANCING
-	case phase == gatewayv1.Phase_PHASE_DRAINED:
+	case phase == gatewayv1.DrainPhase_DRAIN_PHASE_DRAINED:
 		return adminv1.GatewayState_GATEWAY_STATE_DRAINED
 	}
 	return adminv1.GatewayState_GATEWAY_STATE_DRAINING
@@ -113,7 +104,7 @@ func stateOf(s *gatewayv1.StatusResponse) adminv1.GatewayState {
 
 // survey asks all gateways at once.
 func (g *gateways) survey(ctx context.Context) []*adminv1.Gateway {
-	members := g.members()
+	members := g.fleet.Gateways()
 	all := make([]*adminv1.Gateway, len(members))
 	var asking sync.WaitGroup
 	for i, m := range members {

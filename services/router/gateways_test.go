@@ -44,7 +44,7 @@ func (r *rig) startGateway(mqtt string, weight uint32, clients uint64) *gateway 
 		r.t.Fatal(err)
 	}
 	g := &gateway{address: l.Addr().String(), status: &gatewayv1.StatusResponse{
-		Phase: gatewayv1.Phase_PHASE_SERVING, Clients: clients, Weight: weight,
+		Phase: gatewayv1.DrainPhase_DRAIN_PHASE_SERVING, Clients: clients, Weight: weight,
 	}}
 	d := cluster.Deps{Client: r.etcd, Keys: "test", Logger: slog.New(slog.DiscardHandler)}
 	if g.Incarnation, err = cluster.Join(r.t.Context(), d, cluster.IncarnationConfig{
@@ -75,7 +75,7 @@ func (g *gateway) Drain(ctx context.Context, r *gatewayv1.DrainRequest) (*gatewa
 		return nil, g.fails
 	}
 	g.orders = append(g.orders, r)
-	g.status.Phase, g.status.Keep, g.status.Resumes = gatewayv1.Phase_PHASE_MOVING, uint64(r.GetKeep()), r.GetResumeAfter()
+	g.status.Phase, g.status.Keep, g.status.Resumes = gatewayv1.DrainPhase_DRAIN_PHASE_MOVING, uint64(r.GetKeep()), r.GetResumeAfter()
 	g.status.Left = g.status.GetClients() - g.status.GetKeep()
 	return &gatewayv1.DrainResponse{}, g.UpdateState(ctx, cluster.Draining)
 }
@@ -86,7 +86,7 @@ func (g *gateway) Resume(ctx context.Context, _ *gatewayv1.ResumeRequest) (*gate
 	if g.fails != nil {
 		return nil, g.fails
 	}
-	g.status.Phase, g.status.Keep, g.status.Left = gatewayv1.Phase_PHASE_SERVING, 0, 0
+	g.status.Phase, g.status.Keep, g.status.Left = gatewayv1.DrainPhase_DRAIN_PHASE_SERVING, 0, 0
 	return &gatewayv1.ResumeResponse{}, g.UpdateState(ctx, cluster.Active)
 }
 
@@ -124,7 +124,7 @@ func TestGatewaysAreListedWithWhatTheySay(t *testing.T) {
 	newer.set(func() { newer.status.Phase = 99 })
 	g[0].set(func() {
 		g[0].status = &gatewayv1.StatusResponse{
-			Phase: gatewayv1.Phase_PHASE_MOVING, Clients: 5, Keep: 2, Moved: 4, Left: 3, Resumes: true, Trouble: "none",
+			Phase: gatewayv1.DrainPhase_DRAIN_PHASE_MOVING, Clients: 5, Keep: 2, Moved: 4, Left: 3, Resumes: true, Trouble: "none",
 		}
 	})
 	clustertest.Wait(t, "all are known", func() bool { return len(r.placer.own.view.Load().Members) == 4 })
@@ -165,13 +165,13 @@ func TestTheStateOfAGatewayFollowsFromWhatItSays(t *testing.T) {
 		want adminv1.GatewayState
 	}{
 		{&gatewayv1.StatusResponse{}, adminv1.GatewayState_GATEWAY_STATE_UNSPECIFIED},
-		{&gatewayv1.StatusResponse{Phase: gatewayv1.Phase_PHASE_SERVING}, adminv1.GatewayState_GATEWAY_STATE_ACTIVE},
-		{&gatewayv1.StatusResponse{Phase: gatewayv1.Phase_PHASE_GRACE}, adminv1.GatewayState_GATEWAY_STATE_DRAINING},
-		{&gatewayv1.StatusResponse{Phase: gatewayv1.Phase_PHASE_MOVING}, adminv1.GatewayState_GATEWAY_STATE_DRAINING},
-		{&gatewayv1.StatusResponse{Phase: gatewayv1.Phase_PHASE_DRAINED}, adminv1.GatewayState_GATEWAY_STATE_DRAINED},
-		{&gatewayv1.StatusResponse{Phase: gatewayv1.Phase_PHASE_DRAINED, Stopping: true}, adminv1.GatewayState_GATEWAY_STATE_STOPPING},
-		{&gatewayv1.StatusResponse{Phase: gatewayv1.Phase_PHASE_GRACE, Resumes: true}, adminv1.GatewayState_GATEWAY_STATE_REBALANCING},
-		{&gatewayv1.StatusResponse{Phase: gatewayv1.Phase_PHASE_SETTLING, Resumes: true}, adminv1.GatewayState_GATEWAY_STATE_REBALANCING},
+		{&gatewayv1.StatusResponse{Phase: gatewayv1.DrainPhase_DRAIN_PHASE_SERVING}, adminv1.GatewayState_GATEWAY_STATE_ACTIVE},
+		{&gatewayv1.StatusResponse{Phase: gatewayv1.DrainPhase_DRAIN_PHASE_GRACE}, adminv1.GatewayState_GATEWAY_STATE_DRAINING},
+		{&gatewayv1.StatusResponse{Phase: gatewayv1.DrainPhase_DRAIN_PHASE_MOVING}, adminv1.GatewayState_GATEWAY_STATE_DRAINING},
+		{&gatewayv1.StatusResponse{Phase: gatewayv1.DrainPhase_DRAIN_PHASE_DRAINED}, adminv1.GatewayState_GATEWAY_STATE_DRAINED},
+		{&gatewayv1.StatusResponse{Phase: gatewayv1.DrainPhase_DRAIN_PHASE_DRAINED, Stopping: true}, adminv1.GatewayState_GATEWAY_STATE_STOPPING},
+		{&gatewayv1.StatusResponse{Phase: gatewayv1.DrainPhase_DRAIN_PHASE_GRACE, Resumes: true}, adminv1.GatewayState_GATEWAY_STATE_REBALANCING},
+		{&gatewayv1.StatusResponse{Phase: gatewayv1.DrainPhase_DRAIN_PHASE_SETTLING, Resumes: true}, adminv1.GatewayState_GATEWAY_STATE_REBALANCING},
 	} {
 		if got := stateOf(tt.says); got != tt.want {
 			t.Errorf("%v: %v, want %v", tt.says, got, tt.want)
@@ -228,7 +228,7 @@ func TestAGatewayIsDrainedAndResumedThroughTheRouter(t *testing.T) {
 
 func TestGatewaysThatHaveTooManyShareThem(t *testing.T) {
 	_, a, g := manage(t, 300, 200, 100, 50)
-	g[3].set(func() { g[3].status.Phase = gatewayv1.Phase_PHASE_DRAINED })
+	g[3].set(func() { g[3].status.Phase = gatewayv1.DrainPhase_DRAIN_PHASE_DRAINED })
 	want := &adminv1.RebalanceResponse{Shares: []*adminv1.Share{
 		{Gateway: g[0].ID(), Address: g[0].address, Weight: 1, Clients: 300, Target: 200, ToMove: 100},
 		{Gateway: g[1].ID(), Address: g[1].address, Weight: 1, Clients: 200, Target: 200},
@@ -267,7 +267,7 @@ func TestWhatCannotBeRebalanced(t *testing.T) {
 	wantCode(t, "too fast", err, codes.InvalidArgument)
 	g[0].set(func() { g[0].fails = status.Error(codes.Unavailable, "later") })
 	ask("one cannot be told", codes.Unavailable)
-	g[1].set(func() { g[1].status.Phase = gatewayv1.Phase_PHASE_DRAINED })
+	g[1].set(func() { g[1].status.Phase = gatewayv1.DrainPhase_DRAIN_PHASE_DRAINED })
 	ask("one is drained", codes.FailedPrecondition)
 	g[1].set(func() { g[1].status.Phase = 99 })
 	ask("one is a stranger", codes.Unavailable)

@@ -21,68 +21,68 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Phase is what a gateway does with its clients.
-type Phase int32
+// DrainPhase is what a gateway does with its clients.
+type DrainPhase int32
 
 const (
 	// Not given.
-	Phase_PHASE_UNSPECIFIED Phase = 0
+	DrainPhase_DRAIN_PHASE_UNSPECIFIED DrainPhase = 0
 	// It takes clients and moves nobody.
-	Phase_PHASE_SERVING Phase = 1
+	DrainPhase_DRAIN_PHASE_SERVING DrainPhase = 1
 	// It is shown as draining, and serves everybody: those who send clients there have time to notice.
-	Phase_PHASE_GRACE Phase = 2
+	DrainPhase_DRAIN_PHASE_GRACE DrainPhase = 2
 	// Clients are told to go.
-	Phase_PHASE_MOVING Phase = 3
+	DrainPhase_DRAIN_PHASE_MOVING DrainPhase = 3
 	// Those who were to go have been told, and come back elsewhere. It resumes soon.
-	Phase_PHASE_SETTLING Phase = 4
+	DrainPhase_DRAIN_PHASE_SETTLING DrainPhase = 4
 	// Clients have gone, or have been told to; it stays so.
-	Phase_PHASE_DRAINED Phase = 5
+	DrainPhase_DRAIN_PHASE_DRAINED DrainPhase = 5
 )
 
-// Enum value maps for Phase.
+// Enum value maps for DrainPhase.
 var (
-	Phase_name = map[int32]string{
-		0: "PHASE_UNSPECIFIED",
-		1: "PHASE_SERVING",
-		2: "PHASE_GRACE",
-		3: "PHASE_MOVING",
-		4: "PHASE_SETTLING",
-		5: "PHASE_DRAINED",
+	DrainPhase_name = map[int32]string{
+		0: "DRAIN_PHASE_UNSPECIFIED",
+		1: "DRAIN_PHASE_SERVING",
+		2: "DRAIN_PHASE_GRACE",
+		3: "DRAIN_PHASE_MOVING",
+		4: "DRAIN_PHASE_SETTLING",
+		5: "DRAIN_PHASE_DRAINED",
 	}
-	Phase_value = map[string]int32{
-		"PHASE_UNSPECIFIED": 0,
-		"PHASE_SERVING":     1,
-		"PHASE_GRACE":       2,
-		"PHASE_MOVING":      3,
-		"PHASE_SETTLING":    4,
-		"PHASE_DRAINED":     5,
+	DrainPhase_value = map[string]int32{
+		"DRAIN_PHASE_UNSPECIFIED": 0,
+		"DRAIN_PHASE_SERVING":     1,
+		"DRAIN_PHASE_GRACE":       2,
+		"DRAIN_PHASE_MOVING":      3,
+		"DRAIN_PHASE_SETTLING":    4,
+		"DRAIN_PHASE_DRAINED":     5,
 	}
 )
 
-func (x Phase) Enum() *Phase {
-	p := new(Phase)
+func (x DrainPhase) Enum() *DrainPhase {
+	p := new(DrainPhase)
 	*p = x
 	return p
 }
 
-func (x Phase) String() string {
+func (x DrainPhase) String() string {
 	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
 }
 
-func (Phase) Descriptor() protoreflect.EnumDescriptor {
+func (DrainPhase) Descriptor() protoreflect.EnumDescriptor {
 	return file_beeline_gateway_v1_drain_service_proto_enumTypes[0].Descriptor()
 }
 
-func (Phase) Type() protoreflect.EnumType {
+func (DrainPhase) Type() protoreflect.EnumType {
 	return &file_beeline_gateway_v1_drain_service_proto_enumTypes[0]
 }
 
-func (x Phase) Number() protoreflect.EnumNumber {
+func (x DrainPhase) Number() protoreflect.EnumNumber {
 	return protoreflect.EnumNumber(x)
 }
 
-// Deprecated: Use Phase.Descriptor instead.
-func (Phase) EnumDescriptor() ([]byte, []int) {
+// Deprecated: Use DrainPhase.Descriptor instead.
+func (DrainPhase) EnumDescriptor() ([]byte, []int) {
 	return file_beeline_gateway_v1_drain_service_proto_rawDescGZIP(), []int{0}
 }
 
@@ -313,7 +313,7 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 type StatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What it does.
-	Phase Phase `protobuf:"varint,1,opt,name=phase,proto3,enum=beeline.gateway.v1.Phase" json:"phase,omitempty"`
+	Phase DrainPhase `protobuf:"varint,1,opt,name=phase,proto3,enum=beeline.gateway.v1.DrainPhase" json:"phase,omitempty"`
 	// Clients connected, or about to be.
 	Clients uint64 `protobuf:"varint,2,opt,name=clients,proto3" json:"clients,omitempty"`
 	// Clients that are to stay; 0 while it serves.
@@ -364,11 +364,11 @@ func (*StatusResponse) Descriptor() ([]byte, []int) {
 	return file_beeline_gateway_v1_drain_service_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *StatusResponse) GetPhase() Phase {
+func (x *StatusResponse) GetPhase() DrainPhase {
 	if x != nil {
 		return x.Phase
 	}
-	return Phase_PHASE_UNSPECIFIED
+	return DrainPhase_DRAIN_PHASE_UNSPECIFIED
 }
 
 func (x *StatusResponse) GetClients() uint64 {
@@ -441,9 +441,9 @@ const file_beeline_gateway_v1_drain_service_proto_rawDesc = "" +
 	"\rDrainResponse\"\x0f\n" +
 	"\rResumeRequest\"\x10\n" +
 	"\x0eResumeResponse\"\x0f\n" +
-	"\rStatusRequest\"\x81\x02\n" +
-	"\x0eStatusResponse\x12/\n" +
-	"\x05phase\x18\x01 \x01(\x0e2\x19.beeline.gateway.v1.PhaseR\x05phase\x12\x18\n" +
+	"\rStatusRequest\"\x86\x02\n" +
+	"\x0eStatusResponse\x124\n" +
+	"\x05phase\x18\x01 \x01(\x0e2\x1e.beeline.gateway.v1.DrainPhaseR\x05phase\x12\x18\n" +
 	"\aclients\x18\x02 \x01(\x04R\aclients\x12\x12\n" +
 	"\x04keep\x18\x03 \x01(\x04R\x04keep\x12\x14\n" +
 	"\x05moved\x18\x04 \x01(\x04R\x05moved\x12\x12\n" +
@@ -451,14 +451,15 @@ const file_beeline_gateway_v1_drain_service_proto_rawDesc = "" +
 	"\x06weight\x18\x06 \x01(\rR\x06weight\x12\x18\n" +
 	"\aresumes\x18\a \x01(\bR\aresumes\x12\x1a\n" +
 	"\bstopping\x18\b \x01(\bR\bstopping\x12\x18\n" +
-	"\atrouble\x18\t \x01(\tR\atrouble*{\n" +
-	"\x05Phase\x12\x15\n" +
-	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n" +
-	"\rPHASE_SERVING\x10\x01\x12\x0f\n" +
-	"\vPHASE_GRACE\x10\x02\x12\x10\n" +
-	"\fPHASE_MOVING\x10\x03\x12\x12\n" +
-	"\x0ePHASE_SETTLING\x10\x04\x12\x11\n" +
-	"\rPHASE_DRAINED\x10\x052\xfe\x01\n" +
+	"\atrouble\x18\t \x01(\tR\atrouble*\xa4\x01\n" +
+	"\n" +
+	"DrainPhase\x12\x1b\n" +
+	"\x17DRAIN_PHASE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13DRAIN_PHASE_SERVING\x10\x01\x12\x15\n" +
+	"\x11DRAIN_PHASE_GRACE\x10\x02\x12\x16\n" +
+	"\x12DRAIN_PHASE_MOVING\x10\x03\x12\x18\n" +
+	"\x14DRAIN_PHASE_SETTLING\x10\x04\x12\x17\n" +
+	"\x13DRAIN_PHASE_DRAINED\x10\x052\xfe\x01\n" +
 	"\fDrainService\x12L\n" +
 	"\x05Drain\x12 .beeline.gateway.v1.DrainRequest\x1a!.beeline.gateway.v1.DrainResponse\x12O\n" +
 	"\x06Resume\x12!.beeline.gateway.v1.ResumeRequest\x1a\".beeline.gateway.v1.ResumeResponse\x12O\n" +
@@ -479,7 +480,7 @@ func file_beeline_gateway_v1_drain_service_proto_rawDescGZIP() []byte {
 var file_beeline_gateway_v1_drain_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_beeline_gateway_v1_drain_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_beeline_gateway_v1_drain_service_proto_goTypes = []any{
-	(Phase)(0),             // 0: beeline.gateway.v1.Phase
+	(DrainPhase)(0),        // 0: beeline.gateway.v1.DrainPhase
 	(*DrainRequest)(nil),   // 1: beeline.gateway.v1.DrainRequest
 	(*DrainResponse)(nil),  // 2: beeline.gateway.v1.DrainResponse
 	(*ResumeRequest)(nil),  // 3: beeline.gateway.v1.ResumeRequest
@@ -488,7 +489,7 @@ var file_beeline_gateway_v1_drain_service_proto_goTypes = []any{
 	(*StatusResponse)(nil), // 6: beeline.gateway.v1.StatusResponse
 }
 var file_beeline_gateway_v1_drain_service_proto_depIdxs = []int32{
-	0, // 0: beeline.gateway.v1.StatusResponse.phase:type_name -> beeline.gateway.v1.Phase
+	0, // 0: beeline.gateway.v1.StatusResponse.phase:type_name -> beeline.gateway.v1.DrainPhase
 	1, // 1: beeline.gateway.v1.DrainService.Drain:input_type -> beeline.gateway.v1.DrainRequest
 	3, // 2: beeline.gateway.v1.DrainService.Resume:input_type -> beeline.gateway.v1.ResumeRequest
 	5, // 3: beeline.gateway.v1.DrainService.Status:input_type -> beeline.gateway.v1.StatusRequest
