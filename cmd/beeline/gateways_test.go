@@ -112,15 +112,18 @@ func TestADrainIsFollowedToItsEnd(t *testing.T) {
 	}{
 		{"all go", []*adminv1.Gateway{draining, draining, {State: drained, Moved: 3}}, begins + "drained: 3 moved, 0 to move\n", ""},
 		{
-			"all are told, one is slow", []*adminv1.Gateway{draining, {State: drained, Moved: 3, Left: 1}, {State: drained, Moved: 3}},
+			"all are told, one is slow",
+			[]*adminv1.Gateway{draining, {State: drained, Moved: 3, Left: 1}, {State: drained, Moved: 3}},
 			begins + "drained: 3 moved, 1 to move\ndrained: 3 moved, 0 to move\n", "",
 		},
 		{
-			"they have nowhere to go", []*adminv1.Gateway{draining, {State: drained, Moved: 2, Left: 1, Trouble: "nowhere"}},
+			"they have nowhere to go",
+			[]*adminv1.Gateway{draining, {State: drained, Moved: 2, Left: 1, Trouble: "nowhere"}},
 			begins + "drained: 2 moved, 1 to move\n", "nowhere",
 		},
 		{
-			"it is resumed", []*adminv1.Gateway{draining, {State: adminv1.GatewayState_GATEWAY_STATE_ACTIVE, Moved: 2}},
+			"it is resumed",
+			[]*adminv1.Gateway{draining, {State: adminv1.GatewayState_GATEWAY_STATE_ACTIVE, Moved: 2}},
 			begins + "active: 2 moved, 0 to move\n", "somebody has told it something else",
 		},
 		{"it ends", []*adminv1.Gateway{draining, nil}, begins + "unknown: 0 moved, 0 to move\n", "the gateway has ended"},

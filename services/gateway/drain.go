@@ -16,16 +16,6 @@ import (
 // DrainConfig sets how fast clients are moved away.
 type DrainConfig = drain.Config
 
-// What keeps a gateway from being drained.
-var (
-	// ErrNowhere says that no other gateway takes clients.
-	ErrNowhere = drain.ErrNowhere
-	// ErrDraining says that some clients are to go while all are, or have gone.
-	ErrDraining = drain.ErrDraining
-	// ErrEnding says that the gateway has been told to stop.
-	ErrEnding = drain.ErrEnding
-)
-
 // drainer has what a gateway does to be drained. It outlives incarnations.
 type drainer struct {
 	mu      sync.Mutex
@@ -129,9 +119,10 @@ func (g *Gateway) carryOut(ctx context.Context) {
 	defer tick.Stop()
 	began := time.Now()
 	for busy := true; busy; {
+		scene := drain.Scene{Left: g.clientsLeft(), Somewhere: g.somewhere(), Shown: g.shown.Load()}
 		var tell int
 		_ = g.drainer.do(func(m *drain.Machine) error {
-			tell = m.Step(time.Now(), drain.Scene{Left: g.clientsLeft(), Somewhere: g.somewhere(), Shown: g.shown.Load()})
+			tell = m.Step(time.Now(), scene)
 			return nil
 		})
 		told := round.Tell(tell, g.moveAway)

@@ -35,7 +35,7 @@ func (s *drainService) Drain(ctx context.Context, r *gatewayv1.DrainRequest) (*g
 		return nil, status.Error(codes.InvalidArgument, "keep, rate or timeout: too large")
 	}
 	if !s.gateway.somewhere() {
-		return nil, status.Error(codes.FailedPrecondition, ErrNowhere.Error())
+		return nil, status.Error(codes.FailedPrecondition, drain.ErrNowhere.Error())
 	}
 	o := drain.Order{Keep: int(r.GetKeep()), Rate: int(r.GetRate()), Timeout: time.Duration(r.GetTimeoutMs()) * time.Millisecond}
 	if r.GetResumeAfter() {

@@ -88,6 +88,7 @@ type Machine struct {
 	pace  pace      // while Moving
 	most  int       // who are to be told, while Moving; math.MaxInt: whoever is here
 	told  int
+	last  bool // the time is over, and all have been told
 	err   error
 }
 
@@ -159,7 +160,7 @@ func (m *Machine) Resume(now time.Time) error {
 }
 
 // Step goes on with what is under way, and returns how many clients are to be told to go now, at most. Whoever has told
-// them says so with Told.
+// them says so with Told. An order is never over in a Step after which somebody is to be told.
 func (m *Machine) Step(now time.Time, s Scene) (tell int) {
 	switch m.phase {
 	case Grace:
@@ -198,6 +199,7 @@ func (m *Machine) idle(s Scene) bool { return s.Left <= m.order.Keep }
 // move begins to tell clients to go.
 func (m *Machine) move(now time.Time, s Scene) {
 	m.enter(now, Moving)
+	m.last = false
 	n := s.Left - m.order.Keep
 	// Of those who come while some go, none have to go: or clients that find no other gateway would be told again and
 	// again.
@@ -223,18 +225,15 @@ func (m *Machine) move(now time.Time, s Scene) {
 func (m *Machine) step(now time.Time, s Scene) int {
 	after := now.Sub(m.since)
 	switch {
-	case m.idle(s), m.told >= m.most:
+	case m.idle(s), m.told >= m.most, m.last:
 		m.over(now, nil)
 		return 0
 	case !s.Somewhere:
 		m.over(now, ErrNowhere)
 		return 0
 	}
-	n := max(0, min(m.pace.due(after), m.most)-m.told)
-	if after >= m.pace.time {
-		m.over(now, nil)
-	}
-	return n
+	m.last = after >= m.pace.time
+	return max(0, min(m.pace.due(after), m.most)-m.told)
 }
 
 // over ends the order.

@@ -46,6 +46,9 @@ func (h *hall) tick() {
 		h.here--
 	}
 	n := min(h.Step(h.now, Scene{Left: h.here, Somewhere: !h.nowhere, Shown: !h.hidden}), h.here-len(h.gone))
+	if n > 0 && h.Phase() != Moving {
+		panic("clients are to be told when the order is over already")
+	}
 	for range n {
 		h.gone = append(h.gone, h.now.Add(h.lingers))
 		h.told = append(h.told, h.now.Sub(h.began))

@@ -51,7 +51,8 @@ func TestPlans(t *testing.T) {
 		{"no weight counts as one", weighted(of(100, 0), 0, 1), []int{50, 50}, []int{50, 0}},
 		{
 			"as many as there can be", weighted(of(math.MaxInt32, 0), math.MaxUint32, math.MaxUint32),
-			[]int{math.MaxInt32/2 + 1, math.MaxInt32 / 2}, []int{math.MaxInt32 / 2, 0},
+			[]int{math.MaxInt32/2 + 1, math.MaxInt32 / 2},
+			[]int{math.MaxInt32 / 2, 0},
 		},
 	}
 	for _, tt := range tests {
