@@ -29,6 +29,9 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), pubCommand(), subCommand(), benchCommand(), certsCommand(), storeCommand(), placementCommand(), clusterCommand())
+	root.AddCommand(
+		upCommand(), pubCommand(), subCommand(), benchCommand(), certsCommand(), storeCommand(),
+		placementCommand(), clusterCommand(), gatewaysCommand(), rebalanceCommand(),
+	)
 	return root
 }

@@ -54,8 +54,18 @@ func (o *routerOptions) endpoints() error {
 	return nil
 }
 
-// ask connects to the router and has f ask it.
+// ask connects to the router and has f ask it about placement.
 func (o *routerOptions) ask(f func(adminv1.PlacementServiceClient) error) error {
+	return o.connect(func(conn *grpc.ClientConn) error { return f(adminv1.NewPlacementServiceClient(conn)) })
+}
+
+// askGateways connects to the router and has f ask it about gateways.
+func (o *routerOptions) askGateways(f func(adminv1.GatewayServiceClient) error) error {
+	return o.connect(func(conn *grpc.ClientConn) error { return f(adminv1.NewGatewayServiceClient(conn)) })
+}
+
+// connect connects to the router for as long as f lasts.
+func (o *routerOptions) connect(f func(*grpc.ClientConn) error) error {
 	if o.address == "" {
 		if err := o.endpoints(); err != nil {
 			return err
@@ -74,7 +84,7 @@ func (o *routerOptions) ask(f func(adminv1.PlacementServiceClient) error) error 
 	if err != nil {
 		return fmt.Errorf("--router: %w", err)
 	}
-	return errors.Join(f(adminv1.NewPlacementServiceClient(conn)), conn.Close())
+	return errors.Join(f(conn), conn.Close())
 }
 
 // clientOptions are a client as it would connect.

@@ -2,11 +2,9 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
@@ -18,73 +16,142 @@ import (
 // DrainConfig sets how fast clients are moved away.
 type DrainConfig = drain.Config
 
-// ErrNowhere says that no other gateway takes clients.
-var ErrNowhere = drain.ErrNowhere
-
-// draining is what a gateway that is being drained knows about that. It outlives incarnations, and has no way back.
-type draining struct {
-	once   sync.Once
-	begun  chan struct{} // closed when it begins
-	refuse atomic.Bool   // the grace is over: no new clients, if they can go elsewhere
-	turns  atomic.Uint64 // clients that were given directions
+// drainer has what a gateway does to be drained. It outlives incarnations.
+type drainer struct {
+	mu      sync.Mutex
+	machine drain.Machine // guarded by mu
+	changed chan struct{} // closed when the machine has another phase or order, and then another one; guarded by mu
 }
 
-func (d *draining) has() bool {
-	select {
-	case <-d.begun:
-		return true
-	default:
-		return false
+func newDrainer(c DrainConfig) *drainer {
+	return &drainer{machine: drain.New(c), changed: make(chan struct{})}
+}
+
+// do changes the machine, and tells whoever waits if that has changed more than how far it is.
+func (d *drainer) do(f func(m *drain.Machine) error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.machine.Progress()
+	err := f(&d.machine)
+	if after := d.machine.Progress(); after.Phase != before.Phase || after.Order != before.Order {
+		close(d.changed)
+		d.changed = make(chan struct{})
 	}
+	return err
+}
+
+// look returns the machine as it is, and what is closed when it has changed.
+func (d *drainer) look() (m drain.Machine, changed <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.machine, d.changed
+}
+
+func (d *drainer) draining() bool {
+	m, _ := d.look()
+	return m.Draining()
 }
 
 // state is what the others are to see.
-func (d *draining) state() cluster.State {
-	if d.has() {
-		return cluster.Draining
+func (d *drainer) state() (s cluster.State, changed <-chan struct{}) {
+	m, changed := d.look()
+	if m.Draining() {
+		return cluster.Draining, changed
 	}
-	return cluster.Active
+	return cluster.Active, changed
 }
 
-// Drain has the gateway's clients go to other gateways, and waits until they are gone; Config.Drain bounds that. The
-// others see at once that it is draining, and so does whoever asks whether it is ready. While the grace lasts it serves
-// whoever comes; then it refuses new clients, and tells those who are there to go, at a rate. No will is published.
-//
-// ErrNowhere: no other gateway takes clients, and those that are left are served, new ones too. It may be called again.
-// Whatever is returned, the gateway stays draining until its process ends, which Drain leaves to the caller.
-func (g *Gateway) Drain(ctx context.Context) error {
-	g.draining.once.Do(func() {
-		close(g.draining.begun)
-		g.metrics.draining.Set(1)
-	})
-	crowd := drain.Crowd[*client.Client]{Left: g.clientsLeft, All: g.clientsHere, Tell: g.moveAway, Somewhere: g.somewhere}
-	if g.clientsLeft() > 0 && !g.somewhere() {
-		return ErrNowhere
-	}
-	if !g.draining.refuse.Load() {
-		if err := drain.Wait(ctx, g.cfg.Drain, crowd); err != nil {
-			return err
+// await returns when the order that is under way is over, or with the error of ctx.
+func (d *drainer) await(ctx context.Context) (drain.Progress, error) {
+	for {
+		m, changed := d.look()
+		if !m.Busy() {
+			return m.Progress(), nil
 		}
-		g.draining.refuse.Store(true)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return m.Progress(), context.Cause(ctx)
+		}
 	}
-	return drain.Move(ctx, g.cfg.Drain, crowd)
+}
+
+// order has clients go to other gateways, as o says, and returns at once. The others see that the gateway is draining,
+// and so does whoever asks whether it is ready. While the grace lasts it serves whoever comes; then it tells clients to
+// go, at a rate, and refuses new ones if all are to go. No will is published.
+func (g *Gateway) order(o drain.Order) error {
+	return g.drainer.do(func(m *drain.Machine) error { return m.Begin(time.Now(), o) })
+}
+
+// resume has the gateway take clients again.
+func (g *Gateway) resume() error {
+	return g.drainer.do(func(m *drain.Machine) error { return m.Resume(time.Now()) })
+}
+
+// step is how often some are told: often enough that they are not many at once.
+const step = 20 * time.Millisecond
+
+// moveClients does what has been ordered, until ctx ends.
+func (g *Gateway) moveClients(ctx context.Context) {
+	for ctx.Err() == nil {
+		m, changed := g.drainer.look()
+		draining := 0.0
+		if m.Draining() {
+			draining = 1
+		}
+		g.metrics.draining.Set(draining)
+		if m.Busy() {
+			g.carryOut(ctx)
+			continue
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// carryOut returns when there is nothing to do any more, or with ctx.
+func (g *Gateway) carryOut(ctx context.Context) {
+	round := drain.NewRound(g.clientsHere)
+	defer round.Stop()
+	tick := time.NewTicker(step)
+	defer tick.Stop()
+	began := time.Now()
+	for busy := true; busy; {
+		scene := drain.Scene{Left: g.clientsLeft(), Somewhere: g.somewhere(), Shown: g.shown.Load()}
+		var tell int
+		_ = g.drainer.do(func(m *drain.Machine) error {
+			tell = m.Step(time.Now(), scene)
+			return nil
+		})
+		told := round.Tell(tell, g.moveAway)
+		var p drain.Progress
+		_ = g.drainer.do(func(m *drain.Machine) error {
+			m.Told(told)
+			p, busy = m.Progress(), m.Busy()
+			return nil
+		})
+		if !busy {
+			g.deps.Logger.InfoContext(ctx, "drain is over", slog.Int("moved", p.Told), slog.Int("clients", g.clientsLeft()),
+				slog.Duration("took", time.Since(began)), slog.Bool("takes_clients", p.Phase == drain.Serving), slog.Any("error", p.Err))
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // leave is the orderly way to the end: clients first. What is left of them when it returns is ended with the
 // incarnation.
 func (g *Gateway) leave(ctx context.Context) {
-	if g.cfg.Drain.Timeout == 0 {
+	if g.cfg.Drain.Timeout == 0 || g.order(drain.Order{Then: drain.End}) != nil {
 		return
 	}
-	n, began := g.clientsLeft(), time.Now()
-	err := g.Drain(ctx)
-	switch {
-	case errors.Is(err, ErrNowhere):
-		g.deps.Logger.InfoContext(ctx, "clients are not moved away", slog.Any("because", err), slog.Int("clients", g.clientsLeft()))
-	case err == nil && n > 0:
-		g.deps.Logger.InfoContext(ctx, "clients moved away", slog.Int("clients", n), slog.Int("left", g.clientsLeft()),
-			slog.Duration("took", time.Since(began)))
-	}
+	_, _ = g.drainer.await(ctx)
 }
 
 func (g *Gateway) clientsLeft() int {
@@ -102,7 +169,7 @@ func (g *Gateway) clientsHere() iter.Seq[*client.Client] {
 }
 
 func (g *Gateway) moveAway(c *client.Client) bool {
-	reference := turnOf(g.others(), g.draining.turns.Add(1))
+	reference := turnOf(g.others(), g.turns.Add(1))
 	first := c.Stop(client.Moved(reference))
 	if first {
 		g.metrics.moved.Inc()
@@ -122,14 +189,14 @@ func (g *Gateway) somewhere() bool { return len(g.others()) > 0 }
 
 // refusing is client.Deps.Draining.
 func (g *Gateway) refusing() (reference string, yes bool) {
-	if !g.draining.refuse.Load() {
+	if m, _ := g.drainer.look(); !m.Refuses() {
 		return "", false
 	}
 	others := g.others()
 	if len(others) == 0 {
 		return "", false
 	}
-	return turnOf(others, g.draining.turns.Add(1)), true
+	return turnOf(others, g.turns.Add(1)), true
 }
 
 // turnOf returns the public address whose turn it is: each comes as often as its weight says, all as often when none
@@ -159,29 +226,33 @@ func turnOf(members []cluster.Member, turn uint64) string {
 	return ""
 }
 
-// showDraining shows the others that the gateway drains, when it does, until ctx ends. While etcd does not answer it
-// tries again.
-func (g *Gateway) showDraining(ctx context.Context, inc *cluster.Incarnation) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-g.draining.begun:
-	}
-	for inc.Member().State != cluster.Draining {
+// showState shows the others whether the gateway drains, until ctx ends. While etcd does not answer it tries again.
+func (g *Gateway) showState(ctx context.Context, inc *cluster.Incarnation) error {
+	shown := inc.Member().State
+	defer g.shown.Store(false)
+	for ctx.Err() == nil {
+		g.shown.Store(shown == cluster.Draining)
+		want, changed := g.drainer.state()
+		if shown == want {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
+		}
 		asking, cancel := context.WithTimeout(ctx, showTimeout)
-		err := inc.UpdateState(asking, cluster.Draining)
+		err := inc.UpdateState(asking, want)
 		cancel()
 		if err == nil {
-			break
+			shown = want
+			continue
 		}
+		shown = "" // either
 		if ctx.Err() == nil {
-			g.deps.Logger.WarnContext(ctx, "not shown as draining", slog.Any("error", err))
+			g.deps.Logger.WarnContext(ctx, "state is not shown", slog.String("state", string(want)), slog.Any("error", err))
 		}
-		if !lifecycle.Pause(ctx, incarnationPause) {
-			return nil
-		}
+		lifecycle.Pause(ctx, incarnationPause)
 	}
-	<-ctx.Done()
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/drain"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
@@ -102,6 +103,30 @@ func (p *process) shown() cluster.Member {
 	return m
 }
 
+// showsAs waits until etcd shows a state.
+func (p *process) showsAs(s cluster.State) {
+	p.t.Helper()
+	clustertest.Wait(p.t, "etcd shows it as "+string(s), func() bool { return p.shown().State == s })
+}
+
+// tell orders clients to be moved; carriedOut waits until that is over.
+func (p *process) tell(o drain.Order) {
+	p.t.Helper()
+	if err := p.order(o); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *process) carriedOut(want drain.Progress) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), rawmqtt.Patience)
+	defer cancel()
+	got, err := p.drainer.await(ctx)
+	if err != nil || got.Phase != want.Phase || got.Told != want.Told || !errors.Is(got.Err, want.Err) {
+		p.t.Errorf("carried out to %+v, %v; want %+v", got, err, want)
+	}
+}
+
 // moved expects that a client is told to go, and where.
 func moved(t *testing.T, c *rawmqtt.Client, reference string) {
 	t.Helper()
@@ -127,17 +152,14 @@ func TestADrainedGatewaySendsItsClientsElsewhere(t *testing.T) {
 			}
 			a, b := g.connect(v5, "a"), g.connect(v3, "b")
 			stays := other.connect(v5, "c")
-			drained := make(chan error, 1)
-			go func() { drained <- g.Drain(t.Context()) }()
+			g.tell(drain.Order{})
 			moved(t, a, public)
 			moved(t, b, public)
-			if err := <-drained; err != nil {
-				t.Errorf("Drain = %v", err)
-			}
+			g.carriedOut(drain.Progress{Phase: drain.Drained, Told: 2})
 			if err := g.Ready(); err == nil || err.Error() != "draining" {
 				t.Errorf("Ready = %v", err)
 			}
-			clustertest.Wait(t, "etcd shows it", func() bool { return g.shown().State == cluster.Draining })
+			g.showsAs(cluster.Draining)
 			if other.shown().State != cluster.Active {
 				t.Error("the other one drains too")
 			}
@@ -163,9 +185,8 @@ func TestADrainedGatewaySendsItsClientsElsewhere(t *testing.T) {
 			}
 			stays.ExpectNothing()
 			other.connect(v5, "a").ExpectNothing()
-			if err := g.Drain(t.Context()); err != nil {
-				t.Errorf("the second Drain = %v", err)
-			}
+			g.tell(drain.Order{})
+			g.carriedOut(drain.Progress{Phase: drain.Drained})
 		})
 	}
 }
@@ -237,20 +258,17 @@ func TestWithoutTimeToMoveThemClientsAreToldAtTheEnd(t *testing.T) {
 func TestWhileTheGraceLastsClientsAreServedAndTaken(t *testing.T) {
 	g, _ := pair(t, "", func(c *Config) { c.Drain.Grace, c.Drain.Timeout = time.Hour, 2*time.Hour })
 	a := g.connect(v5, "a")
-	ctx, cancel := context.WithCancel(t.Context())
-	drained := make(chan error, 1)
-	go func() { drained <- g.Drain(ctx) }()
+	g.tell(drain.Order{})
 	g.awaitReason("draining")
-	clustertest.Wait(t, "etcd shows it", func() bool { return g.shown().State == cluster.Draining })
+	g.showsAs(cluster.Draining)
 	g.connect(v3, "b").ExpectNothing()
 	a.ExpectNothing()
-	cancel()
-	if err := <-drained; !errors.Is(err, context.Canceled) {
-		t.Errorf("Drain = %v", err)
+	if err := g.resume(); err != nil {
+		t.Errorf("resume = %v", err)
 	}
+	g.showsAs(cluster.Active)
+	g.awaitReady()
 	a.ExpectNothing()
-	// The end of the test stops it, which would wait for the grace.
-	g.life.Load().close()
 }
 
 func TestClientsThatCanGoNowhereStay(t *testing.T) {
@@ -261,29 +279,25 @@ func TestClientsThatCanGoNowhereStay(t *testing.T) {
 	g := start(t, etcd.Address(), c)
 	g.awaitReady()
 	a := g.connect(v5, "a")
-	if err := g.Drain(t.Context()); !errors.Is(err, ErrNowhere) {
-		t.Errorf("Drain = %v, want %v", err, ErrNowhere)
-	}
+	g.tell(drain.Order{})
+	g.carriedOut(drain.Progress{Phase: drain.Drained, Err: drain.ErrNowhere})
 	a.ExpectNothing()
 	g.connect(v5, "b").ExpectNothing()
 	g.awaitReason("draining")
-	clustertest.Wait(t, "etcd shows it", func() bool { return g.shown().State == cluster.Draining })
+	g.showsAs(cluster.Draining)
 
 	other := start(t, etcd.Address(), testConfig())
 	other.awaitReady()
 	clustertest.Wait(t, "it has seen the other one", g.somewhere)
-	if err := g.Drain(t.Context()); err != nil {
-		t.Errorf("Drain = %v", err)
-	}
+	g.tell(drain.Order{})
 	moved(t, a, "")
 }
 
 func TestANewIncarnationOfADrainedGatewayIsDraining(t *testing.T) {
 	g, _ := pair(t, "gateway-2:1883", nil)
-	if err := g.Drain(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	clustertest.Wait(t, "etcd shows it", func() bool { return g.shown().State == cluster.Draining })
+	g.tell(drain.Order{})
+	g.carriedOut(drain.Progress{Phase: drain.Drained})
+	g.showsAs(cluster.Draining)
 	first := g.life.Load()
 	if _, err := g.etcd.Delete(t.Context(), keys.Member(cluster.Gateway, first.deps.Incarnation)); err != nil {
 		t.Fatal(err)

@@ -21,6 +21,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
+	gatewayv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/gateway/v1"
 	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
@@ -56,7 +57,9 @@ type Gateway struct {
 	door      mesh.Door
 	life      atomic.Pointer[life]
 	missing   atomic.Pointer[string] // why there is no life
-	draining  draining
+	drainer   *drainer
+	shown     atomic.Bool          // etcd shows that it drains
+	turns     atomic.Uint64        // clients that were told where to go
 	lost      *cluster.Incarnation // the last one, when it was lost; of the goroutine that lives
 	closed    client.Deps          // for connections that come while there is no incarnation
 }
@@ -78,7 +81,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if deps.Authorize == nil {
 		deps.Authorize = auth.AllowAll
 	}
-	g := &Gateway{cfg: cfg, deps: deps, draining: draining{begun: make(chan struct{})}}
+	g := &Gateway{cfg: cfg, deps: deps, drainer: newDrainer(cfg.Drain)}
 	var err error
 	if g.listeners, err = listener.ListenAll(cfg.Listeners, cfg.MaxConnections, deps.Logger); err != nil {
 		return nil, err
@@ -98,6 +101,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 // Register adds the gateway's gRPC services to the process's server.
 func (g *Gateway) Register(s grpc.ServiceRegistrar) {
 	meshv1.RegisterMeshServiceServer(s, &g.door)
+	gatewayv1.RegisterDrainServiceServer(s, &drainService{gateway: g})
 }
 
 // Addr returns the address of a listener by its name, nil when there is none.
@@ -131,7 +135,7 @@ func (g *Gateway) Ready() error {
 		return errors.New("not started")
 	case l == nil:
 		return errors.New(*g.missing.Load())
-	case g.draining.has():
+	case g.drainer.draining():
 		return errors.New("draining")
 	case !l.deps.Available():
 		return errors.New("the session service cannot be reached")
@@ -148,6 +152,7 @@ func (g *Gateway) Run(ctx context.Context, address string) error {
 	accepting, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var serving sync.WaitGroup
+	serving.Go(func() { g.moveClients(accepting) })
 	serving.Go(func() {
 		defer stop()
 		select {

@@ -115,7 +115,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
 	err = lifecycle.Run(ctx, stopGrace,
 		lifecycle.Simple("incarnation", func(ctx context.Context) error { return inc.Run(ctx, sessions.AllBlind) }),
-		lifecycle.Simple("state", func(ctx context.Context) error { return g.showDraining(ctx, inc) }),
+		lifecycle.Simple("state", func(ctx context.Context) error { return g.showState(ctx, inc) }),
 		lifecycle.Simple("sessions", sessions.Run),
 		lifecycle.Simple("directory", func(ctx context.Context) error {
 			<-ctx.Done()
@@ -142,9 +142,10 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 // member is what others see of an incarnation.
 func (g *Gateway) member(address string) cluster.Member {
 	mqtt, proxy := g.forRouters(address)
+	state, _ := g.drainer.state()
 	return cluster.Member{
 		Address: address, MQTT: mqtt, Proxy: proxy, Public: g.cfg.PublicAddress,
-		Zone: g.cfg.Zone, Weight: g.cfg.Weight, State: g.draining.state(),
+		Zone: g.cfg.Zone, Weight: g.cfg.Weight, State: state,
 	}
 }
 

@@ -24,7 +24,7 @@ func newMetrics(r prometheus.Registerer) metrics {
 			Name: "beeline_gateway_incarnations_total", Help: "Incarnations that this process has begun.",
 		}),
 		draining: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "beeline_gateway_draining", Help: "1 from when the gateway is drained.",
+			Name: "beeline_gateway_draining", Help: "1 while the gateway is being drained, or has been.",
 		}),
 		moved: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "beeline_gateway_clients_moved_total", Help: "Clients that were told to go to another gateway.",

@@ -40,6 +40,7 @@ type process struct {
 	t       testing.TB
 	metrics *prometheus.Registry
 	etcd    *clientv3.Client
+	grpc    string       // address of the gRPC server
 	stop    func() error // ends it in order; once
 }
 
@@ -79,10 +80,10 @@ func start(t testing.TB, etcdAddress string, c Config, changes ...func(*Deps)) *
 	}
 	server := grpc.NewServer(mesh.ServerOptions()...)
 	p.Register(server)
-	address := serve(t, server)
+	p.grpc = serve(t, server)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx, address) }()
+	go func() { ended <- p.Run(ctx, p.grpc) }()
 	p.stop = sync.OnceValue(func() error {
 		cancel()
 		select {

@@ -17,7 +17,7 @@ import (
 	"github.com/beeline-mqtt/beeline/services/router/internal/placement"
 )
 
-// operator is the role of the certificates of those who may manage placement.
+// operator is the role of the certificates of those who may manage placement and gateways.
 const operator = "operator"
 
 const (
@@ -28,6 +28,7 @@ const (
 // Register adds the router's gRPC services to the process's server.
 func (r *Router) Register(s grpc.ServiceRegistrar) {
 	adminv1.RegisterPlacementServiceServer(s, &admin{placer: r.placer})
+	adminv1.RegisterGatewayServiceServer(s, &gateways{placer: r.placer, fleet: r.fleet})
 }
 
 // admin is the PlacementService.

@@ -18,8 +18,14 @@ import (
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
-// administer connects to the router's services.
+// administer has placement managed at the router.
 func (r *rig) administer() adminv1.PlacementServiceClient {
+	r.t.Helper()
+	return adminv1.NewPlacementServiceClient(r.connect())
+}
+
+// connect connects to the router's services.
+func (r *rig) connect() *grpc.ClientConn {
 	r.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -34,7 +40,7 @@ func (r *rig) administer() adminv1.PlacementServiceClient {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { _ = conn.Close(); s.Stop(); <-served })
-	return adminv1.NewPlacementServiceClient(conn)
+	return conn
 }
 
 func static(name string, addresses ...string) *adminv1.Cluster {

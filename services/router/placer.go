@@ -42,7 +42,7 @@ type placer struct {
 	seen        chan struct{} // closed with the first view of the own cluster
 
 	mu   sync.Mutex
-	next chan struct{} // closed when the book has changed, and then another one; guarded by mu
+	next chan struct{} // closed when the book or the gateways have changed, and then another one; guarded by mu
 }
 
 // newPlacer makes a placer that shows see the gateways of the own cluster, each time they change.
@@ -70,7 +70,8 @@ func (p *placer) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	var errs [2]error
 	wg.Go(func() { errs[0] = p.book.Run(ctx) })
-	wg.Go(func() { errs[1] = p.own.run(ctx, sync.OnceFunc(func() { close(p.seen) })) })
+	first := sync.OnceFunc(func() { close(p.seen) })
+	wg.Go(func() { errs[1] = p.own.run(ctx, func() { first(); p.wake() }) })
 	wg.Wait()
 	return errors.Join(errs[:]...)
 }
@@ -93,6 +94,11 @@ func (p *placer) changed(ctx context.Context) {
 	} else {
 		p.assignments.Store(index)
 	}
+	p.wake()
+}
+
+// wake has those who wait look whether what they wait for is in force.
+func (p *placer) wake() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	close(p.next)
@@ -102,7 +108,7 @@ func (p *placer) changed(ctx context.Context) {
 // showsTimeout is how long a change that is stored may take to be in force here.
 const showsTimeout = time.Second
 
-// shows waits, for a while, until this router itself has taken what was changed in the book: whoever has changed it may ask
+// shows waits, for a while, until this router itself has taken what was changed in etcd: whoever has changed it may ask
 // the same router next.
 func (p *placer) shows(ctx context.Context, is func() bool) {
 	ctx, cancel := context.WithTimeout(ctx, showsTimeout)

@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/cluster/clustertest"
@@ -48,7 +50,7 @@ func start(t *testing.T, etcd *clientv3.Client, changes ...func(*Config)) *rig {
 	}
 	r := &rig{t: t, etcd: etcd, metrics: prometheus.NewRegistry()}
 	var err error
-	r.Router, err = New(c, Deps{Etcd: etcd, Metrics: r.metrics, Logger: slog.New(slog.DiscardHandler)})
+	r.Router, err = New(c, Deps{Etcd: etcd, Dial: dialGateway, Metrics: r.metrics, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,6 +64,10 @@ func start(t *testing.T, etcd *clientv3.Client, changes ...func(*Config)) *rig {
 	t.Cleanup(func() { stop(); running.Wait() })
 	clustertest.Wait(t, "the router is ready", func() bool { return r.Ready() == nil })
 	return r
+}
+
+func dialGateway(address string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 }
 
 func (r *rig) address() string { return r.Addr("mqtt").String() }

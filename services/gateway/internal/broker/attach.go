@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math/rand/v2"
 
 	"github.com/beeline-mqtt/beeline/internal/routes"
 	"github.com/beeline-mqtt/beeline/internal/topic"
@@ -133,12 +134,14 @@ func (b *Broker) Evict(clientID string, epoch uint64, done func()) {
 	})
 }
 
-// Clients yields the connections that are here, attached or about to be. Those that come or go meanwhile may be left out.
+// Clients yields the connections that are here, attached or about to be, beginning anywhere. Those that come or go
+// meanwhile may be left out.
 func (b *Broker) Clients() iter.Seq[*client.Client] {
 	return func(yield func(*client.Client) bool) {
+		first := rand.IntN(shards) // whoever takes only some does not always take the same
 		for i := range shards {
 			var all []*client.Client
-			b.clients.each(i, func(e entry) { all = append(all, e.current) })
+			b.clients.each((first+i)%shards, func(e entry) { all = append(all, e.current) })
 			for _, c := range all {
 				if !yield(c) {
 					return

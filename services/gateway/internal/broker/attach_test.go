@@ -466,4 +466,15 @@ func TestClientsAreThoseWhoAreHere(t *testing.T) {
 			break
 		}
 	}
+	// Whoever takes only the first takes another one each time, or nearly so.
+	first := make(map[*client.Client]bool)
+	for range 200 {
+		for c := range g.Clients() {
+			first[c] = true
+			break
+		}
+	}
+	if len(first) < 50 {
+		t.Errorf("of 200 times, only %d clients come first", len(first))
+	}
 }
