@@ -123,6 +123,8 @@ type State string
 
 // The states of a member.
 const (
+	// Joining: it does not take clients yet.
+	Joining  State = "joining"
 	Active   State = "active"
 	Draining State = "draining"
 )

@@ -226,15 +226,21 @@ func turnOf(members []cluster.Member, turn uint64) string {
 	return ""
 }
 
-// showState shows the others whether the gateway drains, until ctx ends. While etcd does not answer it tries again.
-func (g *Gateway) showState(ctx context.Context, inc *cluster.Incarnation) error {
+// showState shows the others whether the gateway takes clients, or drains, until ctx ends. While etcd does not answer it
+// tries again. Until taking is closed it does not take clients.
+func (g *Gateway) showState(ctx context.Context, inc *cluster.Incarnation, taking <-chan struct{}) error {
 	shown := inc.Member().State
 	defer g.shown.Store(false)
 	for ctx.Err() == nil {
 		g.shown.Store(shown == cluster.Draining)
 		want, changed := g.drainer.state()
+		if want == cluster.Active && taking != nil {
+			want = cluster.Joining
+		}
 		if shown == want {
 			select {
+			case <-taking:
+				taking = nil
 			case <-changed:
 			case <-ctx.Done():
 			}

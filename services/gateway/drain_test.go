@@ -312,3 +312,27 @@ func TestANewIncarnationOfADrainedGatewayIsDraining(t *testing.T) {
 		return rawmqtt.Dial(t, g.address(), v5).Hello("a").ReasonCode == 0x9C
 	})
 }
+
+// Until it takes clients a gateway is not shown as one that does: routers would send clients there, to be refused.
+func TestAGatewayIsActiveWhenItTakesClients(t *testing.T) {
+	etcd := clustertest.StartEtcd(t)
+	g := start(t, etcd.Address(), testConfig())
+	id, _ := g.incarnation()
+	state := func() cluster.State {
+		r, err := g.etcd.Get(t.Context(), keys.Member(cluster.Gateway, id))
+		if err != nil || len(r.Kvs) == 0 {
+			return ""
+		}
+		var m cluster.Member
+		if err := json.Unmarshal(r.Kvs[0].Value, &m); err != nil {
+			t.Fatal(err)
+		}
+		return m.State
+	}
+	if s := state(); s != cluster.Joining {
+		t.Errorf("without a session service it is %q, want joining", s)
+	}
+	startSessions(t, etcd.Address())
+	clustertest.Wait(t, "it is active", func() bool { return state() == cluster.Active })
+	g.connect(v5, "x")
+}

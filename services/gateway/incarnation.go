@@ -30,6 +30,8 @@ type life struct {
 	broker *broker.Broker
 	peers  *peers
 
+	taking chan struct{} // closed when it takes clients
+
 	ctx   context.Context //nolint:containedctx // of the incarnation: its connections end with it
 	end   context.CancelFunc
 	mu    sync.Mutex
@@ -113,9 +115,10 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		Incarnation: inc.ID(), NextSequence: counter(), Metrics: g.metrics.clients, Logger: logger,
 	}}
 	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
+	l.taking = make(chan struct{})
 	err = lifecycle.Run(ctx, stopGrace,
 		lifecycle.Simple("incarnation", func(ctx context.Context) error { return inc.Run(ctx, sessions.AllBlind) }),
-		lifecycle.Simple("state", func(ctx context.Context) error { return g.showState(ctx, inc) }),
+		lifecycle.Simple("state", func(ctx context.Context) error { return g.showState(ctx, inc, l.taking) }),
 		lifecycle.Simple("sessions", sessions.Run),
 		lifecycle.Simple("directory", func(ctx context.Context) error {
 			<-ctx.Done()
@@ -130,7 +133,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		lifecycle.Simple("leases", keeper.Run),
 		lifecycle.Simple("broker", b.Run),
 		lifecycle.Part{Name: "clients", Run: func(ctx context.Context, started func()) error {
-			return g.takeClients(ctx, l, m, started)
+			return g.takeClients(ctx, l, m, keeper, started)
 		}},
 	)
 	if errors.Is(err, cluster.ErrLost) {
@@ -143,6 +146,9 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 func (g *Gateway) member(address string) cluster.Member {
 	mqtt, proxy := g.forRouters(address)
 	state, _ := g.drainer.state()
+	if state == cluster.Active {
+		state = cluster.Joining
+	}
 	return cluster.Member{
 		Address: address, MQTT: mqtt, Proxy: proxy, Public: g.cfg.PublicAddress,
 		Zone: g.cfg.Zone, Weight: g.cfg.Weight, State: state,
@@ -150,7 +156,8 @@ func (g *Gateway) member(address string) cluster.Member {
 }
 
 // takeClients opens the gateway to clients once it has the routes of all older peers, and ends them at the end.
-func (g *Gateway) takeClients(ctx context.Context, l *life, m *mesh.Mesh, started func()) error {
+// The others see that it does when the session service answers it, too.
+func (g *Gateway) takeClients(ctx context.Context, l *life, m *mesh.Mesh, k *lease.Keeper, started func()) error {
 	defer l.close()
 	g.notReady("waiting for the routes of the other gateways")
 	started()
@@ -158,6 +165,11 @@ func (g *Gateway) takeClients(ctx context.Context, l *life, m *mesh.Mesh, starte
 		return err
 	}
 	g.life.Store(l)
+	select {
+	case <-k.Attached():
+		close(l.taking)
+	case <-ctx.Done():
+	}
 	<-ctx.Done()
 	g.notReady("incarnation is ending")
 	g.life.CompareAndSwap(l, nil)

@@ -99,7 +99,8 @@ type Keeper struct {
 	metrics *metrics
 	// attached, and what is written and not answered: how many frames, how many bytes. They change under mu.
 	attached       atomic.Bool
-	fullUntil      atomic.Int64 // Unix time in ns until which the store is taken for full
+	first          chan struct{} // closed when it has been attached once
+	fullUntil      atomic.Int64  // Unix time in ns until which the store is taken for full
 	waiting, bytes atomic.Int64
 
 	mu       sync.Mutex // guards the following; nothing waits under it
@@ -130,7 +131,7 @@ func New(c Config, d Deps) *Keeper {
 	if c.Linger == 0 {
 		c.Linger = 2 * time.Second
 	}
-	k := &Keeper{config: c, deps: d, claims: map[uint64]*claim{}, strays: map[string]uint64{}}
+	k := &Keeper{config: c, deps: d, first: make(chan struct{}), claims: map[uint64]*claim{}, strays: map[string]uint64{}}
 	k.metrics = newMetrics(d.Metrics, k)
 	return k
 }
@@ -208,6 +209,9 @@ func (k *Keeper) end() {
 		}
 	}
 }
+
+// Attached is closed when the keeper has been attached to an active session instance for the first time.
+func (k *Keeper) Attached() <-chan struct{} { return k.first }
 
 // Available says whether the keeper is attached to an active session instance. While it is not, claims wait.
 func (k *Keeper) Available() bool { return k.attached.Load() }

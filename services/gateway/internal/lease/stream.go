@@ -211,6 +211,11 @@ func (k *Keeper) resume(s *stream) {
 	k.refused = k.refused[:0]
 	k.stream = s
 	k.attached.Store(true)
+	select {
+	case <-k.first:
+	default:
+		close(k.first)
+	}
 }
 
 // broke forgets the stream. What was claimed on it and is not wanted any more may have been recorded.
