@@ -317,7 +317,11 @@ func TestANewIncarnationOfADrainedGatewayIsDraining(t *testing.T) {
 func TestAGatewayIsActiveWhenItTakesClients(t *testing.T) {
 	etcd := clustertest.StartEtcd(t)
 	g := start(t, etcd.Address(), testConfig())
-	id, _ := g.incarnation()
+	var id string
+	clustertest.Wait(t, "it has joined", func() bool {
+		id, _ = g.incarnation()
+		return id != ""
+	})
 	state := func() cluster.State {
 		r, err := g.etcd.Get(t.Context(), keys.Member(cluster.Gateway, id))
 		if err != nil || len(r.Kvs) == 0 {
