@@ -96,7 +96,7 @@ func (m *Map[V]) Delete(filter string) {
 // AppendMatches appends the values of all filters that match name to dst, each once. It does not allocate
 // when dst has room.
 func (m *Map[V]) AppendMatches(dst []*V, name string) []*V {
-	if IsDirect(name) {
+	if IsAddressed(name) {
 		return dst
 	}
 	if v := m.exact[name]; v != nil {
@@ -105,10 +105,10 @@ func (m *Map[V]) AppendMatches(dst []*V, name string) []*V {
 	if m.wildcard == 0 {
 		return dst
 	}
-	if !strings.HasPrefix(name, "$") {
+	if !isApart(name) {
 		return m.walk(dst, &m.root, name, true)
 	}
-	// MQTT-4.7.2-1: past the wildcards of the root.
+	// MQTT-4.7.2-1, and groups: past the wildcards of the root.
 	level, rest, more := strings.Cut(name, "/")
 	if child := m.child(&m.root, level); child != nil {
 		dst = m.walk(dst, child, rest, more)

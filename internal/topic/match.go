@@ -5,15 +5,15 @@ import "strings"
 // Match reports whether filter matches name (MQTT 4.7). It is the definition that everything faster is tested
 // against, and what explains a single case to a person; to find the filters that match, use Map.
 //
-// A filter that begins with a wildcard does not match a name that begins with $ (MQTT-4.7.2-1), and nothing
-// matches a direct address. filter is the part of a shared subscription behind its group. Both are expected
+// A filter that begins with a wildcard does not match a name that begins with $ (MQTT-4.7.2-1), or that of a group, and
+// nothing matches the address of a client or a user. filter is the part of a shared subscription behind its group. Both are expected
 // to be valid.
 func Match(filter, name string) bool {
-	if IsDirect(name) {
+	if IsAddressed(name) {
 		return false
 	}
 	want, have := strings.Split(filter, "/"), strings.Split(name, "/")
-	if strings.HasPrefix(name, "$") && (want[0] == "+" || filter == "#") {
+	if isApart(name) && (want[0] == "+" || filter == "#") {
 		return false
 	}
 	for i, level := range want {
@@ -26,3 +26,6 @@ func Match(filter, name string) bool {
 	}
 	return len(want) == len(have)
 }
+
+// isApart reports whether wildcards of the first level do not match name.
+func isApart(name string) bool { return strings.HasPrefix(name, "$") || IsGroup(name) }

@@ -64,13 +64,16 @@ func ValidateName(name string, l Limits) error {
 }
 
 // ValidateFilter says whether filter is an ordinary topic filter that a client may subscribe to: as
-// ValidateName, but with wildcards where MQTT allows them, and not under DirectPrefix (ErrDirect). It takes
-// time linear in len(filter), whatever its depth.
+// ValidateName, but with wildcards where MQTT allows them, and not under DirectPrefix (ErrDirect), GroupPrefix or
+// UserPrefix (ErrManaged). It takes time linear in len(filter), whatever its depth.
 //
 // A filter that begins with $share/ is not treated apart: call ParseShared first.
 func ValidateFilter(filter string, l Limits) error {
-	if IsDirect(filter) {
+	switch {
+	case IsDirect(filter):
 		return ErrDirect
+	case IsGroup(filter), IsUser(filter):
+		return ErrManaged
 	}
 	return validate(filter, l, true)
 }

@@ -95,7 +95,8 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		Routes: table, LookUp: directory.LookUp, Keeper: activeOf(sessions), Metrics: g.metrics.broker, Logger: logger,
 	})
 	keeper := lease.New(lease.Config{
-		Incarnation: inc.ID(), OnEvict: b.Evict, OnForget: b.Forget, OnPublish: b.PublishFor, Holdings: b.Holdings, Ghosts: b.Ghosts,
+		Incarnation: inc.ID(), OnEvict: b.Evict, OnForget: b.Forget, OnPublish: b.PublishFor,
+		OnMembers: b.ChangeMembers, OnManaged: b.SetManaged, Holdings: b.Holdings, Ghosts: b.Ghosts,
 	}, lease.Deps{Sessions: sessions, Metrics: registered, Logger: logger})
 	m, err := mesh.New(mesh.Config{
 		Incarnation: inc.ID(), Revision: inc.Revision(), LinkBytes: int(g.cfg.LinkBytes), RouteAckTimeout: g.cfg.RouteAckTimeout,

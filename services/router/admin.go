@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/admin/v1"
+	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
 	"github.com/beeline-mqtt/beeline/internal/rpc"
 	"github.com/beeline-mqtt/beeline/services/router/internal/book"
 	"github.com/beeline-mqtt/beeline/services/router/internal/foreign"
@@ -29,6 +30,7 @@ const (
 func (r *Router) Register(s grpc.ServiceRegistrar) {
 	adminv1.RegisterPlacementServiceServer(s, &admin{placer: r.placer})
 	adminv1.RegisterGatewayServiceServer(s, &gateways{placer: r.placer, fleet: r.fleet})
+	messagingv1.RegisterGroupServiceServer(s, &groupService{fleet: r.fleet})
 }
 
 // admin is the PlacementService.

@@ -38,6 +38,8 @@ func (st *stream) receive(r *sessionv1.AttachRequest) error {
 		k.Retain(m, func(version uint64, err error) { st.retained(f.Retain.GetRequestId(), version, err) })
 	case *sessionv1.AttachRequest_Published:
 		st.term.published(st, f.Published.GetRequestId(), f.Published.GetFailed())
+	case *sessionv1.AttachRequest_MembersApplied:
+		st.term.spread(st, f.MembersApplied.GetRequestId())
 	}
 	return nil
 }

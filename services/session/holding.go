@@ -11,6 +11,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 	"github.com/beeline-mqtt/beeline/services/session/internal/away"
+	"github.com/beeline-mqtt/beeline/services/session/internal/groups"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store/pebble"
 )
@@ -26,6 +27,7 @@ type holding struct {
 	*away.Keeper
 
 	life    *life
+	groups  *groups.Book
 	store   *pebble.Store
 	running sync.WaitGroup
 }
@@ -63,8 +65,12 @@ func (h *holding) open(ctx context.Context, d desk, revision int64) (base uint64
 	if err := h.claimStore(ctx, revision); err != nil {
 		return 0, err
 	}
+	if h.groups, err = groups.Open(groups.DefaultLimits(), h.store); err != nil {
+		return 0, err
+	}
 	h.Keeper, err = away.New(away.Config{Incarnation: h.life.id}, away.Deps{
 		Store: h.store, Mesh: h.life.mesh, Publish: d.Publish, Forget: d.Forget, Failed: d.Fail,
+		Managed: h.managed,
 		Metrics: s.holders, Logger: s.deps.Logger,
 	})
 	if err != nil {
@@ -94,6 +100,18 @@ func (h *holding) openStore(ctx context.Context, d desk) error {
 			return fmt.Errorf("open store: %w", context.Cause(ctx))
 		}
 	}
+}
+
+// Groups implements kept.
+func (h *holding) Groups() *groups.Book { return h.groups }
+
+// managed is away.Deps.Managed.
+func (h *holding) managed(client, user string) []string {
+	var names []string
+	for _, f := range h.groups.Filters(client, user) {
+		names = append(names, f.Name)
+	}
+	return names
 }
 
 // claimStore refuses a store that is not the cluster's: one in another directory would begin without the sessions.

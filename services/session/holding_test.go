@@ -105,15 +105,20 @@ func (p *peer) publish(topic string) settled {
 		to = p.routes.Match(topic, nil)
 		return len(to) == 1
 	})
-	return p.send(to[0].Peer, mesh.Target{Kind: mesh.TargetMatch}, topic)
+	return p.deliver(to[0].Peer, mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetMatch}, Durable: to[0].Durable}, topic)
 }
 
 func (p *peer) send(l *mesh.Link, to mesh.Target, topic string) settled {
 	p.t.Helper()
+	return p.deliver(l, mesh.Delivery{Target: to}, topic)
+}
+
+func (p *peer) deliver(l *mesh.Link, d mesh.Delivery, topic string) settled {
+	p.t.Helper()
 	p.seq++
 	s := make(settled, 1)
-	m := &message.Message{ID: message.ID{Origin: p.id, Seq: p.seq}, Topic: topic, QoS: 1, Payload: []byte(topic), Publisher: "p"}
-	if !l.Send(mesh.Delivery{Target: to, Message: m}, s) {
+	d.Message = &message.Message{ID: message.ID{Origin: p.id, Seq: p.seq}, Topic: topic, QoS: 1, Payload: []byte(topic), Publisher: "p"}
+	if !l.Send(d, s) {
 		p.t.Fatal("the link does not take it")
 	}
 	return s

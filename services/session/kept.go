@@ -8,6 +8,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/services/session/internal/away"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
+	"github.com/beeline-mqtt/beeline/services/session/internal/groups"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 )
 
@@ -16,6 +17,7 @@ type kept interface {
 	keeper
 	receiver
 	reader
+	grouper
 	// Close is called at the end of the term, when nothing else is called any more. It waits.
 	io.Closer
 }
@@ -60,6 +62,17 @@ type reader interface {
 	Retained(filter string, cursor []byte, limit int) (store.RetainedPage, error)
 	// Inspect shows the session of a client that has one.
 	Inspect(client string) (i away.Inspection, known bool, err error)
+}
+
+// grouper knows who belongs to which group.
+type grouper interface {
+	// Groups is always the same. Of its methods only Store waits, and is not called with the term locked.
+	Groups() *groups.Book
+	// Manage is called when members of groups have changed: the sessions of those who are away follow. done is called
+	// once, when the whole cluster routes accordingly.
+	Manage(members []store.Member, done func())
+	// UserClients has the clients with a session that have connected as a user last, in no order.
+	UserClients(user string) []string
 }
 
 // desk is what a term does for what it keeps. Nothing here waits.

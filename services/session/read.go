@@ -24,14 +24,21 @@ const (
 	pageRetained = 1000
 )
 
-// reading enters a call that reads what the present term keeps; done has to be called at its end, unless there is an
-// error.
+// reading is serving, for calls that read what the present term keeps.
 func (s *Session) reading(ctx context.Context, roles ...string) (r reader, done func(), err error) {
+	t, done, err := s.serving(ctx, roles...)
+	if err != nil {
+		return nil, nil, err
+	}
+	return t.kept, done, nil
+}
+
+// serving enters a call to the present term; done has to be called at its end, unless there is an error.
+func (s *Session) serving(ctx context.Context, roles ...string) (t *term, done func(), err error) {
 	if err := rpc.RequireRole(ctx, roles...); err != nil {
 		return nil, nil, err
 	}
-	t := s.current()
-	if t == nil {
+	if t = s.current(); t == nil {
 		return nil, nil, s.refusal()
 	}
 	t.mu.Lock()
@@ -40,7 +47,7 @@ func (s *Session) reading(ctx context.Context, roles ...string) (r reader, done 
 		return nil, nil, s.refusal()
 	}
 	t.users.Add(1)
-	return t.kept, t.users.Done, nil
+	return t, t.users.Done, nil
 }
 
 // unread is what a caller is told when the store cannot be read.

@@ -48,23 +48,21 @@ func (s *Session) Attach(g grpc.BidiStreamingServer[sessionv1.AttachRequest, ses
 	defer s.streams.Done()
 	ctx, cancel := context.WithCancelCause(g.Context())
 	defer cancel(nil)
-	gateway, err := s.hello(ctx, g)
+	hello, err := s.hello(ctx, g)
 	if err != nil {
 		return err
 	}
+	gateway := hello.GetIncarnation()
 	aliveAt, err := t.checkAlive(ctx, gateway)
 	if err != nil {
 		return err
 	}
 	st := &stream{
-		term: t, gateway: gateway, number: s.numbers.Add(1), aliveAt: aliveAt, grpc: g,
+		term: t, gateway: gateway, managed: hello.GetManagedVersion(), number: s.numbers.Add(1), aliveAt: aliveAt, grpc: g,
 		holdings: make(chan *sessionv1.Holdings, holdingsWaiting),
 		filled:   make(chan struct{}, 1),
 		cancel:   cancel, publishing: map[uint64]func(bool){},
 	}
-	st.push(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Welcome{
-		Welcome: &sessionv1.Welcome{Incarnation: t.instance},
-	}})
 	if err := t.attach(st); err != nil {
 		return err
 	}
@@ -95,7 +93,7 @@ func (s *Session) enter() (*term, error) {
 }
 
 // hello receives the first frame, within its time.
-func (s *Session) hello(ctx context.Context, g grpc.BidiStreamingServer[sessionv1.AttachRequest, sessionv1.AttachResponse]) (string, error) {
+func (s *Session) hello(ctx context.Context, g grpc.BidiStreamingServer[sessionv1.AttachRequest, sessionv1.AttachResponse]) (*sessionv1.Hello, error) {
 	type first struct {
 		r   *sessionv1.AttachRequest
 		err error
@@ -111,17 +109,16 @@ func (s *Session) hello(ctx context.Context, g grpc.BidiStreamingServer[sessionv
 	select {
 	case f := <-got:
 		if f.err != nil {
-			return "", f.err
+			return nil, f.err
 		}
-		id := f.r.GetHello().GetIncarnation()
-		if id == "" {
-			return "", status.Error(codes.InvalidArgument, "the first frame is not a Hello with an incarnation")
+		if f.r.GetHello().GetIncarnation() == "" {
+			return nil, status.Error(codes.InvalidArgument, "the first frame is not a Hello with an incarnation")
 		}
-		return id, nil
+		return f.r.GetHello(), nil
 	case <-timeout.C:
-		return "", status.Error(codes.DeadlineExceeded, "no Hello")
+		return nil, status.Error(codes.DeadlineExceeded, "no Hello")
 	case <-ctx.Done():
-		return "", status.FromContextError(ctx.Err()).Err()
+		return nil, status.FromContextError(ctx.Err()).Err()
 	}
 }
 
@@ -162,6 +159,10 @@ func (t *term) attach(st *stream) error {
 	t.users.Add(1)
 	older := t.streams[st.gateway]
 	t.streams[st.gateway] = st
+	st.outdated = st.managed != t.managedVersion()
+	st.push(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Welcome{
+		Welcome: &sessionv1.Welcome{Incarnation: t.instance, ManagedVersion: t.managedVersion()},
+	}})
 	if t.kept != nil {
 		st.stored = t.kept.Held(st.gateway)
 	}
@@ -190,14 +191,15 @@ func (t *term) detach(st *stream) {
 	}
 }
 
-// response is the frame for an effect.
-func response(e claims.Effect) *sessionv1.AttachResponse {
+// response is the frame for an effect. It needs mu.
+func (t *term) response(e claims.Effect) *sessionv1.AttachResponse {
 	switch e.Kind {
 	case claims.Claimed:
 		c := &sessionv1.Claimed{RequestId: e.Request.ID, Epoch: e.Epoch, FormerHolder: e.Former}
 		if e.Session != nil {
 			c.Session = journal.StateToWire(e.Session)
 		}
+		c.Managed = t.managed(e.Client, e.Request.User)
 		return &sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Claimed{Claimed: c}}
 	case claims.Left:
 		return &sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Released{

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 
 	meshv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1"
+	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
@@ -100,6 +101,7 @@ func New(c Config, d Deps) (*Session, error) {
 func (s *Session) Register(r grpc.ServiceRegistrar) {
 	sessionv1.RegisterSessionServiceServer(r, s)
 	meshv1.RegisterMeshServiceServer(r, &s.door)
+	messagingv1.RegisterGroupServiceServer(r, &groupService{s: s})
 }
 
 // Ready reports why the instance can neither be active nor take the active one's place; nil when it can.

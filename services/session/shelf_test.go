@@ -11,6 +11,7 @@ import (
 	"github.com/beeline-mqtt/beeline/services/session"
 	"github.com/beeline-mqtt/beeline/services/session/internal/away"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
+	"github.com/beeline-mqtt/beeline/services/session/internal/groups"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 )
 
@@ -29,6 +30,9 @@ type shelf struct {
 	closed   bool
 	answers  sync.WaitGroup
 	failOpen error // of the whole
+	book     *groups.Book
+	changes  []store.GroupChange // stored
+	managed  [][]store.Member    // for which Manage was called
 }
 
 func newShelf(t testing.TB) *shelf {
@@ -40,6 +44,11 @@ func (s *shelf) keep(_ context.Context, d session.Desk, _ int64) (session.Kept, 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.desk, s.closed = d, false
+	book, err := groups.Open(groups.DefaultLimits(), (*shelvedGroups)(s))
+	if err != nil {
+		s.t.Error(err)
+	}
+	s.book = book
 	return s, s.base, s.failOpen
 }
 
@@ -77,6 +86,40 @@ func (s *shelf) Held(gateway string) map[string]uint64 {
 		}
 	}
 	return held
+}
+
+func (s *shelf) Groups() *groups.Book { return s.book }
+
+func (s *shelf) Manage(members []store.Member, done func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.managed = append(s.managed, members)
+	s.later(done)
+}
+
+func (s *shelf) UserClients(user string) []string { return []string{"away-of-" + user} }
+
+// shelvedGroups is the store of a shelf's groups, called with mu free, but for the visit.
+type shelvedGroups shelf
+
+func (g *shelvedGroups) ChangeGroup(c store.GroupChange, done func(error)) {
+	s := (*shelf)(g)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.refuse
+	if err == nil {
+		s.changes = append(s.changes, c)
+	}
+	s.later(func() { done(err) })
+}
+
+func (g *shelvedGroups) LoadGroups(visit func(store.GroupChange) error) error {
+	for _, c := range g.changes {
+		if err := visit(c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *shelf) View([]string, uint64) {}

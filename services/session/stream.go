@@ -32,7 +32,10 @@ type stream struct {
 	term     *term
 	gateway  string
 	number   uint64
-	aliveAt  int64 // revision of etcd at which the gateway was seen alive
+	managed  string // the version of managed filters that the gateway has seen last
+	outdated bool   // that was another one; does not change once the stream is attached
+	shown    bool   // it has shown holdings; of the goroutine that compares
+	aliveAt  int64  // revision of etcd at which the gateway was seen alive
 	grpc     grpc.BidiStreamingServer[sessionv1.AttachRequest, sessionv1.AttachResponse]
 	holdings chan *sessionv1.Holdings
 	// stored is what the store named the gateway for when the stream began, less what it has shown. It belongs to
@@ -133,7 +136,7 @@ func (st *stream) read(ctx context.Context) error {
 				return context.Cause(ctx)
 			}
 		case *sessionv1.AttachRequest_Write, *sessionv1.AttachRequest_Settled,
-			*sessionv1.AttachRequest_Retain, *sessionv1.AttachRequest_Published:
+			*sessionv1.AttachRequest_Retain, *sessionv1.AttachRequest_Published, *sessionv1.AttachRequest_MembersApplied:
 			if err := st.receive(r); err != nil {
 				return err
 			}
@@ -148,7 +151,7 @@ func (st *stream) claim(c *sessionv1.Claim) error {
 		return status.Error(codes.InvalidArgument, "claim without a client id")
 	}
 	r := claims.Request{Gateway: st.gateway, Stream: st.number, ID: c.GetRequestId()}
-	r.CleanStart, r.Expiry = c.GetCleanStart(), c.GetSessionExpirySeconds()
+	r.CleanStart, r.Expiry, r.User = c.GetCleanStart(), c.GetSessionExpirySeconds(), c.GetUsername()
 	if c.GetWill() != nil {
 		var err error
 		if r.Will, err = journal.WillFromWire(c.GetWill()); err != nil {
@@ -226,6 +229,7 @@ func (st *stream) compareFrame(ctx context.Context, h *sessionv1.Holdings) bool 
 			st.term.kept.Settled(one.GetClientId(), one.GetEpoch())
 		}
 	}
+	st.term.hold(st, h)
 	for _, ghost := range h.GetGhosts() {
 		st.term.kept.Ghost(ghost.GetClientId(), ghost.GetEpoch())
 	}

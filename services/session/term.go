@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
+	"github.com/beeline-mqtt/beeline/services/session/internal/groups"
 )
 
 // sweepRetry is the pause after a sweep that broke off.
@@ -29,6 +31,8 @@ type term struct {
 	fail context.CancelCauseFunc
 	// users are the goroutines of streams.
 	users sync.WaitGroup
+	// over is closed when the term has ended.
+	over chan struct{}
 	// sweep and wake are signals: they hold one.
 	sweep chan struct{}
 	wake  chan struct{}
@@ -41,6 +45,9 @@ type term struct {
 	armed   time.Time // when run wakes up by itself; zero: not
 	// publishes numbers what gateways are given to publish.
 	publishes uint64
+	// userNames are those of transient clients; members are changes of groups.
+	userNames *groups.Users
+	members   members
 	ended     bool
 }
 
@@ -52,6 +59,9 @@ func newTerm(s *Session, i *cluster.Incarnation) *term {
 		sweep:     make(chan struct{}, 1),
 		wake:      make(chan struct{}, 1),
 		streams:   map[string]*stream{},
+		userNames: groups.NewUsers(),
+		over:      make(chan struct{}),
+		members:   members{waiting: map[uint64]*spreading{}},
 	}
 }
 
@@ -87,6 +97,7 @@ func (t *term) run(ctx context.Context, publish func(*term)) {
 
 	t.mu.Lock()
 	t.ended = true
+	close(t.over)
 	streams := t.streams
 	t.streams = map[string]*stream{}
 	t.mu.Unlock()
@@ -115,6 +126,8 @@ func (t *term) setView(v cluster.View, publish func(*term)) {
 		}
 	}
 	t.view = v
+	t.userNames.Living(ids)
+	t.members.living(func(gateway string) bool { return slices.Contains(ids, gateway) })
 	for _, st := range t.streams {
 		if t.outlived(st) {
 			died = true
@@ -181,6 +194,7 @@ func (t *term) send(e claims.Effect) {
 	switch e.Kind {
 	case claims.Claimed:
 		m.latency.Observe(e.Took.Seconds())
+		t.seen(e)
 	case claims.Superseded:
 		m.refusals.WithLabelValues("superseded").Inc()
 	case claims.HolderDead:
@@ -188,14 +202,17 @@ func (t *term) send(e claims.Effect) {
 	case claims.Unavailable:
 		m.refusals.WithLabelValues("unavailable").Inc()
 	case claims.Evict, claims.Left:
-	case claims.Record, claims.Open, claims.Away, claims.Release:
+	case claims.Release:
+		t.userNames.Gone(e.Client, e.Gateway)
+		return
+	case claims.Record, claims.Open, claims.Away:
 		return
 	}
 	st := t.streams[e.Gateway]
 	if st == nil || e.Kind != claims.Evict && st.number != e.Request.Stream {
 		return
 	}
-	st.push(response(e))
+	st.push(t.response(e))
 }
 
 // tick calls the queue when something is due.

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/beeline-mqtt/beeline/internal/cluster"
+	"github.com/beeline-mqtt/beeline/services/session/internal/groups"
 )
 
 // A view is behind at times. A gateway that joined and died between two views is in neither.
@@ -76,5 +77,6 @@ func newTestTerm(t *testing.T) *term {
 	return &term{
 		session: &Session{config: DefaultConfig(), metrics: m, outbox: outboxFrames},
 		sweep:   make(chan struct{}, 1), wake: make(chan struct{}, 1), streams: map[string]*stream{},
+		userNames: groups.NewUsers(), over: make(chan struct{}),
 	}
 }

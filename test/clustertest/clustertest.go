@@ -15,6 +15,7 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/beeline-mqtt/beeline/cmd/beeline/local"
 	"github.com/beeline-mqtt/beeline/internal/telemetry"
@@ -84,6 +85,21 @@ func (c *Cluster) MQTTS(i int) string { return c.Gateways()[i].Service.Addr("mqt
 // WebSocket is the URL of a gateway's WebSocket listener.
 func (c *Cluster) WebSocket(i int) string {
 	return "ws://" + c.Gateways()[i].Service.Addr("ws").String() + "/mqtt"
+}
+
+// Operate connects to the router's gRPC server as an operator. The cluster has to have a router.
+func (c *Cluster) Operate(t testing.TB) *grpc.ClientConn {
+	t.Helper()
+	tls, err := c.Router().Operator.Mutual()
+	if err != nil {
+		t.Fatalf("certificate of the operator: %v", err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+c.Router().Node.Address(), grpc.WithTransportCredentials(credentials.NewTLS(tls)))
+	if err != nil {
+		t.Fatalf("dial the router: %v", err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }
 
 // Metric sums the values of a metric of gateway i over the label pairs given as "name=value".

@@ -29,14 +29,16 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 		b.releaseEnded(former)
 	}
 	terms := c.Terms()
-	request := lease.Request{ClientID: c.ID, CleanStart: terms.CleanStart, Expiry: terms.Expiry, Will: terms.Will}
+	request := lease.Request{ClientID: c.ID, Username: c.Identity.Username, CleanStart: terms.CleanStart, Expiry: terms.Expiry, Will: terms.Will}
 	var restored []routes.Route
 	err := b.deps.Leases.Claim(ctx, request, func(g lease.Grant) {
 		b.direct.arrived(c.ID)
 		c.Open(g.Epoch, g.Session)
+		subs := manage(c, g.Managed)
 		if c.Durable() {
-			restored = b.restore(c, g.Session.Subscriptions)
+			subs = append(subs, g.Session.Subscriptions...)
 		}
+		restored = b.restore(c, subs)
 		b.early.granted(c, g.Epoch)
 	})
 	switch {
@@ -51,6 +53,10 @@ func (b *Broker) Attach(ctx context.Context, c *client.Client) error {
 	case err != nil:
 		b.leave(c)
 		return fmt.Errorf("claim %q: %w", c.ID, err)
+	}
+	if !c.Continued() && len(restored) > 0 {
+		// Nobody else gets its messages until the cluster routes to it.
+		b.awaitRoutes(ctx, restored)
 	}
 	if c.Durable() {
 		b.settle(c, restored)
@@ -161,7 +167,7 @@ func (b *Broker) Holdings() iter.Seq2[string, lease.Held] {
 			var all []entry
 			b.clients.each(i, func(e entry) { all = append(all, e) })
 			for _, e := range all {
-				held := lease.Held{Epoch: e.epoch()}
+				held := lease.Held{Epoch: e.epoch(), Username: e.current.Identity.Username}
 				held.Settled = held.Epoch == e.current.Epoch() && e.current.RoutesInForce()
 				if held.Epoch > 0 && !yield(e.current.ID, held) {
 					return

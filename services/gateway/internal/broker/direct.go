@@ -339,8 +339,11 @@ func (d *direct) again(l *mesh.Link, x mesh.Delivery, p *publication, t *turn.Tu
 // addressed is m as a delivery to the one client that it is sent to: by a direct topic, or by what the client subscribes
 // to, because its session has moved. wanted is false when it subscribes to nothing that matches.
 func (b *Broker) addressed(c *client.Client, m *message.Message) (d client.Delivery, wanted bool) {
-	if topic.IsDirect(m.Topic) {
+	if topic.IsAddressed(m.Topic) {
 		return client.Delivery{Message: m, QoS: m.QoS, Until: engine.UntilQueued}, true
+	}
+	if !c.Continued() {
+		return client.Delivery{}, false // what was for a session that has ended is not for the one after it
 	}
 	var publisher *client.Client
 	if m.Publisher == c.ID {

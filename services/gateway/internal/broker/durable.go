@@ -14,9 +14,12 @@ import (
 // messages that were sent to where it was before. Then their order is given up.
 const settleGrace = 100 * time.Millisecond
 
-// restore enters what the session of a durable client came with, and returns the routes that are to be announced: before the
+// restore enters what a client came with, its session's or managed, and returns the routes that are to be announced: before the
 // client is known to be here, because what is sent after it would find nothing that matches.
 func (b *Broker) restore(c *client.Client, subs []journal.Subscription) []routes.Route {
+	if len(subs) == 0 {
+		return nil
+	}
 	b.announcing.Lock()
 	defer b.announcing.Unlock()
 	var changes []routes.Route

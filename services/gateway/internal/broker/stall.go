@@ -35,7 +35,7 @@ type stalled struct {
 
 // add counts a message that waits for its receiver, if it came back from a session that has moved.
 func (s *stalls) add(m *message.Message) {
-	if topic.IsDirect(m.Topic) {
+	if topic.IsAddressed(m.Topic) {
 		return
 	}
 	if s.topics == nil {

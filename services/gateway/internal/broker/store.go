@@ -192,7 +192,7 @@ func (w *watch) due(now time.Time, room func() bool) (due []watched, next time.T
 // PublishFor publishes a message on behalf of the session service, a will. failed says that a receiver could not get
 // it, or that nobody knows.
 func (b *Broker) PublishFor(m *message.Message, done func(failed bool)) {
-	if m.Retain && !topic.IsDirect(m.Topic) {
+	if m.Retain && topic.IsRetained(m.Topic) {
 		b.deps.Store.Retain(m, func(uint64, error) { b.publishFor(m, done) })
 		return
 	}

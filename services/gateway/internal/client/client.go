@@ -125,6 +125,7 @@ type Client struct {
 	out        *conn.Output
 	session    *engine.Session[Ticket]     // nil before CONNECT
 	filters    map[string]uint64           // the number of the SUBSCRIBE that each filter came with last
+	managed    map[string]Membership       // filters among them that it has not subscribed to; nil for most
 	asked      uint64                      // filters in SUBSCRIBEs so far
 	awaited    int                         // SUBSCRIBEs without SUBACK
 	owed       []engine.Settlement[Ticket] // beside those of the session

@@ -198,7 +198,7 @@ func (c *Client) checkWill(w *packet.Will) error {
 		return &refusal{code: packet.TopicNameInvalid, detail: "will topic"}
 	case len(w.Payload) > int(c.limits.WillBytes):
 		return &refusal{code: packet.PacketTooLarge, detail: "will too large"}
-	case !c.deps.Authorize(c.Identity, auth.Request{Action: auth.Publish, Topic: w.Topic, QoS: w.QoS, Retain: w.Retain}):
+	case !c.mayAddress(w.Topic) || !c.deps.Authorize(c.Identity, auth.Request{Action: auth.Publish, Topic: w.Topic, QoS: w.QoS, Retain: w.Retain}):
 		return &refusal{code: packet.NotAuthorized, detail: "will topic"}
 	}
 	return nil

@@ -128,6 +128,9 @@ func (c *Client) Granted(epoch uint64) { c.epoch.Store(epoch) }
 // has been granted.
 func (c *Client) Durable() bool { return c.durable != nil }
 
+// Continued reports whether the session is one that the client had before this connection.
+func (c *Client) Continued() bool { return c.durable != nil && c.durable.present }
+
 // SetRoutesInForce says that the whole cluster routes to the client, which is durable, here.
 func (c *Client) SetRoutesInForce() { c.durable.inForce.Store(true) }
 

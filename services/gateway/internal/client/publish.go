@@ -34,7 +34,7 @@ func (c *Client) onPublish(p packet.Publish) error {
 			return &packet.Error{Code: packet.ProtocolError, Detail: "packet identifier in use at another QoS"}
 		}
 	}
-	if !c.deps.Authorize(c.Identity, auth.Request{Action: auth.Publish, Topic: p.Topic, QoS: p.QoS, Retain: p.Retain}) {
+	if !c.mayAddress(p.Topic) || !c.deps.Authorize(c.Identity, auth.Request{Action: auth.Publish, Topic: p.Topic, QoS: p.QoS, Retain: p.Retain}) {
 		c.deps.Metrics.dropped(dropDenied, 1)
 		if p.QoS > 0 {
 			c.acknowledge(p.PacketID, p.QoS, packet.NotAuthorized, &c.turn)
@@ -48,15 +48,18 @@ func (c *Client) onPublish(p packet.Publish) error {
 	return nil
 }
 
-// validName says whether name may be published to; a direct address has to be complete.
+// validName says whether name may be published to; an address of a client or a group has to be complete.
 func (c *Client) validName(name string) error {
 	if err := topic.ValidateName(name, c.limits.Topic()); err != nil {
 		return err
 	}
-	if !topic.IsDirect(name) {
-		return nil
+	var err error
+	switch {
+	case topic.IsDirect(name):
+		_, err = topic.ParseDirect(name)
+	case topic.IsGroup(name):
+		_, err = topic.ParseGroup(name)
 	}
-	_, err := topic.ParseDirect(name)
 	return err
 }
 

@@ -67,7 +67,7 @@ func (p *publishing) add(id uint16, m *message.Message, stores int) *publish {
 // It runs on the reading goroutine.
 func (c *Client) publish(id uint16, m *message.Message, again bool) {
 	stores := 0
-	retain := m.Retain && !topic.IsDirect(m.Topic)
+	retain := m.Retain && topic.IsRetained(m.Topic)
 	if retain {
 		stores++
 	}

@@ -185,7 +185,11 @@ func (c *Client) onUnsubscribe(u packet.Unsubscribe) error {
 	for i, f := range u.Filters {
 		c.mu.Lock()
 		_, has := c.filters[f]
-		delete(c.filters, f)
+		if _, kept := c.managed[f]; kept {
+			has = false // it has not subscribed
+		} else {
+			delete(c.filters, f)
+		}
 		c.mu.Unlock()
 		if !has {
 			codes[i] = packet.NoSubscriptionExisted

@@ -13,6 +13,8 @@ import (
 // Request says for which client a claim is, and what its CONNECT said of its session.
 type Request struct {
 	ClientID string
+	// Username is that of the client; empty: none.
+	Username string
 	// CleanStart: the session that the client has, if any, ends and is not continued.
 	CleanStart bool
 	// Expiry is the Session Expiry Interval in seconds. 0: the session is transient, nothing of it is stored.
@@ -27,6 +29,8 @@ type Grant struct {
 	Epoch uint64
 	// Session is the durable session that this gateway holds from now on, nil for a transient one.
 	Session *journal.State
+	// Managed is what the client gets without having subscribed.
+	Managed []Managed
 }
 
 // Ending says how a connection has ended.
@@ -49,7 +53,7 @@ type claim struct {
 }
 
 func (c *claim) wire(id uint64, _ time.Time) *sessionv1.AttachRequest {
-	w := &sessionv1.Claim{RequestId: id, ClientId: c.ClientID, CleanStart: c.CleanStart, SessionExpirySeconds: c.Expiry}
+	w := &sessionv1.Claim{RequestId: id, ClientId: c.ClientID, CleanStart: c.CleanStart, SessionExpirySeconds: c.Expiry, Username: c.Username}
 	if c.Will != nil {
 		w.Will = journal.WillToWire(c.Will)
 	}
@@ -186,7 +190,7 @@ func (k *Keeper) releaseStray(clientID string) {
 func neverWas() Ending { return Ending{WithoutWill: true} }
 
 func (k *Keeper) granted(g *sessionv1.Claimed) {
-	id, grant := g.GetRequestId(), Grant{Epoch: g.GetEpoch()}
+	id, grant := g.GetRequestId(), Grant{Epoch: g.GetEpoch(), Managed: managedOf(g.GetManaged())}
 	var err error
 	if g.GetSession() != nil {
 		grant.Session, err = journal.StateFromWire(g.GetSession())

@@ -60,6 +60,12 @@ type Config struct {
 	// any goroutine, when all receipts are there; with true when it has to be given to a gateway again. OnPublish must
 	// not block.
 	OnPublish func(m *message.Message, done func(failed bool))
+	// OnMembers is called when members have joined or left a group, and done is to be called once, from any goroutine, when
+	// every other gateway routes accordingly. OnManaged is called with all that clients get without having subscribed, when
+	// something may have been missed; done likewise. Neither may block, and both come in order with the claims that are granted. nil: nobody
+	// is told.
+	OnMembers func(c MembersChange, done func())
+	OnManaged func(clients []ManagedClient, done func())
 	// Holdings yields the clients for which a claim was granted and which were not released or evicted since.
 	Holdings func() iter.Seq2[string, Held]
 	// Ghosts yields the durable clients for which OnForget is waited for, with the epochs at which they were held here; it
@@ -82,6 +88,8 @@ type Held struct {
 	Epoch uint64
 	// Settled says that Settled has been called for it.
 	Settled bool
+	// Username is that of the client; empty: none.
+	Username string
 }
 
 // Deps are what a Keeper works with; all are required.
@@ -112,6 +120,8 @@ type Keeper struct {
 	// refused are ids of releases that have to be repeated.
 	refused []uint64
 	stream  *stream // nil while not attached
+	// managed names what is known of managed filters.
+	managed string
 	// rested is closed when a keeper that is to end has nothing to wait for any more; nil otherwise.
 	rested chan struct{}
 	ended  bool

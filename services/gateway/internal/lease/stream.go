@@ -37,6 +37,7 @@ type stream struct {
 	cancel context.CancelCauseFunc
 	filled chan struct{} // signal: the outbox is not empty
 	bound  int           // of loose frames
+	missed missed
 
 	mu     sync.Mutex // guards the following
 	outbox []outgoing
@@ -99,7 +100,7 @@ func (k *Keeper) attach(ctx context.Context, active cluster.Member, c sessionv1.
 		return false, fmt.Errorf("attach: %w", err)
 	}
 	hello := &sessionv1.AttachRequest{Frame: &sessionv1.AttachRequest_Hello{
-		Hello: &sessionv1.Hello{Incarnation: k.config.Incarnation},
+		Hello: &sessionv1.Hello{Incarnation: k.config.Incarnation, ManagedVersion: k.managedVersion()},
 	}}
 	if err := rpc.Send(hello); err != nil {
 		return false, broken(ctx, fmt.Errorf("send hello: %w", err))
@@ -116,7 +117,7 @@ func (k *Keeper) attach(ctx context.Context, active cluster.Member, c sessionv1.
 	defer k.metrics.attached.Set(0)
 
 	s := &stream{cancel: cancel, filled: make(chan struct{}, 1), bound: 4 * k.config.Waiting}
-	k.resume(s)
+	k.resume(s, first.GetWelcome().GetManagedVersion())
 	defer k.broke()
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -178,8 +179,9 @@ func (k *Keeper) write(ctx context.Context, s *stream, rpc sessionv1.SessionServ
 	}
 }
 
-// resume makes s the stream: it shows all holdings and asks again for what was not answered, in the old order.
-func (k *Keeper) resume(s *stream) {
+// resume makes s the stream: it shows all holdings and asks again for what was not answered, in the old order. managed is
+// in force of managed filters: without holdings nothing of it was missed.
+func (k *Keeper) resume(s *stream, managed string) {
 	// While there is no stream nothing is granted or evicted.
 	h := &sessionv1.Holdings{}
 	add := func(to *[]*sessionv1.Holding, one *sessionv1.Holding) {
@@ -189,8 +191,10 @@ func (k *Keeper) resume(s *stream) {
 			h = &sessionv1.Holdings{}
 		}
 	}
+	none := true
 	for id, held := range k.config.Holdings() {
-		add(&h.Holdings, &sessionv1.Holding{ClientId: id, Epoch: held.Epoch, Settled: held.Settled})
+		none = false
+		add(&h.Holdings, &sessionv1.Holding{ClientId: id, Epoch: held.Epoch, Settled: held.Settled, Username: held.Username})
 	}
 	if k.config.Ghosts != nil {
 		for id, epoch := range k.config.Ghosts() {
@@ -202,6 +206,9 @@ func (k *Keeper) resume(s *stream) {
 
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if none {
+		k.managed = managed
+	}
 	for id, what := range k.requests.all() {
 		if c, ok := what.(*claim); ok {
 			c.sent = true
@@ -266,6 +273,10 @@ func (k *Keeper) receive(s *stream, r *sessionv1.AttachResponse) {
 		k.retained(f.Retained)
 	case *sessionv1.AttachResponse_Publish:
 		k.publish(s, f.Publish)
+	case *sessionv1.AttachResponse_MembersChanged:
+		k.membersChanged(s, f.MembersChanged)
+	case *sessionv1.AttachResponse_ManagedClients:
+		k.managedClients(s, f.ManagedClients)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -126,6 +127,26 @@ func (f *Fleet) connect(m cluster.Member) (Gateway, error) {
 	}
 	f.conns[m.ID] = c
 	return Gateway{Member: m, Conn: c}, nil
+}
+
+// sessionWait is how long a call waits for the session service, while one instance takes the place of another.
+const sessionWait = 3 * time.Second
+
+// AwaitSession is Session for calls that can wait a little, at most three seconds.
+func (f *Fleet) AwaitSession(ctx context.Context) (cluster.Member, grpc.ClientConnInterface, error) {
+	ctx, cancel := context.WithTimeout(ctx, sessionWait)
+	defer cancel()
+	for {
+		m, c, changed := f.sessions.Active()
+		if c != nil {
+			return m, c, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return cluster.Member{}, nil, ErrNoSession
+		}
+	}
 }
 
 // Session returns the connection to the active session instance, which stays the fleet's. The error is ErrNoSession.

@@ -87,6 +87,9 @@ type Deps struct {
 	Mesh  Mesh
 	// Publish has a gateway publish a message, and calls done when every receiver's holder has it, or it failed.
 	Publish func(m *message.Message, done func(failed bool))
+	// Managed returns the filters by which a client gets messages without having subscribed; user is its user name, empty
+	// when it has none.
+	Managed func(client, user string) []string
 	// Forget says that nobody sends a client's former holders, under epochs older than this, its messages any more.
 	Forget func(client string, epoch uint64)
 	// Failed says that the store can do nothing more: the term has to end. It may be called more than once.
@@ -128,8 +131,9 @@ type Keeper struct {
 	mu      sync.Mutex
 	clients map[string]*session
 	timers  timers
-	// holders are the clients that a gateway holds.
+	// holders are the clients that a gateway holds; users the clients with a session that have connected as a user.
 	holders map[string]map[*session]struct{}
+	users   map[string]map[*session]struct{}
 	left    left
 	view    view
 	// noted are the gateways that the store remembers.
@@ -195,7 +199,7 @@ func New(c Config, d Deps) (*Keeper, error) {
 		cfg: c.withDefaults(), deps: d, metrics: d.Metrics,
 		pump: newQueue(1), work: newQueue(workers), wake: make(chan struct{}, 1), begun: make(chan struct{}, 1),
 		index: subscriptions.New[*session](), clients: map[string]*session{}, holders: map[string]map[*session]struct{}{},
-		orphans: map[string][]*adoption{}, gates: map[string]*gate{}, left: left{}, noted: map[string]bool{},
+		users: map[string]map[*session]struct{}{}, orphans: map[string][]*adoption{}, gates: map[string]*gate{}, left: left{}, noted: map[string]bool{},
 	}
 	k.metrics.reset()
 	k.wills = &wills{k: k}
@@ -379,6 +383,7 @@ func (k *Keeper) set(s *session, r store.Record, stored bool) {
 	}
 	k.metrics.change(s.rec, s.stored, -1)
 	k.metrics.change(r, stored, 1)
+	k.setUser(s, r.User)
 	if h := s.rec.Holder; h != r.Holder {
 		if delete(k.holders[h], s); len(k.holders[h]) == 0 {
 			delete(k.holders, h)

@@ -176,7 +176,7 @@ func (k *Keeper) direct(d mesh.Delivery, a *arrival) (r mesh.Receipt, answered b
 		return mesh.Receipt{Outcome: mesh.NotHolder, ClientID: id, Epoch: known}, true
 	}
 	e := &entry{m: m, qos: m.QoS}
-	if !topic.IsDirect(m.Topic) && !s.subscribes(e) {
+	if !topic.IsAddressed(m.Topic) && !s.subscribes(e) {
 		return mesh.Receipt{Outcome: mesh.Queued}, true
 	}
 	if e.qos == message.AtMostOnce {

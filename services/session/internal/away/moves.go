@@ -157,7 +157,7 @@ func (k *Keeper) arrive(s *session) error {
 	if here {
 		return nil
 	}
-	st, err := k.deps.Store.State(s.client, r.Session)
+	st, err := k.state(r)
 	if err != nil {
 		return k.check("read session", err)
 	}

@@ -104,7 +104,7 @@ func open(r store.Record, o claims.Effect, id journal.SessionID, now time.Time) 
 	p := opened{
 		fire:    f.fire,
 		present: !f.over,
-		next:    store.Record{Client: o.Client, Epoch: o.Epoch, Holder: o.Gateway, Expiry: terms.Expiry, Will: terms.Will},
+		next:    store.Record{Client: o.Client, Epoch: o.Epoch, Holder: o.Gateway, Expiry: terms.Expiry, Will: terms.Will, User: terms.User},
 	}
 	switch {
 	case p.present:

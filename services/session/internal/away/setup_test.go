@@ -41,6 +41,7 @@ type world struct {
 	obedient bool
 
 	mu        sync.Mutex
+	filters   map[store.Member][]string // that are managed
 	published []published
 	forgotten []forgotten
 	failures  []error
@@ -51,6 +52,12 @@ type world struct {
 type published struct {
 	m    *message.Message
 	done func(failed bool)
+}
+
+func (w *world) managed(client, user string) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append(slices.Clone(w.filters[store.Member{Name: client}]), w.filters[store.Member{User: true, Name: user}]...)
 }
 
 type forgotten struct {
@@ -87,7 +94,7 @@ func (w *world) start(name string, change func(*Config)) {
 	}
 	w.Keeper, err = New(c, Deps{
 		Store: st, Mesh: w.mesh, Metrics: m, Logger: slog.New(slog.DiscardHandler),
-		Publish: w.publish, Forget: w.forget, Failed: w.fail,
+		Managed: w.managed, Publish: w.publish, Forget: w.forget, Failed: w.fail,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -99,7 +99,7 @@ func (k *Keeper) read(a *adoption, s *session, r store.Record, done func(*taken)
 	k.mu.Unlock()
 	var err error
 	if r.Session != 0 {
-		t.st, err = k.deps.Store.State(s.client, r.Session)
+		t.st, err = k.state(r)
 	}
 	if r.Session == 0 || k.check("read session", err) != nil {
 		k.release(s)

@@ -69,6 +69,8 @@ type Request struct {
 // Terms on which a client connects, as far as the store is concerned.
 type Terms struct {
 	CleanStart bool
+	// User is the user name that the client has presented; empty: none.
+	User string
 	// Expiry is the Session Expiry Interval in seconds; 0: the session is not stored.
 	Expiry uint32
 	// Will is to be stored; nil: there is none.

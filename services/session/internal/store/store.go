@@ -71,6 +71,8 @@ type Record struct {
 	Expiry uint32
 	// Away is when the client went away; zero while it is not.
 	Away time.Time
+	// User is the user name that the client has connected with; empty: none.
+	User string
 	// Will is nil when there is none.
 	Will *journal.Will
 	// WillDue says that the will is to be published, come what may.
@@ -215,12 +217,50 @@ type Meta interface {
 	RemoveUnadopted(incarnation string, done func(error))
 }
 
+// Member is who belongs to a group: a client, or all clients of a user.
+type Member struct {
+	User bool
+	Name string
+}
+
+// GroupChangeKind is what happens to a group.
+type GroupChangeKind byte
+
+// What happens.
+const (
+	GroupMade GroupChangeKind = iota + 1
+	// GroupEnded: Members are all that it had.
+	GroupEnded
+	MembersAdded
+	MembersRemoved
+)
+
+// GroupChange is one change of one group.
+type GroupChange struct {
+	Kind  GroupChangeKind
+	Group string
+	// At is when the group was made.
+	At      time.Time
+	Members []Member
+}
+
+// Groups are who belongs to which group.
+type Groups interface {
+	// ChangeGroup makes a change durable, all of it or nothing. Changes are carried out in the order of the calls, and may
+	// be repeated. Whether they make sense is for the caller to say. It fails with ErrFull when members are added.
+	ChangeGroup(c GroupChange, done func(error))
+	// LoadGroups visits, as changes to nothing, every group before its members, until visit returns an error, and
+	// returns that.
+	LoadGroups(visit func(GroupChange) error) error
+}
+
 // Store is everything. Close carries out what was called before, calls every done, and ends all goroutines; what is
 // called later fails with ErrClosed.
 type Store interface {
 	Sessions
 	Inboxes
 	Retained
+	Groups
 	Meta
 	io.Closer
 }

@@ -144,6 +144,7 @@ type AttachRequest struct {
 	//	*AttachRequest_Settled
 	//	*AttachRequest_Retain
 	//	*AttachRequest_Published
+	//	*AttachRequest_MembersApplied
 	Frame         isAttachRequest_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -267,6 +268,15 @@ func (x *AttachRequest) GetPublished() *Published {
 	return nil
 }
 
+func (x *AttachRequest) GetMembersApplied() *MembersApplied {
+	if x != nil {
+		if x, ok := x.Frame.(*AttachRequest_MembersApplied); ok {
+			return x.MembersApplied
+		}
+	}
+	return nil
+}
+
 type isAttachRequest_Frame interface {
 	isAttachRequest_Frame()
 }
@@ -316,6 +326,11 @@ type AttachRequest_Published struct {
 	Published *Published `protobuf:"bytes,9,opt,name=published,proto3,oneof"`
 }
 
+type AttachRequest_MembersApplied struct {
+	// Answer to MembersChanged.
+	MembersApplied *MembersApplied `protobuf:"bytes,10,opt,name=members_applied,json=membersApplied,proto3,oneof"`
+}
+
 func (*AttachRequest_Hello) isAttachRequest_Frame() {}
 
 func (*AttachRequest_Claim) isAttachRequest_Frame() {}
@@ -334,6 +349,8 @@ func (*AttachRequest_Retain) isAttachRequest_Frame() {}
 
 func (*AttachRequest_Published) isAttachRequest_Frame() {}
 
+func (*AttachRequest_MembersApplied) isAttachRequest_Frame() {}
+
 // AttachResponse is one frame from the active instance.
 type AttachResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -350,6 +367,8 @@ type AttachResponse struct {
 	//	*AttachResponse_Forget
 	//	*AttachResponse_Retained
 	//	*AttachResponse_Publish
+	//	*AttachResponse_MembersChanged
+	//	*AttachResponse_ManagedClients
 	Frame         isAttachResponse_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -473,6 +492,24 @@ func (x *AttachResponse) GetPublish() *Publish {
 	return nil
 }
 
+func (x *AttachResponse) GetMembersChanged() *MembersChanged {
+	if x != nil {
+		if x, ok := x.Frame.(*AttachResponse_MembersChanged); ok {
+			return x.MembersChanged
+		}
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetManagedClients() *ManagedClients {
+	if x != nil {
+		if x, ok := x.Frame.(*AttachResponse_ManagedClients); ok {
+			return x.ManagedClients
+		}
+	}
+	return nil
+}
+
 type isAttachResponse_Frame interface {
 	isAttachResponse_Frame()
 }
@@ -522,6 +559,16 @@ type AttachResponse_Publish struct {
 	Publish *Publish `protobuf:"bytes,9,opt,name=publish,proto3,oneof"`
 }
 
+type AttachResponse_MembersChanged struct {
+	// Members have joined or left a group.
+	MembersChanged *MembersChanged `protobuf:"bytes,10,opt,name=members_changed,json=membersChanged,proto3,oneof"`
+}
+
+type AttachResponse_ManagedClients struct {
+	// All that clients get without having subscribed.
+	ManagedClients *ManagedClients `protobuf:"bytes,11,opt,name=managed_clients,json=managedClients,proto3,oneof"`
+}
+
 func (*AttachResponse_Welcome) isAttachResponse_Frame() {}
 
 func (*AttachResponse_Claimed) isAttachResponse_Frame() {}
@@ -540,13 +587,20 @@ func (*AttachResponse_Retained) isAttachResponse_Frame() {}
 
 func (*AttachResponse_Publish) isAttachResponse_Frame() {}
 
+func (*AttachResponse_MembersChanged) isAttachResponse_Frame() {}
+
+func (*AttachResponse_ManagedClients) isAttachResponse_Frame() {}
+
 // Hello opens the stream.
 type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Incarnation id of the gateway.
-	Incarnation   string `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Incarnation string `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// The managed_version that the gateway has seen last; empty: none. If it is another than that of the instance,
+	// ManagedClients follow for all holdings, if there are any.
+	ManagedVersion string `protobuf:"bytes,2,opt,name=managed_version,json=managedVersion,proto3" json:"managed_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -586,13 +640,22 @@ func (x *Hello) GetIncarnation() string {
 	return ""
 }
 
+func (x *Hello) GetManagedVersion() string {
+	if x != nil {
+		return x.ManagedVersion
+	}
+	return ""
+}
+
 // Welcome answers Hello.
 type Welcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Incarnation id of the session instance.
-	Incarnation   string `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Incarnation string `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Names what is in force of managed filters. A gateway without holdings knows all of it.
+	ManagedVersion string `protobuf:"bytes,2,opt,name=managed_version,json=managedVersion,proto3" json:"managed_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
@@ -632,6 +695,13 @@ func (x *Welcome) GetIncarnation() string {
 	return ""
 }
 
+func (x *Welcome) GetManagedVersion() string {
+	if x != nil {
+		return x.ManagedVersion
+	}
+	return ""
+}
+
 // Claim takes a client for this gateway: the newest claim wins. A gateway ends its own older connection of the
 // client before it claims: it is never told to evict what it held itself.
 type Claim struct {
@@ -646,7 +716,9 @@ type Claim struct {
 	// never expires.
 	SessionExpirySeconds uint32 `protobuf:"varint,4,opt,name=session_expiry_seconds,json=sessionExpirySeconds,proto3" json:"session_expiry_seconds,omitempty"`
 	// The will of the connection; absent: none. It is stored before the claim is answered.
-	Will          *Will `protobuf:"bytes,5,opt,name=will,proto3" json:"will,omitempty"`
+	Will *Will `protobuf:"bytes,5,opt,name=will,proto3" json:"will,omitempty"`
+	// User name of the client; empty: none.
+	Username      string `protobuf:"bytes,6,opt,name=username,proto3" json:"username,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -716,6 +788,13 @@ func (x *Claim) GetWill() *Will {
 	return nil
 }
 
+func (x *Claim) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
 // Will is a will message and when it is to be published.
 type Will struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -782,7 +861,9 @@ type Claimed struct {
 	// Incarnation that held the client before; empty when nobody did.
 	FormerHolder string `protobuf:"bytes,3,opt,name=former_holder,json=formerHolder,proto3" json:"former_holder,omitempty"`
 	// The durable session that this gateway holds from now on; absent for a transient one.
-	Session       *Session `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
+	Session *Session `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
+	// What the client gets without having subscribed.
+	Managed       []*ManagedFilter `protobuf:"bytes,5,rep,name=managed,proto3" json:"managed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -845,6 +926,335 @@ func (x *Claimed) GetSession() *Session {
 	return nil
 }
 
+func (x *Claimed) GetManaged() []*ManagedFilter {
+	if x != nil {
+		return x.Managed
+	}
+	return nil
+}
+
+// ManagedFilter is a topic filter by which a client gets messages without having subscribed to it, because it is a member
+// of a group.
+type ManagedFilter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Topic filter.
+	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// The client itself is a member.
+	ByClient bool `protobuf:"varint,2,opt,name=by_client,json=byClient,proto3" json:"by_client,omitempty"`
+	// Its user is one.
+	ByUser        bool `protobuf:"varint,3,opt,name=by_user,json=byUser,proto3" json:"by_user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManagedFilter) Reset() {
+	*x = ManagedFilter{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManagedFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManagedFilter) ProtoMessage() {}
+
+func (x *ManagedFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManagedFilter.ProtoReflect.Descriptor instead.
+func (*ManagedFilter) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ManagedFilter) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ManagedFilter) GetByClient() bool {
+	if x != nil {
+		return x.ByClient
+	}
+	return false
+}
+
+func (x *ManagedFilter) GetByUser() bool {
+	if x != nil {
+		return x.ByUser
+	}
+	return false
+}
+
+// MembersChanged says that members have joined or left a group: the clients among them that are here get its messages
+// from now on, or do not.
+type MembersChanged struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the session service; the answer carries it.
+	RequestId uint64 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Version behind this change: see Hello.
+	ManagedVersion string `protobuf:"bytes,2,opt,name=managed_version,json=managedVersion,proto3" json:"managed_version,omitempty"`
+	// Topic filter of the group.
+	Filter string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
+	// They have joined; else they have left.
+	Joined bool `protobuf:"varint,4,opt,name=joined,proto3" json:"joined,omitempty"`
+	// Clients that are members themselves.
+	ClientIds []string `protobuf:"bytes,5,rep,name=client_ids,json=clientIds,proto3" json:"client_ids,omitempty"`
+	// Users that are members.
+	Users         []string `protobuf:"bytes,6,rep,name=users,proto3" json:"users,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersChanged) Reset() {
+	*x = MembersChanged{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersChanged) ProtoMessage() {}
+
+func (x *MembersChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersChanged.ProtoReflect.Descriptor instead.
+func (*MembersChanged) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *MembersChanged) GetRequestId() uint64 {
+	if x != nil {
+		return x.RequestId
+	}
+	return 0
+}
+
+func (x *MembersChanged) GetManagedVersion() string {
+	if x != nil {
+		return x.ManagedVersion
+	}
+	return ""
+}
+
+func (x *MembersChanged) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *MembersChanged) GetJoined() bool {
+	if x != nil {
+		return x.Joined
+	}
+	return false
+}
+
+func (x *MembersChanged) GetClientIds() []string {
+	if x != nil {
+		return x.ClientIds
+	}
+	return nil
+}
+
+func (x *MembersChanged) GetUsers() []string {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+// MembersApplied answers MembersChanged, or the last of ManagedClients, when every other gateway routes accordingly.
+type MembersApplied struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As there. Everything with a smaller one is answered with it.
+	RequestId     uint64 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersApplied) Reset() {
+	*x = MembersApplied{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersApplied) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersApplied) ProtoMessage() {}
+
+func (x *MembersApplied) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersApplied.ProtoReflect.Descriptor instead.
+func (*MembersApplied) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MembersApplied) GetRequestId() uint64 {
+	if x != nil {
+		return x.RequestId
+	}
+	return 0
+}
+
+// ManagedClients has all that clients get without having subscribed, in place of what the gateway knows of these clients.
+type ManagedClients struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Version behind this: see Hello. Empty: more follow.
+	ManagedVersion string `protobuf:"bytes,1,opt,name=managed_version,json=managedVersion,proto3" json:"managed_version,omitempty"`
+	// The clients.
+	Clients []*ManagedClient `protobuf:"bytes,2,rep,name=clients,proto3" json:"clients,omitempty"`
+	// With managed_version: chosen by the session service; the answer carries it.
+	RequestId     uint64 `protobuf:"varint,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManagedClients) Reset() {
+	*x = ManagedClients{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManagedClients) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManagedClients) ProtoMessage() {}
+
+func (x *ManagedClients) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManagedClients.ProtoReflect.Descriptor instead.
+func (*ManagedClients) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ManagedClients) GetManagedVersion() string {
+	if x != nil {
+		return x.ManagedVersion
+	}
+	return ""
+}
+
+func (x *ManagedClients) GetClients() []*ManagedClient {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+func (x *ManagedClients) GetRequestId() uint64 {
+	if x != nil {
+		return x.RequestId
+	}
+	return 0
+}
+
+// ManagedClient is what one client gets without having subscribed.
+type ManagedClient struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client id.
+	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// All of it.
+	Managed       []*ManagedFilter `protobuf:"bytes,2,rep,name=managed,proto3" json:"managed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManagedClient) Reset() {
+	*x = ManagedClient{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManagedClient) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManagedClient) ProtoMessage() {}
+
+func (x *ManagedClient) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManagedClient.ProtoReflect.Descriptor instead.
+func (*ManagedClient) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ManagedClient) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *ManagedClient) GetManaged() []*ManagedFilter {
+	if x != nil {
+		return x.Managed
+	}
+	return nil
+}
+
 // Session is the stored state of a durable session, its inbox apart.
 type Session struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -866,7 +1276,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[7]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +1288,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[7]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +1301,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{7}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Session) GetSessionId() uint64 {
@@ -957,7 +1367,7 @@ type Subscription struct {
 
 func (x *Subscription) Reset() {
 	*x = Subscription{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[8]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1379,7 @@ func (x *Subscription) String() string {
 func (*Subscription) ProtoMessage() {}
 
 func (x *Subscription) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[8]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1392,7 @@ func (x *Subscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscription.ProtoReflect.Descriptor instead.
 func (*Subscription) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{8}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Subscription) GetFilter() string {
@@ -1040,7 +1450,7 @@ type Taken struct {
 
 func (x *Taken) Reset() {
 	*x = Taken{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[9]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1462,7 @@ func (x *Taken) String() string {
 func (*Taken) ProtoMessage() {}
 
 func (x *Taken) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[9]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1475,7 @@ func (x *Taken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Taken.ProtoReflect.Descriptor instead.
 func (*Taken) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{9}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Taken) GetPacketId() uint32 {
@@ -1105,7 +1515,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[10]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1527,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[10]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1540,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{10}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Entry) GetPosition() uint64 {
@@ -1204,7 +1614,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[11]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1626,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[11]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1639,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{11}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Change) GetChange() isChange_Change {
@@ -1384,7 +1794,7 @@ type Sent struct {
 
 func (x *Sent) Reset() {
 	*x = Sent{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[12]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +1806,7 @@ func (x *Sent) String() string {
 func (*Sent) ProtoMessage() {}
 
 func (x *Sent) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[12]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +1819,7 @@ func (x *Sent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sent.ProtoReflect.Descriptor instead.
 func (*Sent) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{12}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Sent) GetPosition() uint64 {
@@ -1446,7 +1856,7 @@ type Write struct {
 
 func (x *Write) Reset() {
 	*x = Write{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[13]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1868,7 @@ func (x *Write) String() string {
 func (*Write) ProtoMessage() {}
 
 func (x *Write) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[13]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1881,7 @@ func (x *Write) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Write.ProtoReflect.Descriptor instead.
 func (*Write) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{13}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Write) GetRequestId() uint64 {
@@ -1525,7 +1935,7 @@ type Written struct {
 
 func (x *Written) Reset() {
 	*x = Written{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[14]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1947,7 @@ func (x *Written) String() string {
 func (*Written) ProtoMessage() {}
 
 func (x *Written) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[14]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1960,7 @@ func (x *Written) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Written.ProtoReflect.Descriptor instead.
 func (*Written) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{14}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Written) GetRequestIds() []uint64 {
@@ -1590,7 +2000,7 @@ type LeftOut struct {
 
 func (x *LeftOut) Reset() {
 	*x = LeftOut{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[15]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +2012,7 @@ func (x *LeftOut) String() string {
 func (*LeftOut) ProtoMessage() {}
 
 func (x *LeftOut) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[15]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +2025,7 @@ func (x *LeftOut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeftOut.ProtoReflect.Descriptor instead.
 func (*LeftOut) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{15}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LeftOut) GetRequestId() uint64 {
@@ -1653,7 +2063,7 @@ type Settled struct {
 
 func (x *Settled) Reset() {
 	*x = Settled{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[16]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +2075,7 @@ func (x *Settled) String() string {
 func (*Settled) ProtoMessage() {}
 
 func (x *Settled) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[16]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +2088,7 @@ func (x *Settled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settled.ProtoReflect.Descriptor instead.
 func (*Settled) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{16}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Settled) GetClientId() string {
@@ -1709,7 +2119,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[17]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +2131,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[17]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +2144,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{17}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Forget) GetClientId() string {
@@ -1764,7 +2174,7 @@ type Retain struct {
 
 func (x *Retain) Reset() {
 	*x = Retain{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[18]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +2186,7 @@ func (x *Retain) String() string {
 func (*Retain) ProtoMessage() {}
 
 func (x *Retain) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[18]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +2199,7 @@ func (x *Retain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retain.ProtoReflect.Descriptor instead.
 func (*Retain) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{18}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Retain) GetRequestId() uint64 {
@@ -1821,7 +2231,7 @@ type Retained struct {
 
 func (x *Retained) Reset() {
 	*x = Retained{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[19]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1833,7 +2243,7 @@ func (x *Retained) String() string {
 func (*Retained) ProtoMessage() {}
 
 func (x *Retained) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[19]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1846,7 +2256,7 @@ func (x *Retained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retained.ProtoReflect.Descriptor instead.
 func (*Retained) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{19}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Retained) GetRequestId() uint64 {
@@ -1883,7 +2293,7 @@ type Publish struct {
 
 func (x *Publish) Reset() {
 	*x = Publish{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[20]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +2305,7 @@ func (x *Publish) String() string {
 func (*Publish) ProtoMessage() {}
 
 func (x *Publish) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[20]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2318,7 @@ func (x *Publish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Publish.ProtoReflect.Descriptor instead.
 func (*Publish) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{20}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Publish) GetRequestId() uint64 {
@@ -1938,7 +2348,7 @@ type Published struct {
 
 func (x *Published) Reset() {
 	*x = Published{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[21]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2360,7 @@ func (x *Published) String() string {
 func (*Published) ProtoMessage() {}
 
 func (x *Published) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[21]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2373,7 @@ func (x *Published) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Published.ProtoReflect.Descriptor instead.
 func (*Published) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{21}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Published) GetRequestId() uint64 {
@@ -1993,7 +2403,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[22]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2005,7 +2415,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[22]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2018,7 +2428,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{22}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Refused) GetRequestId() uint64 {
@@ -2056,7 +2466,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[23]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2068,7 +2478,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[23]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2081,7 +2491,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{23}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Release) GetRequestId() uint64 {
@@ -2131,7 +2541,7 @@ type Released struct {
 
 func (x *Released) Reset() {
 	*x = Released{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[24]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2143,7 +2553,7 @@ func (x *Released) String() string {
 func (*Released) ProtoMessage() {}
 
 func (x *Released) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[24]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2156,7 +2566,7 @@ func (x *Released) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Released.ProtoReflect.Descriptor instead.
 func (*Released) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{24}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Released) GetRequestId() uint64 {
@@ -2181,7 +2591,7 @@ type Evict struct {
 
 func (x *Evict) Reset() {
 	*x = Evict{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[25]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2603,7 @@ func (x *Evict) String() string {
 func (*Evict) ProtoMessage() {}
 
 func (x *Evict) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[25]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2616,7 @@ func (x *Evict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evict.ProtoReflect.Descriptor instead.
 func (*Evict) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{25}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Evict) GetClientId() string {
@@ -2236,7 +2646,7 @@ type Evicted struct {
 
 func (x *Evicted) Reset() {
 	*x = Evicted{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[26]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2248,7 +2658,7 @@ func (x *Evicted) String() string {
 func (*Evicted) ProtoMessage() {}
 
 func (x *Evicted) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[26]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2261,7 +2671,7 @@ func (x *Evicted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evicted.ProtoReflect.Descriptor instead.
 func (*Evicted) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{26}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Evicted) GetClientId() string {
@@ -2286,14 +2696,16 @@ type Holding struct {
 	// Epoch of its lease.
 	Epoch uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// As if Settled had been sent for it.
-	Settled       bool `protobuf:"varint,3,opt,name=settled,proto3" json:"settled,omitempty"`
+	Settled bool `protobuf:"varint,3,opt,name=settled,proto3" json:"settled,omitempty"`
+	// User name of the client; empty: none.
+	Username      string `protobuf:"bytes,4,opt,name=username,proto3" json:"username,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Holding) Reset() {
 	*x = Holding{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[27]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2717,7 @@ func (x *Holding) String() string {
 func (*Holding) ProtoMessage() {}
 
 func (x *Holding) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[27]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2730,7 @@ func (x *Holding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holding.ProtoReflect.Descriptor instead.
 func (*Holding) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{27}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Holding) GetClientId() string {
@@ -2342,6 +2754,13 @@ func (x *Holding) GetSettled() bool {
 	return false
 }
 
+func (x *Holding) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
 // Holdings lists clients of this gateway, so that what happened while it was not attached can be told: those that
 // etcd does not show at that epoch are evicted. A gateway sends all of its holdings first on each stream.
 type Holdings struct {
@@ -2360,7 +2779,7 @@ type Holdings struct {
 
 func (x *Holdings) Reset() {
 	*x = Holdings{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[28]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2372,7 +2791,7 @@ func (x *Holdings) String() string {
 func (*Holdings) ProtoMessage() {}
 
 func (x *Holdings) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[28]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2385,7 +2804,7 @@ func (x *Holdings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holdings.ProtoReflect.Descriptor instead.
 func (*Holdings) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{28}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Holdings) GetHoldings() []*Holding {
@@ -2418,7 +2837,7 @@ type WitnessRequest struct {
 
 func (x *WitnessRequest) Reset() {
 	*x = WitnessRequest{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[29]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +2849,7 @@ func (x *WitnessRequest) String() string {
 func (*WitnessRequest) ProtoMessage() {}
 
 func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[29]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +2862,7 @@ func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessRequest.ProtoReflect.Descriptor instead.
 func (*WitnessRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{29}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{34}
 }
 
 // WitnessResponse is the view of one instance.
@@ -2457,7 +2876,7 @@ type WitnessResponse struct {
 
 func (x *WitnessResponse) Reset() {
 	*x = WitnessResponse{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[30]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2888,7 @@ func (x *WitnessResponse) String() string {
 func (*WitnessResponse) ProtoMessage() {}
 
 func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[30]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2901,7 @@ func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessResponse.ProtoReflect.Descriptor instead.
 func (*WitnessResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{30}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WitnessResponse) GetEtcdReachable() bool {
@@ -2513,7 +2932,7 @@ type ReadInboxRequest struct {
 
 func (x *ReadInboxRequest) Reset() {
 	*x = ReadInboxRequest{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[31]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2525,7 +2944,7 @@ func (x *ReadInboxRequest) String() string {
 func (*ReadInboxRequest) ProtoMessage() {}
 
 func (x *ReadInboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[31]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2538,7 +2957,7 @@ func (x *ReadInboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadInboxRequest.ProtoReflect.Descriptor instead.
 func (*ReadInboxRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{31}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReadInboxRequest) GetClientId() string {
@@ -2594,7 +3013,7 @@ type ReadInboxResponse struct {
 
 func (x *ReadInboxResponse) Reset() {
 	*x = ReadInboxResponse{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[32]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2606,7 +3025,7 @@ func (x *ReadInboxResponse) String() string {
 func (*ReadInboxResponse) ProtoMessage() {}
 
 func (x *ReadInboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[32]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2619,7 +3038,7 @@ func (x *ReadInboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadInboxResponse.ProtoReflect.Descriptor instead.
 func (*ReadInboxResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{32}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReadInboxResponse) GetEntries() []*Entry {
@@ -2644,7 +3063,7 @@ type ReadRetainedRequest struct {
 
 func (x *ReadRetainedRequest) Reset() {
 	*x = ReadRetainedRequest{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[33]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2656,7 +3075,7 @@ func (x *ReadRetainedRequest) String() string {
 func (*ReadRetainedRequest) ProtoMessage() {}
 
 func (x *ReadRetainedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[33]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2669,7 +3088,7 @@ func (x *ReadRetainedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRetainedRequest.ProtoReflect.Descriptor instead.
 func (*ReadRetainedRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{33}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReadRetainedRequest) GetFilter() string {
@@ -2706,7 +3125,7 @@ type RetainedMessage struct {
 
 func (x *RetainedMessage) Reset() {
 	*x = RetainedMessage{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[34]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2718,7 +3137,7 @@ func (x *RetainedMessage) String() string {
 func (*RetainedMessage) ProtoMessage() {}
 
 func (x *RetainedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[34]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2731,7 +3150,7 @@ func (x *RetainedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetainedMessage.ProtoReflect.Descriptor instead.
 func (*RetainedMessage) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{34}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RetainedMessage) GetMessage() *v1.Message {
@@ -2761,7 +3180,7 @@ type ReadRetainedResponse struct {
 
 func (x *ReadRetainedResponse) Reset() {
 	*x = ReadRetainedResponse{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[35]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +3192,7 @@ func (x *ReadRetainedResponse) String() string {
 func (*ReadRetainedResponse) ProtoMessage() {}
 
 func (x *ReadRetainedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[35]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +3205,7 @@ func (x *ReadRetainedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRetainedResponse.ProtoReflect.Descriptor instead.
 func (*ReadRetainedResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{35}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReadRetainedResponse) GetMessages() []*RetainedMessage {
@@ -2814,7 +3233,7 @@ type InspectSessionRequest struct {
 
 func (x *InspectSessionRequest) Reset() {
 	*x = InspectSessionRequest{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[36]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2826,7 +3245,7 @@ func (x *InspectSessionRequest) String() string {
 func (*InspectSessionRequest) ProtoMessage() {}
 
 func (x *InspectSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[36]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2839,7 +3258,7 @@ func (x *InspectSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectSessionRequest.ProtoReflect.Descriptor instead.
 func (*InspectSessionRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{36}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *InspectSessionRequest) GetClientId() string {
@@ -2880,7 +3299,7 @@ type InspectSessionResponse struct {
 
 func (x *InspectSessionResponse) Reset() {
 	*x = InspectSessionResponse{}
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[37]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +3311,7 @@ func (x *InspectSessionResponse) String() string {
 func (*InspectSessionResponse) ProtoMessage() {}
 
 func (x *InspectSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_session_v1_session_service_proto_msgTypes[37]
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +3324,7 @@ func (x *InspectSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectSessionResponse.ProtoReflect.Descriptor instead.
 func (*InspectSessionResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{37}
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *InspectSessionResponse) GetSessionId() uint64 {
@@ -2985,11 +3404,103 @@ func (x *InspectSessionResponse) GetLastDropReason() string {
 	return ""
 }
 
+// ListUserClientsRequest names a user.
+type ListUserClientsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// User name.
+	User          string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUserClientsRequest) Reset() {
+	*x = ListUserClientsRequest{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUserClientsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUserClientsRequest) ProtoMessage() {}
+
+func (x *ListUserClientsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUserClientsRequest.ProtoReflect.Descriptor instead.
+func (*ListUserClientsRequest) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ListUserClientsRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+// ListUserClientsResponse has the clients.
+type ListUserClientsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client ids, in their order.
+	ClientIds     []string `protobuf:"bytes,1,rep,name=client_ids,json=clientIds,proto3" json:"client_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUserClientsResponse) Reset() {
+	*x = ListUserClientsResponse{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUserClientsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUserClientsResponse) ProtoMessage() {}
+
+func (x *ListUserClientsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUserClientsResponse.ProtoReflect.Descriptor instead.
+func (*ListUserClientsResponse) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ListUserClientsResponse) GetClientIds() []string {
+	if x != nil {
+		return x.ClientIds
+	}
+	return nil
+}
+
 var File_beeline_session_v1_session_service_proto protoreflect.FileDescriptor
 
 const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\n" +
-	"(beeline/session/v1/session_service.proto\x12\x12beeline.session.v1\x1a beeline/message/v1/message.proto\"\x8d\x04\n" +
+	"(beeline/session/v1/session_service.proto\x12\x12beeline.session.v1\x1a beeline/message/v1/message.proto\"\xdc\x04\n" +
 	"\rAttachRequest\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.beeline.session.v1.HelloH\x00R\x05hello\x121\n" +
 	"\x05claim\x18\x02 \x01(\v2\x19.beeline.session.v1.ClaimH\x00R\x05claim\x127\n" +
@@ -2999,8 +3510,10 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\x05write\x18\x06 \x01(\v2\x19.beeline.session.v1.WriteH\x00R\x05write\x127\n" +
 	"\asettled\x18\a \x01(\v2\x1b.beeline.session.v1.SettledH\x00R\asettled\x124\n" +
 	"\x06retain\x18\b \x01(\v2\x1a.beeline.session.v1.RetainH\x00R\x06retain\x12=\n" +
-	"\tpublished\x18\t \x01(\v2\x1d.beeline.session.v1.PublishedH\x00R\tpublishedB\a\n" +
-	"\x05frame\"\x97\x04\n" +
+	"\tpublished\x18\t \x01(\v2\x1d.beeline.session.v1.PublishedH\x00R\tpublished\x12M\n" +
+	"\x0fmembers_applied\x18\n" +
+	" \x01(\v2\".beeline.session.v1.MembersAppliedH\x00R\x0emembersAppliedB\a\n" +
+	"\x05frame\"\xb5\x05\n" +
 	"\x0eAttachResponse\x127\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1b.beeline.session.v1.WelcomeH\x00R\awelcome\x127\n" +
 	"\aclaimed\x18\x02 \x01(\v2\x1b.beeline.session.v1.ClaimedH\x00R\aclaimed\x12:\n" +
@@ -3010,12 +3523,17 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\awritten\x18\x06 \x01(\v2\x1b.beeline.session.v1.WrittenH\x00R\awritten\x124\n" +
 	"\x06forget\x18\a \x01(\v2\x1a.beeline.session.v1.ForgetH\x00R\x06forget\x12:\n" +
 	"\bretained\x18\b \x01(\v2\x1c.beeline.session.v1.RetainedH\x00R\bretained\x127\n" +
-	"\apublish\x18\t \x01(\v2\x1b.beeline.session.v1.PublishH\x00R\apublishB\a\n" +
-	"\x05frame\")\n" +
+	"\apublish\x18\t \x01(\v2\x1b.beeline.session.v1.PublishH\x00R\apublish\x12M\n" +
+	"\x0fmembers_changed\x18\n" +
+	" \x01(\v2\".beeline.session.v1.MembersChangedH\x00R\x0emembersChanged\x12M\n" +
+	"\x0fmanaged_clients\x18\v \x01(\v2\".beeline.session.v1.ManagedClientsH\x00R\x0emanagedClientsB\a\n" +
+	"\x05frame\"R\n" +
 	"\x05Hello\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"+\n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12'\n" +
+	"\x0fmanaged_version\x18\x02 \x01(\tR\x0emanagedVersion\"T\n" +
 	"\aWelcome\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"\xc8\x01\n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12'\n" +
+	"\x0fmanaged_version\x18\x02 \x01(\tR\x0emanagedVersion\"\xe4\x01\n" +
 	"\x05Claim\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x1b\n" +
@@ -3023,16 +3541,42 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\vclean_start\x18\x03 \x01(\bR\n" +
 	"cleanStart\x124\n" +
 	"\x16session_expiry_seconds\x18\x04 \x01(\rR\x14sessionExpirySeconds\x12,\n" +
-	"\x04will\x18\x05 \x01(\v2\x18.beeline.session.v1.WillR\x04will\"b\n" +
+	"\x04will\x18\x05 \x01(\v2\x18.beeline.session.v1.WillR\x04will\x12\x1a\n" +
+	"\busername\x18\x06 \x01(\tR\busername\"b\n" +
 	"\x04Will\x125\n" +
 	"\amessage\x18\x01 \x01(\v2\x1b.beeline.message.v1.MessageR\amessage\x12#\n" +
-	"\rdelay_seconds\x18\x02 \x01(\rR\fdelaySeconds\"\x9a\x01\n" +
+	"\rdelay_seconds\x18\x02 \x01(\rR\fdelaySeconds\"\xd7\x01\n" +
 	"\aClaimed\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12#\n" +
 	"\rformer_holder\x18\x03 \x01(\tR\fformerHolder\x125\n" +
-	"\asession\x18\x04 \x01(\v2\x1b.beeline.session.v1.SessionR\asession\"\x87\x02\n" +
+	"\asession\x18\x04 \x01(\v2\x1b.beeline.session.v1.SessionR\asession\x12;\n" +
+	"\amanaged\x18\x05 \x03(\v2!.beeline.session.v1.ManagedFilterR\amanaged\"]\n" +
+	"\rManagedFilter\x12\x16\n" +
+	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x1b\n" +
+	"\tby_client\x18\x02 \x01(\bR\bbyClient\x12\x17\n" +
+	"\aby_user\x18\x03 \x01(\bR\x06byUser\"\xbd\x01\n" +
+	"\x0eMembersChanged\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\x04R\trequestId\x12'\n" +
+	"\x0fmanaged_version\x18\x02 \x01(\tR\x0emanagedVersion\x12\x16\n" +
+	"\x06filter\x18\x03 \x01(\tR\x06filter\x12\x16\n" +
+	"\x06joined\x18\x04 \x01(\bR\x06joined\x12\x1d\n" +
+	"\n" +
+	"client_ids\x18\x05 \x03(\tR\tclientIds\x12\x14\n" +
+	"\x05users\x18\x06 \x03(\tR\x05users\"/\n" +
+	"\x0eMembersApplied\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\x04R\trequestId\"\x95\x01\n" +
+	"\x0eManagedClients\x12'\n" +
+	"\x0fmanaged_version\x18\x01 \x01(\tR\x0emanagedVersion\x12;\n" +
+	"\aclients\x18\x02 \x03(\v2!.beeline.session.v1.ManagedClientR\aclients\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\x04R\trequestId\"i\n" +
+	"\rManagedClient\x12\x1b\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12;\n" +
+	"\amanaged\x18\x02 \x03(\v2!.beeline.session.v1.ManagedFilterR\amanaged\"\x87\x02\n" +
 	"\aSession\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\x04R\tsessionId\x12\x18\n" +
@@ -3136,11 +3680,12 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"<\n" +
 	"\aEvicted\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"V\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"r\n" +
 	"\aHolding\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
-	"\asettled\x18\x03 \x01(\bR\asettled\"\x8c\x01\n" +
+	"\asettled\x18\x03 \x01(\bR\asettled\x12\x1a\n" +
+	"\busername\x18\x04 \x01(\tR\busername\"\x8c\x01\n" +
 	"\bHoldings\x127\n" +
 	"\bholdings\x18\x01 \x03(\v2\x1b.beeline.session.v1.HoldingR\bholdings\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\bR\x04last\x123\n" +
@@ -3186,7 +3731,12 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\rinbox_dropped\x18\n" +
 	" \x01(\x04R\finboxDropped\x12(\n" +
 	"\x10last_drop_reason\x18\v \x01(\tR\x0elastDropReasonB\x10\n" +
-	"\x0e_expires_in_ms*q\n" +
+	"\x0e_expires_in_ms\",\n" +
+	"\x16ListUserClientsRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\"8\n" +
+	"\x17ListUserClientsResponse\x12\x1d\n" +
+	"\n" +
+	"client_ids\x18\x01 \x03(\tR\tclientIds*q\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REFUSAL_UNAVAILABLE\x10\x01\x12\x1c\n" +
@@ -3194,13 +3744,14 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\x12REFUSAL_SUPERSEDED\x10\x03*9\n" +
 	"\x06Ending\x12\x16\n" +
 	"\x12ENDING_UNSPECIFIED\x10\x00\x12\x17\n" +
-	"\x13ENDING_WITHOUT_WILL\x10\x012\xdf\x03\n" +
+	"\x13ENDING_WITHOUT_WILL\x10\x012\xcb\x04\n" +
 	"\x0eSessionService\x12S\n" +
 	"\x06Attach\x12!.beeline.session.v1.AttachRequest\x1a\".beeline.session.v1.AttachResponse(\x010\x01\x12R\n" +
 	"\aWitness\x12\".beeline.session.v1.WitnessRequest\x1a#.beeline.session.v1.WitnessResponse\x12X\n" +
 	"\tReadInbox\x12$.beeline.session.v1.ReadInboxRequest\x1a%.beeline.session.v1.ReadInboxResponse\x12a\n" +
 	"\fReadRetained\x12'.beeline.session.v1.ReadRetainedRequest\x1a(.beeline.session.v1.ReadRetainedResponse\x12g\n" +
-	"\x0eInspectSession\x12).beeline.session.v1.InspectSessionRequest\x1a*.beeline.session.v1.InspectSessionResponseBFZDgithub.com/beeline-mqtt/beeline/api/gen/beeline/session/v1;sessionv1b\x06proto3"
+	"\x0eInspectSession\x12).beeline.session.v1.InspectSessionRequest\x1a*.beeline.session.v1.InspectSessionResponse\x12j\n" +
+	"\x0fListUserClients\x12*.beeline.session.v1.ListUserClientsRequest\x1a+.beeline.session.v1.ListUserClientsResponseBFZDgithub.com/beeline-mqtt/beeline/api/gen/beeline/session/v1;sessionv1b\x06proto3"
 
 var (
 	file_beeline_session_v1_session_service_proto_rawDescOnce sync.Once
@@ -3215,111 +3766,126 @@ func file_beeline_session_v1_session_service_proto_rawDescGZIP() []byte {
 }
 
 var file_beeline_session_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_beeline_session_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_beeline_session_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_beeline_session_v1_session_service_proto_goTypes = []any{
-	(Refusal)(0),                   // 0: beeline.session.v1.Refusal
-	(Ending)(0),                    // 1: beeline.session.v1.Ending
-	(*AttachRequest)(nil),          // 2: beeline.session.v1.AttachRequest
-	(*AttachResponse)(nil),         // 3: beeline.session.v1.AttachResponse
-	(*Hello)(nil),                  // 4: beeline.session.v1.Hello
-	(*Welcome)(nil),                // 5: beeline.session.v1.Welcome
-	(*Claim)(nil),                  // 6: beeline.session.v1.Claim
-	(*Will)(nil),                   // 7: beeline.session.v1.Will
-	(*Claimed)(nil),                // 8: beeline.session.v1.Claimed
-	(*Session)(nil),                // 9: beeline.session.v1.Session
-	(*Subscription)(nil),           // 10: beeline.session.v1.Subscription
-	(*Taken)(nil),                  // 11: beeline.session.v1.Taken
-	(*Entry)(nil),                  // 12: beeline.session.v1.Entry
-	(*Change)(nil),                 // 13: beeline.session.v1.Change
-	(*Sent)(nil),                   // 14: beeline.session.v1.Sent
-	(*Write)(nil),                  // 15: beeline.session.v1.Write
-	(*Written)(nil),                // 16: beeline.session.v1.Written
-	(*LeftOut)(nil),                // 17: beeline.session.v1.LeftOut
-	(*Settled)(nil),                // 18: beeline.session.v1.Settled
-	(*Forget)(nil),                 // 19: beeline.session.v1.Forget
-	(*Retain)(nil),                 // 20: beeline.session.v1.Retain
-	(*Retained)(nil),               // 21: beeline.session.v1.Retained
-	(*Publish)(nil),                // 22: beeline.session.v1.Publish
-	(*Published)(nil),              // 23: beeline.session.v1.Published
-	(*Refused)(nil),                // 24: beeline.session.v1.Refused
-	(*Release)(nil),                // 25: beeline.session.v1.Release
-	(*Released)(nil),               // 26: beeline.session.v1.Released
-	(*Evict)(nil),                  // 27: beeline.session.v1.Evict
-	(*Evicted)(nil),                // 28: beeline.session.v1.Evicted
-	(*Holding)(nil),                // 29: beeline.session.v1.Holding
-	(*Holdings)(nil),               // 30: beeline.session.v1.Holdings
-	(*WitnessRequest)(nil),         // 31: beeline.session.v1.WitnessRequest
-	(*WitnessResponse)(nil),        // 32: beeline.session.v1.WitnessResponse
-	(*ReadInboxRequest)(nil),       // 33: beeline.session.v1.ReadInboxRequest
-	(*ReadInboxResponse)(nil),      // 34: beeline.session.v1.ReadInboxResponse
-	(*ReadRetainedRequest)(nil),    // 35: beeline.session.v1.ReadRetainedRequest
-	(*RetainedMessage)(nil),        // 36: beeline.session.v1.RetainedMessage
-	(*ReadRetainedResponse)(nil),   // 37: beeline.session.v1.ReadRetainedResponse
-	(*InspectSessionRequest)(nil),  // 38: beeline.session.v1.InspectSessionRequest
-	(*InspectSessionResponse)(nil), // 39: beeline.session.v1.InspectSessionResponse
-	(*v1.Message)(nil),             // 40: beeline.message.v1.Message
-	(v1.Qos)(0),                    // 41: beeline.message.v1.Qos
-	(*v1.MessageId)(nil),           // 42: beeline.message.v1.MessageId
+	(Refusal)(0),                    // 0: beeline.session.v1.Refusal
+	(Ending)(0),                     // 1: beeline.session.v1.Ending
+	(*AttachRequest)(nil),           // 2: beeline.session.v1.AttachRequest
+	(*AttachResponse)(nil),          // 3: beeline.session.v1.AttachResponse
+	(*Hello)(nil),                   // 4: beeline.session.v1.Hello
+	(*Welcome)(nil),                 // 5: beeline.session.v1.Welcome
+	(*Claim)(nil),                   // 6: beeline.session.v1.Claim
+	(*Will)(nil),                    // 7: beeline.session.v1.Will
+	(*Claimed)(nil),                 // 8: beeline.session.v1.Claimed
+	(*ManagedFilter)(nil),           // 9: beeline.session.v1.ManagedFilter
+	(*MembersChanged)(nil),          // 10: beeline.session.v1.MembersChanged
+	(*MembersApplied)(nil),          // 11: beeline.session.v1.MembersApplied
+	(*ManagedClients)(nil),          // 12: beeline.session.v1.ManagedClients
+	(*ManagedClient)(nil),           // 13: beeline.session.v1.ManagedClient
+	(*Session)(nil),                 // 14: beeline.session.v1.Session
+	(*Subscription)(nil),            // 15: beeline.session.v1.Subscription
+	(*Taken)(nil),                   // 16: beeline.session.v1.Taken
+	(*Entry)(nil),                   // 17: beeline.session.v1.Entry
+	(*Change)(nil),                  // 18: beeline.session.v1.Change
+	(*Sent)(nil),                    // 19: beeline.session.v1.Sent
+	(*Write)(nil),                   // 20: beeline.session.v1.Write
+	(*Written)(nil),                 // 21: beeline.session.v1.Written
+	(*LeftOut)(nil),                 // 22: beeline.session.v1.LeftOut
+	(*Settled)(nil),                 // 23: beeline.session.v1.Settled
+	(*Forget)(nil),                  // 24: beeline.session.v1.Forget
+	(*Retain)(nil),                  // 25: beeline.session.v1.Retain
+	(*Retained)(nil),                // 26: beeline.session.v1.Retained
+	(*Publish)(nil),                 // 27: beeline.session.v1.Publish
+	(*Published)(nil),               // 28: beeline.session.v1.Published
+	(*Refused)(nil),                 // 29: beeline.session.v1.Refused
+	(*Release)(nil),                 // 30: beeline.session.v1.Release
+	(*Released)(nil),                // 31: beeline.session.v1.Released
+	(*Evict)(nil),                   // 32: beeline.session.v1.Evict
+	(*Evicted)(nil),                 // 33: beeline.session.v1.Evicted
+	(*Holding)(nil),                 // 34: beeline.session.v1.Holding
+	(*Holdings)(nil),                // 35: beeline.session.v1.Holdings
+	(*WitnessRequest)(nil),          // 36: beeline.session.v1.WitnessRequest
+	(*WitnessResponse)(nil),         // 37: beeline.session.v1.WitnessResponse
+	(*ReadInboxRequest)(nil),        // 38: beeline.session.v1.ReadInboxRequest
+	(*ReadInboxResponse)(nil),       // 39: beeline.session.v1.ReadInboxResponse
+	(*ReadRetainedRequest)(nil),     // 40: beeline.session.v1.ReadRetainedRequest
+	(*RetainedMessage)(nil),         // 41: beeline.session.v1.RetainedMessage
+	(*ReadRetainedResponse)(nil),    // 42: beeline.session.v1.ReadRetainedResponse
+	(*InspectSessionRequest)(nil),   // 43: beeline.session.v1.InspectSessionRequest
+	(*InspectSessionResponse)(nil),  // 44: beeline.session.v1.InspectSessionResponse
+	(*ListUserClientsRequest)(nil),  // 45: beeline.session.v1.ListUserClientsRequest
+	(*ListUserClientsResponse)(nil), // 46: beeline.session.v1.ListUserClientsResponse
+	(*v1.Message)(nil),              // 47: beeline.message.v1.Message
+	(v1.Qos)(0),                     // 48: beeline.message.v1.Qos
+	(*v1.MessageId)(nil),            // 49: beeline.message.v1.MessageId
 }
 var file_beeline_session_v1_session_service_proto_depIdxs = []int32{
 	4,  // 0: beeline.session.v1.AttachRequest.hello:type_name -> beeline.session.v1.Hello
 	6,  // 1: beeline.session.v1.AttachRequest.claim:type_name -> beeline.session.v1.Claim
-	25, // 2: beeline.session.v1.AttachRequest.release:type_name -> beeline.session.v1.Release
-	28, // 3: beeline.session.v1.AttachRequest.evicted:type_name -> beeline.session.v1.Evicted
-	30, // 4: beeline.session.v1.AttachRequest.holdings:type_name -> beeline.session.v1.Holdings
-	15, // 5: beeline.session.v1.AttachRequest.write:type_name -> beeline.session.v1.Write
-	18, // 6: beeline.session.v1.AttachRequest.settled:type_name -> beeline.session.v1.Settled
-	20, // 7: beeline.session.v1.AttachRequest.retain:type_name -> beeline.session.v1.Retain
-	23, // 8: beeline.session.v1.AttachRequest.published:type_name -> beeline.session.v1.Published
-	5,  // 9: beeline.session.v1.AttachResponse.welcome:type_name -> beeline.session.v1.Welcome
-	8,  // 10: beeline.session.v1.AttachResponse.claimed:type_name -> beeline.session.v1.Claimed
-	26, // 11: beeline.session.v1.AttachResponse.released:type_name -> beeline.session.v1.Released
-	27, // 12: beeline.session.v1.AttachResponse.evict:type_name -> beeline.session.v1.Evict
-	24, // 13: beeline.session.v1.AttachResponse.refused:type_name -> beeline.session.v1.Refused
-	16, // 14: beeline.session.v1.AttachResponse.written:type_name -> beeline.session.v1.Written
-	19, // 15: beeline.session.v1.AttachResponse.forget:type_name -> beeline.session.v1.Forget
-	21, // 16: beeline.session.v1.AttachResponse.retained:type_name -> beeline.session.v1.Retained
-	22, // 17: beeline.session.v1.AttachResponse.publish:type_name -> beeline.session.v1.Publish
-	7,  // 18: beeline.session.v1.Claim.will:type_name -> beeline.session.v1.Will
-	40, // 19: beeline.session.v1.Will.message:type_name -> beeline.message.v1.Message
-	9,  // 20: beeline.session.v1.Claimed.session:type_name -> beeline.session.v1.Session
-	10, // 21: beeline.session.v1.Session.subscriptions:type_name -> beeline.session.v1.Subscription
-	11, // 22: beeline.session.v1.Session.taken:type_name -> beeline.session.v1.Taken
-	41, // 23: beeline.session.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
-	42, // 24: beeline.session.v1.Taken.message_id:type_name -> beeline.message.v1.MessageId
-	40, // 25: beeline.session.v1.Entry.message:type_name -> beeline.message.v1.Message
-	41, // 26: beeline.session.v1.Entry.qos:type_name -> beeline.message.v1.Qos
-	12, // 27: beeline.session.v1.Change.append:type_name -> beeline.session.v1.Entry
-	14, // 28: beeline.session.v1.Change.sent:type_name -> beeline.session.v1.Sent
-	11, // 29: beeline.session.v1.Change.taken:type_name -> beeline.session.v1.Taken
-	10, // 30: beeline.session.v1.Change.subscribed:type_name -> beeline.session.v1.Subscription
-	13, // 31: beeline.session.v1.Write.changes:type_name -> beeline.session.v1.Change
-	17, // 32: beeline.session.v1.Written.left_out:type_name -> beeline.session.v1.LeftOut
-	40, // 33: beeline.session.v1.Retain.message:type_name -> beeline.message.v1.Message
-	40, // 34: beeline.session.v1.Publish.message:type_name -> beeline.message.v1.Message
-	0,  // 35: beeline.session.v1.Refused.reason:type_name -> beeline.session.v1.Refusal
-	1,  // 36: beeline.session.v1.Release.ending:type_name -> beeline.session.v1.Ending
-	29, // 37: beeline.session.v1.Holdings.holdings:type_name -> beeline.session.v1.Holding
-	29, // 38: beeline.session.v1.Holdings.ghosts:type_name -> beeline.session.v1.Holding
-	12, // 39: beeline.session.v1.ReadInboxResponse.entries:type_name -> beeline.session.v1.Entry
-	40, // 40: beeline.session.v1.RetainedMessage.message:type_name -> beeline.message.v1.Message
-	36, // 41: beeline.session.v1.ReadRetainedResponse.messages:type_name -> beeline.session.v1.RetainedMessage
-	10, // 42: beeline.session.v1.InspectSessionResponse.subscriptions:type_name -> beeline.session.v1.Subscription
-	2,  // 43: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
-	31, // 44: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
-	33, // 45: beeline.session.v1.SessionService.ReadInbox:input_type -> beeline.session.v1.ReadInboxRequest
-	35, // 46: beeline.session.v1.SessionService.ReadRetained:input_type -> beeline.session.v1.ReadRetainedRequest
-	38, // 47: beeline.session.v1.SessionService.InspectSession:input_type -> beeline.session.v1.InspectSessionRequest
-	3,  // 48: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
-	32, // 49: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
-	34, // 50: beeline.session.v1.SessionService.ReadInbox:output_type -> beeline.session.v1.ReadInboxResponse
-	37, // 51: beeline.session.v1.SessionService.ReadRetained:output_type -> beeline.session.v1.ReadRetainedResponse
-	39, // 52: beeline.session.v1.SessionService.InspectSession:output_type -> beeline.session.v1.InspectSessionResponse
-	48, // [48:53] is the sub-list for method output_type
-	43, // [43:48] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	30, // 2: beeline.session.v1.AttachRequest.release:type_name -> beeline.session.v1.Release
+	33, // 3: beeline.session.v1.AttachRequest.evicted:type_name -> beeline.session.v1.Evicted
+	35, // 4: beeline.session.v1.AttachRequest.holdings:type_name -> beeline.session.v1.Holdings
+	20, // 5: beeline.session.v1.AttachRequest.write:type_name -> beeline.session.v1.Write
+	23, // 6: beeline.session.v1.AttachRequest.settled:type_name -> beeline.session.v1.Settled
+	25, // 7: beeline.session.v1.AttachRequest.retain:type_name -> beeline.session.v1.Retain
+	28, // 8: beeline.session.v1.AttachRequest.published:type_name -> beeline.session.v1.Published
+	11, // 9: beeline.session.v1.AttachRequest.members_applied:type_name -> beeline.session.v1.MembersApplied
+	5,  // 10: beeline.session.v1.AttachResponse.welcome:type_name -> beeline.session.v1.Welcome
+	8,  // 11: beeline.session.v1.AttachResponse.claimed:type_name -> beeline.session.v1.Claimed
+	31, // 12: beeline.session.v1.AttachResponse.released:type_name -> beeline.session.v1.Released
+	32, // 13: beeline.session.v1.AttachResponse.evict:type_name -> beeline.session.v1.Evict
+	29, // 14: beeline.session.v1.AttachResponse.refused:type_name -> beeline.session.v1.Refused
+	21, // 15: beeline.session.v1.AttachResponse.written:type_name -> beeline.session.v1.Written
+	24, // 16: beeline.session.v1.AttachResponse.forget:type_name -> beeline.session.v1.Forget
+	26, // 17: beeline.session.v1.AttachResponse.retained:type_name -> beeline.session.v1.Retained
+	27, // 18: beeline.session.v1.AttachResponse.publish:type_name -> beeline.session.v1.Publish
+	10, // 19: beeline.session.v1.AttachResponse.members_changed:type_name -> beeline.session.v1.MembersChanged
+	12, // 20: beeline.session.v1.AttachResponse.managed_clients:type_name -> beeline.session.v1.ManagedClients
+	7,  // 21: beeline.session.v1.Claim.will:type_name -> beeline.session.v1.Will
+	47, // 22: beeline.session.v1.Will.message:type_name -> beeline.message.v1.Message
+	14, // 23: beeline.session.v1.Claimed.session:type_name -> beeline.session.v1.Session
+	9,  // 24: beeline.session.v1.Claimed.managed:type_name -> beeline.session.v1.ManagedFilter
+	13, // 25: beeline.session.v1.ManagedClients.clients:type_name -> beeline.session.v1.ManagedClient
+	9,  // 26: beeline.session.v1.ManagedClient.managed:type_name -> beeline.session.v1.ManagedFilter
+	15, // 27: beeline.session.v1.Session.subscriptions:type_name -> beeline.session.v1.Subscription
+	16, // 28: beeline.session.v1.Session.taken:type_name -> beeline.session.v1.Taken
+	48, // 29: beeline.session.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
+	49, // 30: beeline.session.v1.Taken.message_id:type_name -> beeline.message.v1.MessageId
+	47, // 31: beeline.session.v1.Entry.message:type_name -> beeline.message.v1.Message
+	48, // 32: beeline.session.v1.Entry.qos:type_name -> beeline.message.v1.Qos
+	17, // 33: beeline.session.v1.Change.append:type_name -> beeline.session.v1.Entry
+	19, // 34: beeline.session.v1.Change.sent:type_name -> beeline.session.v1.Sent
+	16, // 35: beeline.session.v1.Change.taken:type_name -> beeline.session.v1.Taken
+	15, // 36: beeline.session.v1.Change.subscribed:type_name -> beeline.session.v1.Subscription
+	18, // 37: beeline.session.v1.Write.changes:type_name -> beeline.session.v1.Change
+	22, // 38: beeline.session.v1.Written.left_out:type_name -> beeline.session.v1.LeftOut
+	47, // 39: beeline.session.v1.Retain.message:type_name -> beeline.message.v1.Message
+	47, // 40: beeline.session.v1.Publish.message:type_name -> beeline.message.v1.Message
+	0,  // 41: beeline.session.v1.Refused.reason:type_name -> beeline.session.v1.Refusal
+	1,  // 42: beeline.session.v1.Release.ending:type_name -> beeline.session.v1.Ending
+	34, // 43: beeline.session.v1.Holdings.holdings:type_name -> beeline.session.v1.Holding
+	34, // 44: beeline.session.v1.Holdings.ghosts:type_name -> beeline.session.v1.Holding
+	17, // 45: beeline.session.v1.ReadInboxResponse.entries:type_name -> beeline.session.v1.Entry
+	47, // 46: beeline.session.v1.RetainedMessage.message:type_name -> beeline.message.v1.Message
+	41, // 47: beeline.session.v1.ReadRetainedResponse.messages:type_name -> beeline.session.v1.RetainedMessage
+	15, // 48: beeline.session.v1.InspectSessionResponse.subscriptions:type_name -> beeline.session.v1.Subscription
+	2,  // 49: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
+	36, // 50: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
+	38, // 51: beeline.session.v1.SessionService.ReadInbox:input_type -> beeline.session.v1.ReadInboxRequest
+	40, // 52: beeline.session.v1.SessionService.ReadRetained:input_type -> beeline.session.v1.ReadRetainedRequest
+	43, // 53: beeline.session.v1.SessionService.InspectSession:input_type -> beeline.session.v1.InspectSessionRequest
+	45, // 54: beeline.session.v1.SessionService.ListUserClients:input_type -> beeline.session.v1.ListUserClientsRequest
+	3,  // 55: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
+	37, // 56: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
+	39, // 57: beeline.session.v1.SessionService.ReadInbox:output_type -> beeline.session.v1.ReadInboxResponse
+	42, // 58: beeline.session.v1.SessionService.ReadRetained:output_type -> beeline.session.v1.ReadRetainedResponse
+	44, // 59: beeline.session.v1.SessionService.InspectSession:output_type -> beeline.session.v1.InspectSessionResponse
+	46, // 60: beeline.session.v1.SessionService.ListUserClients:output_type -> beeline.session.v1.ListUserClientsResponse
+	55, // [55:61] is the sub-list for method output_type
+	49, // [49:55] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_beeline_session_v1_session_service_proto_init() }
@@ -3337,6 +3903,7 @@ func file_beeline_session_v1_session_service_proto_init() {
 		(*AttachRequest_Settled)(nil),
 		(*AttachRequest_Retain)(nil),
 		(*AttachRequest_Published)(nil),
+		(*AttachRequest_MembersApplied)(nil),
 	}
 	file_beeline_session_v1_session_service_proto_msgTypes[1].OneofWrappers = []any{
 		(*AttachResponse_Welcome)(nil),
@@ -3348,8 +3915,10 @@ func file_beeline_session_v1_session_service_proto_init() {
 		(*AttachResponse_Forget)(nil),
 		(*AttachResponse_Retained)(nil),
 		(*AttachResponse_Publish)(nil),
+		(*AttachResponse_MembersChanged)(nil),
+		(*AttachResponse_ManagedClients)(nil),
 	}
-	file_beeline_session_v1_session_service_proto_msgTypes[11].OneofWrappers = []any{
+	file_beeline_session_v1_session_service_proto_msgTypes[16].OneofWrappers = []any{
 		(*Change_Append)(nil),
 		(*Change_Sent)(nil),
 		(*Change_Released)(nil),
@@ -3359,15 +3928,15 @@ func file_beeline_session_v1_session_service_proto_init() {
 		(*Change_Subscribed)(nil),
 		(*Change_Unsubscribed)(nil),
 	}
-	file_beeline_session_v1_session_service_proto_msgTypes[23].OneofWrappers = []any{}
-	file_beeline_session_v1_session_service_proto_msgTypes[37].OneofWrappers = []any{}
+	file_beeline_session_v1_session_service_proto_msgTypes[28].OneofWrappers = []any{}
+	file_beeline_session_v1_session_service_proto_msgTypes[42].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeline_session_v1_session_service_proto_rawDesc), len(file_beeline_session_v1_session_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   38,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

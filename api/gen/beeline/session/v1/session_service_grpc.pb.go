@@ -19,11 +19,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SessionService_Attach_FullMethodName         = "/beeline.session.v1.SessionService/Attach"
-	SessionService_Witness_FullMethodName        = "/beeline.session.v1.SessionService/Witness"
-	SessionService_ReadInbox_FullMethodName      = "/beeline.session.v1.SessionService/ReadInbox"
-	SessionService_ReadRetained_FullMethodName   = "/beeline.session.v1.SessionService/ReadRetained"
-	SessionService_InspectSession_FullMethodName = "/beeline.session.v1.SessionService/InspectSession"
+	SessionService_Attach_FullMethodName          = "/beeline.session.v1.SessionService/Attach"
+	SessionService_Witness_FullMethodName         = "/beeline.session.v1.SessionService/Witness"
+	SessionService_ReadInbox_FullMethodName       = "/beeline.session.v1.SessionService/ReadInbox"
+	SessionService_ReadRetained_FullMethodName    = "/beeline.session.v1.SessionService/ReadRetained"
+	SessionService_InspectSession_FullMethodName  = "/beeline.session.v1.SessionService/InspectSession"
+	SessionService_ListUserClients_FullMethodName = "/beeline.session.v1.SessionService/ListUserClients"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -52,6 +53,10 @@ type SessionServiceClient interface {
 	// InspectSession shows what is known of one client's session.
 	// Refuses: NOT_FOUND when the client has no durable session; else as ReadInbox does.
 	InspectSession(ctx context.Context, in *InspectSessionRequest, opts ...grpc.CallOption) (*InspectSessionResponse, error)
+	// ListUserClients lists the clients that have connected as a user: those that are connected, and those that are away
+	// and have a session. Some may have gone a moment ago.
+	// Refuses: FAILED_PRECONDITION when this instance is not the active one.
+	ListUserClients(ctx context.Context, in *ListUserClientsRequest, opts ...grpc.CallOption) (*ListUserClientsResponse, error)
 }
 
 type sessionServiceClient struct {
@@ -115,6 +120,16 @@ func (c *sessionServiceClient) InspectSession(ctx context.Context, in *InspectSe
 	return out, nil
 }
 
+func (c *sessionServiceClient) ListUserClients(ctx context.Context, in *ListUserClientsRequest, opts ...grpc.CallOption) (*ListUserClientsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListUserClientsResponse)
+	err := c.cc.Invoke(ctx, SessionService_ListUserClients_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SessionServiceServer is the server API for SessionService service.
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
@@ -141,6 +156,10 @@ type SessionServiceServer interface {
 	// InspectSession shows what is known of one client's session.
 	// Refuses: NOT_FOUND when the client has no durable session; else as ReadInbox does.
 	InspectSession(context.Context, *InspectSessionRequest) (*InspectSessionResponse, error)
+	// ListUserClients lists the clients that have connected as a user: those that are connected, and those that are away
+	// and have a session. Some may have gone a moment ago.
+	// Refuses: FAILED_PRECONDITION when this instance is not the active one.
+	ListUserClients(context.Context, *ListUserClientsRequest) (*ListUserClientsResponse, error)
 	mustEmbedUnimplementedSessionServiceServer()
 }
 
@@ -165,6 +184,9 @@ func (UnimplementedSessionServiceServer) ReadRetained(context.Context, *ReadReta
 }
 func (UnimplementedSessionServiceServer) InspectSession(context.Context, *InspectSessionRequest) (*InspectSessionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method InspectSession not implemented")
+}
+func (UnimplementedSessionServiceServer) ListUserClients(context.Context, *ListUserClientsRequest) (*ListUserClientsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListUserClients not implemented")
 }
 func (UnimplementedSessionServiceServer) mustEmbedUnimplementedSessionServiceServer() {}
 func (UnimplementedSessionServiceServer) testEmbeddedByValue()                        {}
@@ -266,6 +288,24 @@ func _SessionService_InspectSession_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_ListUserClients_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListUserClientsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).ListUserClients(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_ListUserClients_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).ListUserClients(ctx, req.(*ListUserClientsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SessionService_ServiceDesc is the grpc.ServiceDesc for SessionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -288,6 +328,10 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "InspectSession",
 			Handler:    _SessionService_InspectSession_Handler,
+		},
+		{
+			MethodName: "ListUserClients",
+			Handler:    _SessionService_ListUserClients_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

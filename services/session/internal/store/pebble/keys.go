@@ -6,6 +6,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 )
 
 // The key spaces: the first byte of every key. Numbers in keys are big endian, so that they sort.
@@ -16,7 +17,7 @@ const (
 	spaceTwice     = 'd' // session, message id: a message at QoS 2 that the inbox has
 	spaceEntry     = 'e' // session, position
 	spaceFlight    = 'f' // session, position: under which packet identifier an entry was sent
-	spaceGroups    = 'g' // reserved for memberships of groups: by client, and by group
+	spaceGroups    = 'g' // group, zero byte, and for a member: c or u, name
 	spaceMemory    = 'h' // generation, session, message id: a message at QoS 2 that an inbox had
 	spaceMeta      = 'i' // name
 	spaceMessage   = 'm' // bucket, message id, checksum
@@ -104,6 +105,19 @@ func keyMemory(b []byte, generation uint64, id journal.SessionID, m message.ID) 
 // keyMessage has the checksum because nothing but care keeps two messages from having the same id.
 func keyMessage(b []byte, bucket uint64, m message.ID, sum uint32) []byte {
 	return binary.BigEndian.AppendUint32(appendID(keyNumber(b, spaceMessage, bucket), m), sum)
+}
+
+// keyGroup is the row of a group. Names of groups have no zero byte.
+func keyGroup(b []byte, group string) []byte {
+	return append(append(append(b, spaceGroups), group...), 0)
+}
+
+func keyMember(b []byte, group string, m store.Member) []byte {
+	kind := byte('c')
+	if m.User {
+		kind = 'u'
+	}
+	return append(append(keyGroup(b, group), kind), m.Name...)
 }
 
 // appendID puts the number first: the origin has no fixed length.

@@ -136,7 +136,10 @@ func putRecord(b []byte, r *store.Record) []byte {
 	b = putNumber(putNumber(b, uint64(r.Session)), r.Epoch)
 	b = putText(putText(b, r.Holder), r.Former)
 	b = putInstant(putNumber(b, uint64(r.Expiry)), r.Away)
-	b = append(b, bit(r.Will != nil, 0)|bit(r.WillDue, 1)|bit(r.Will != nil && r.Will.HasExpiry, 2))
+	b = append(b, bit(r.Will != nil, 0)|bit(r.WillDue, 1)|bit(r.Will != nil && r.Will.HasExpiry, 2)|bit(r.User != "", 3))
+	if r.User != "" {
+		b = putText(b, r.User)
+	}
 	if r.Will == nil {
 		return b
 	}
@@ -155,6 +158,9 @@ func readRecord(key, value []byte) (store.Record, error) {
 	rec.Expiry, rec.Away = uint32(r.number()), r.instant()
 	flags := r.octet()
 	rec.WillDue = flags&2 != 0
+	if flags&8 != 0 {
+		rec.User = r.text()
+	}
 	if flags&1 != 0 {
 		w := &journal.Will{Expiry: time.Duration(r.number()), Delay: time.Duration(r.number()), HasExpiry: flags&4 != 0}
 		w.Message = readMessage(&r, true)

@@ -47,6 +47,7 @@ func Run(t *testing.T, engine New) {
 		{"inbox", inboxTests()},
 		{"bounds", boundTests()},
 		{"retained", retainedTests()},
+		{"groups", groupTests()},
 		{"faults", faultTests()},
 	} {
 		for _, tt := range group.tests {
