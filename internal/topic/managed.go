@@ -14,7 +14,7 @@ const (
 	UserPrefix = "user/"
 )
 
-// ErrManaged: it is not group/<group>/<rest> or user/<user name>/<rest>, or it is a filter that reaches for such topics.
+// ErrManaged says that it is not group/<group>/<rest> or user/<user name>/<rest>, or a filter that reaches for such topics.
 var ErrManaged = errors.New("topic is not group/<group>/<rest> or user/<user name>/<rest>, or is used as a filter")
 
 // IsGroup reports whether name lies under GroupPrefix.

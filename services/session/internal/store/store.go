@@ -176,6 +176,12 @@ type Inboxes interface {
 	Inbox(client string, session journal.SessionID, after journal.Position, maxEntries, maxBytes int) ([]journal.Entry, error)
 }
 
+// Clients is what is kept of clients.
+type Clients interface {
+	Sessions
+	Inboxes
+}
+
 // RetainedMessage is a retained message and its version.
 type RetainedMessage struct {
 	Message *message.Message
@@ -257,8 +263,7 @@ type Groups interface {
 // Store is everything. Close carries out what was called before, calls every done, and ends all goroutines; what is
 // called later fails with ErrClosed.
 type Store interface {
-	Sessions
-	Inboxes
+	Clients
 	Retained
 	Groups
 	Meta
