@@ -17,6 +17,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 	"github.com/beeline-mqtt/beeline/internal/listener"
+	"github.com/beeline-mqtt/beeline/services/router/internal/administration"
 	"github.com/beeline-mqtt/beeline/services/router/internal/fleet"
 	"github.com/beeline-mqtt/beeline/services/router/internal/splice"
 )
@@ -39,7 +40,9 @@ type Router struct {
 	sources   *tally[netip.Addr]
 	placer    *placer
 	fleet     *fleet.Fleet
-	pool      *splice.Pool
+	// administration is what operators call.
+	administration *administration.Service
+	pool           *splice.Pool
 }
 
 // New makes a router and binds its listeners. Nobody is accepted before Run.
@@ -53,6 +56,7 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	if r.placer, err = newPlacer(cfg, deps, r.metrics, r.fleet.See); err != nil {
 		return nil, err
 	}
+	r.administration = administration.New(administration.Deps{Fleet: r.fleet, LookUp: r.placer.own.directory.LookUp})
 	if r.listeners, err = listener.ListenAll(cfg.Listeners, cfg.MaxConnections, deps.Logger); err != nil {
 		return nil, err
 	}
@@ -68,6 +72,7 @@ func (r *Router) Ready() error { return r.placer.ready() }
 // Run takes devices to nodes until ctx ends. It takes none before it knows the nodes.
 func (r *Router) Run(ctx context.Context) error {
 	defer r.pool.Close()
+	defer r.administration.Close()
 	return lifecycle.Run(ctx, stopGrace,
 		lifecycle.Simple("fleet", r.fleet.Run),
 		lifecycle.Simple("placement", r.placer.run),
