@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -19,6 +20,8 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/listener"
 	"github.com/beeline-mqtt/beeline/services/router/internal/administration"
 	"github.com/beeline-mqtt/beeline/services/router/internal/fleet"
+	"github.com/beeline-mqtt/beeline/services/router/internal/gate"
+	"github.com/beeline-mqtt/beeline/services/router/internal/rest"
 	"github.com/beeline-mqtt/beeline/services/router/internal/splice"
 )
 
@@ -42,6 +45,9 @@ type Router struct {
 	fleet     *fleet.Fleet
 	// administration is what operators call.
 	administration *administration.Service
+	gate           *gate.Gate
+	rest           *rest.Server     // nil: there is none
+	within         *grpc.ClientConn // from REST to the process's server
 	pool           *splice.Pool
 }
 
@@ -57,7 +63,18 @@ func New(cfg Config, deps Deps) (*Router, error) {
 		return nil, err
 	}
 	r.administration = administration.New(administration.Deps{Fleet: r.fleet, LookUp: r.placer.own.directory.LookUp})
+	if r.gate, err = gate.New(cfg.Access, gate.Deps{Logger: deps.Logger, Metrics: deps.Metrics, Now: time.Now}); err != nil {
+		return nil, err
+	}
+	if cfg.REST.Address != "" {
+		if r.rest, err = rest.Listen(context.Background(), cfg.REST, deps.Logger); err != nil {
+			return nil, err
+		}
+	}
 	if r.listeners, err = listener.ListenAll(cfg.Listeners, cfg.MaxConnections, deps.Logger); err != nil {
+		if r.rest != nil {
+			_ = r.rest.Close()
+		}
 		return nil, err
 	}
 	return r, nil
@@ -75,7 +92,9 @@ func (r *Router) Run(ctx context.Context) error {
 	defer r.administration.Close()
 	return lifecycle.Run(ctx, stopGrace,
 		lifecycle.Simple("fleet", r.fleet.Run),
+		lifecycle.Simple("access", r.gate.Run),
 		lifecycle.Simple("placement", r.placer.run),
+		lifecycle.Simple("rest", r.serveREST),
 		lifecycle.Part{Name: "door", Run: func(ctx context.Context, started func()) error {
 			started()
 			return r.accept(ctx)

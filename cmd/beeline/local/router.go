@@ -42,7 +42,7 @@ func (c *Cluster) startRouter(ctx context.Context, ports RouterPorts) (*Router, 
 	if err != nil {
 		return nil, fmt.Errorf("certificate of the operator: %w", err)
 	}
-	n, err := c.node(ctx, "router", node.Options{})
+	n, err := c.node(ctx, "router", node.Options{Public: true})
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,9 @@ func (c *Cluster) startRouter(ctx context.Context, ports RouterPorts) (*Router, 
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("router: %w", err), n.Close())
 	}
-	r.Register(n.Server)
+	if err := r.Serve(n.Server); err != nil {
+		return nil, errors.Join(fmt.Errorf("router: %w", err), n.Close())
+	}
 	n.Readiness.Add("router", r.Ready)
 	p := c.run(n, "router", r.Run)
 	if err := c.waitReady(ctx, p, func() bool { return true }); err != nil {

@@ -1,0 +1,95 @@
+package access
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
+	"github.com/beeline-mqtt/beeline/internal/topic"
+)
+
+// Limits bound what a caller may publish and read. What no list names is not allowed. The methods of a nil Limits allow
+// everything.
+type Limits struct {
+	// Publish are topic filters: topics that match one of them may be published to. Topics that are the address of a client, a
+	// user or a group are a matter of the lists below.
+	Publish []string `json:"publish" yaml:"publish"`
+	// Subscribe are topic filters: what is subscribed to, or read of retained messages, has to be within one of them.
+	Subscribe []string `json:"subscribe" yaml:"subscribe"`
+	// ClientPrefixes, UserPrefixes and GroupPrefixes: messages may go to whom one of them begins the name of; an empty one
+	// begins all.
+	ClientPrefixes []string `json:"client_prefixes" yaml:"client_prefixes"`
+	UserPrefixes   []string `json:"user_prefixes" yaml:"user_prefixes"`
+	GroupPrefixes  []string `json:"group_prefixes" yaml:"group_prefixes"`
+}
+
+// Topics that begin so are the address of all clients of a user, and of the members of a group.
+const (
+	userPrefix  = "user/"
+	groupPrefix = "group/"
+)
+
+// Validate reports the first filter that is none.
+func (l *Limits) Validate() error {
+	if l == nil {
+		return nil
+	}
+	for _, f := range slices.Concat(l.Publish, l.Subscribe) {
+		if err := topic.ValidateFilter(f, topic.Limits{Bytes: 65535, Levels: 1000, LevelBytes: 65535}); err != nil {
+			return fmt.Errorf("topic filter %q: %w", f, err)
+		}
+	}
+	return nil
+}
+
+// MayPublish reports whether messages on a topic may be published.
+func (l *Limits) MayPublish(name string) bool {
+	if l == nil {
+		return true
+	}
+	for _, x := range [...]struct {
+		prefix  string
+		allowed []string
+	}{{topic.DirectPrefix, l.ClientPrefixes}, {userPrefix, l.UserPrefixes}, {groupPrefix, l.GroupPrefixes}} {
+		if after, is := strings.CutPrefix(name, x.prefix); is {
+			// All three are escaped alike.
+			who, err := topic.ParseDirect(topic.DirectPrefix + after)
+			return err == nil && begins(x.allowed, who)
+		}
+	}
+	return slices.ContainsFunc(l.Publish, func(f string) bool { return topic.Covers(f, name) })
+}
+
+// MaySubscribe reports whether everything that matches a filter may be read.
+func (l *Limits) MaySubscribe(filter string) bool {
+	return l == nil || slices.ContainsFunc(l.Subscribe, func(f string) bool { return topic.Covers(f, filter) })
+}
+
+// MaySend reports whether messages may be sent to a receiver.
+func (l *Limits) MaySend(r *messagingv1.Receiver) bool {
+	if l == nil {
+		return true
+	}
+	switch r.GetReceiver().(type) {
+	case *messagingv1.Receiver_ClientId:
+		return l.MayCommand(r.GetClientId())
+	case *messagingv1.Receiver_User:
+		return begins(l.UserPrefixes, r.GetUser())
+	case *messagingv1.Receiver_Group:
+		return l.MayUseGroup(r.GetGroup())
+	}
+	return false
+}
+
+// MayCommand reports whether messages may be sent to a client.
+func (l *Limits) MayCommand(clientID string) bool {
+	return l == nil || begins(l.ClientPrefixes, clientID)
+}
+
+// MayUseGroup reports whether messages may be sent to a group, and the group be changed.
+func (l *Limits) MayUseGroup(name string) bool { return l == nil || begins(l.GroupPrefixes, name) }
+
+func begins(prefixes []string, name string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
