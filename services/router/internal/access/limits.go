@@ -14,14 +14,14 @@ import (
 type Limits struct {
 	// Publish are topic filters: topics that match one of them may be published to. Topics that are the address of a client, a
 	// user or a group are a matter of the lists below.
-	Publish []string `json:"publish" yaml:"publish"`
+	Publish []string `json:"publish" yaml:"publish,omitempty"`
 	// Subscribe are topic filters: what is subscribed to, or read of retained messages, has to be within one of them.
-	Subscribe []string `json:"subscribe" yaml:"subscribe"`
+	Subscribe []string `json:"subscribe" yaml:"subscribe,omitempty"`
 	// ClientPrefixes, UserPrefixes and GroupPrefixes: messages may go to whom one of them begins the name of; an empty one
 	// begins all.
-	ClientPrefixes []string `json:"client_prefixes" yaml:"client_prefixes"`
-	UserPrefixes   []string `json:"user_prefixes" yaml:"user_prefixes"`
-	GroupPrefixes  []string `json:"group_prefixes" yaml:"group_prefixes"`
+	ClientPrefixes []string `json:"client_prefixes" yaml:"client_prefixes,omitempty"`
+	UserPrefixes   []string `json:"user_prefixes" yaml:"user_prefixes,omitempty"`
+	GroupPrefixes  []string `json:"group_prefixes" yaml:"group_prefixes,omitempty"`
 }
 
 // Topics that begin so are the address of all clients of a user, and of the members of a group.

@@ -6,12 +6,17 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // fail answers a call that was refused, with the headers that HTTP has for some of it.
@@ -38,6 +43,21 @@ func (c challenge) WriteHeader(code int) {
 		c.Header().Set("WWW-Authenticate", "Bearer")
 	}
 	c.ResponseWriter.WriteHeader(code)
+}
+
+// strictQuery refuses parameters that the method does not have: a filter that is misspelt would be none.
+type strictQuery struct{ runtime.DefaultQueryParser }
+
+// Parse implements runtime.QueryParameterParser.
+func (p strictQuery) Parse(target proto.Message, values url.Values, filter *utilities.DoubleArray) error {
+	fields := target.ProtoReflect().Descriptor().Fields()
+	for name := range values {
+		first, _, _ := strings.Cut(name, ".")
+		if fields.ByName(protoreflect.Name(first)) == nil && fields.ByJSONName(first) == nil {
+			return fmt.Errorf("there is no parameter %q", name)
+		}
+	}
+	return p.DefaultQueryParser.Parse(target, values, filter)
 }
 
 // tooLarge answers a body that is longer than may be, before it is read.

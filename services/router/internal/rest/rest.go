@@ -125,8 +125,9 @@ func (s *Server) Connect(ctx context.Context, conn *grpc.ClientConn, maxBody int
 		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
 		runtime.WithMetadata(onBehalf),
 		runtime.WithErrorHandler(fail),
-		// A client id may have slashes, as %2F.
+		// What is in the path is taken apart at slashes, %2F among them, and then decoded.
 		runtime.WithUnescapingMode(runtime.UnescapingModeAllCharacters),
+		runtime.SetQueryParameterParser(strictQuery{}),
 	)
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
 		messaginggw.RegisterMessagingServiceHandler, messaginggw.RegisterGroupServiceHandler,
