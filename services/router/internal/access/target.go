@@ -33,6 +33,8 @@ func Target(request any) string {
 		return r.GetClientId()
 	case interface{ GetName() string }:
 		return r.GetName()
+	case interface{ GetGateway() string }:
+		return r.GetGateway()
 	case interface{ GetTopic() string }:
 		return r.GetTopic()
 	}

@@ -28,7 +28,7 @@ import (
 
 const (
 	headerTimeout = 5 * time.Second
-	// stopTimeout is how long requests under way may take when the server stops. Streams are ended at once.
+	// stopTimeout is how long requests under way may take when the server stops; streams are ended then.
 	stopTimeout = 2 * time.Second
 )
 
@@ -131,7 +131,7 @@ func (s *Server) Connect(ctx context.Context, conn *grpc.ClientConn, maxBody int
 	)
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
 		messaginggw.RegisterMessagingServiceHandler, messaginggw.RegisterGroupServiceHandler,
-		admingw.RegisterAdminServiceHandler, admingw.RegisterPlacementServiceHandler,
+		admingw.RegisterAdminServiceHandler, admingw.RegisterPlacementServiceHandler, admingw.RegisterGatewayServiceHandler,
 	} {
 		if err := register(ctx, s.mux, conn); err != nil {
 			return fmt.Errorf("rest: %w", err)
@@ -174,7 +174,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
-	// What is quick ends by itself; what does not is a stream.
+	// What is left then are streams.
 	if server.Shutdown(stopCtx) != nil {
 		end()
 		_ = server.Close()

@@ -37,6 +37,7 @@ type services struct {
 	messagingv1.UnimplementedGroupServiceServer
 	adminv1.UnimplementedAdminServiceServer
 	adminv1.UnimplementedPlacementServiceServer
+	adminv1.UnimplementedGatewayServiceServer
 
 	asked chan any
 }
@@ -129,6 +130,7 @@ func start(t *testing.T, changes ...func(*rig, *Config, *gate.Config)) *rig {
 	messagingv1.RegisterGroupServiceServer(server, r.services)
 	adminv1.RegisterAdminServiceServer(server, r.services)
 	adminv1.RegisterPlacementServiceServer(server, r.services)
+	adminv1.RegisterGatewayServiceServer(server, r.services)
 	s, err := Listen(t.Context(), cfg, logger)
 	if err != nil {
 		t.Fatal(err)
