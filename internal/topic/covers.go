@@ -9,12 +9,12 @@ func Covers(outer, inner string) bool {
 		return true // both are all names of at least one level
 	}
 	dollar := strings.HasPrefix(inner, "$") // inner matches names that no wildcard at the beginning does (MQTT-4.7.2-1)
-	moreOuter, moreInner := true, true
 	for first := true; ; first = false {
 		var want, have string
+		var moreOuter, moreInner bool
 		want, outer, moreOuter = strings.Cut(outer, "/")
 		if want == "#" && !moreOuter {
-			return !(first && dollar)
+			return !first || !dollar
 		}
 		have, inner, moreInner = strings.Cut(inner, "/")
 		switch {

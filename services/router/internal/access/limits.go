@@ -24,12 +24,6 @@ type Limits struct {
 	GroupPrefixes  []string `json:"group_prefixes" yaml:"group_prefixes,omitempty"`
 }
 
-// Topics that begin so are the address of all clients of a user, and of the members of a group.
-const (
-	userPrefix  = "user/"
-	groupPrefix = "group/"
-)
-
 // Validate reports the first filter that is none.
 func (l *Limits) Validate() error {
 	if l == nil {
@@ -48,15 +42,16 @@ func (l *Limits) MayPublish(name string) bool {
 	if l == nil {
 		return true
 	}
-	for _, x := range [...]struct {
-		prefix  string
-		allowed []string
-	}{{topic.DirectPrefix, l.ClientPrefixes}, {userPrefix, l.UserPrefixes}, {groupPrefix, l.GroupPrefixes}} {
-		if after, is := strings.CutPrefix(name, x.prefix); is {
-			// All three are escaped alike.
-			who, err := topic.ParseDirect(topic.DirectPrefix + after)
-			return err == nil && begins(x.allowed, who)
-		}
+	switch {
+	case topic.IsDirect(name):
+		id, err := topic.ParseDirect(name)
+		return err == nil && begins(l.ClientPrefixes, id)
+	case topic.IsUser(name):
+		user, err := topic.ParseUser(name)
+		return err == nil && begins(l.UserPrefixes, user)
+	case topic.IsGroup(name):
+		group, err := topic.ParseGroup(name)
+		return err == nil && begins(l.GroupPrefixes, group)
 	}
 	return slices.ContainsFunc(l.Publish, func(f string) bool { return topic.Covers(f, name) })
 }

@@ -40,7 +40,7 @@ func AllRules() Rules {
 		healthv1.Health_Watch_FullMethodName: {Anyone, Reads},
 
 		reflectionv1.ServerReflection_ServerReflectionInfo_FullMethodName:      {Known, Reads},
-		reflectionv1alpha.ServerReflection_ServerReflectionInfo_FullMethodName: {Known, Reads}, //nolint:staticcheck // grpcurl asks for it, too
+		reflectionv1alpha.ServerReflection_ServerReflectionInfo_FullMethodName: {Known, Reads},
 
 		messagingv1.MessagingService_Publish_FullMethodName:       {Publisher, Messages},
 		messagingv1.MessagingService_PublishStream_FullMethodName: {Publisher, Messages},

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -233,7 +234,7 @@ func TestLimitsHoldForCallsAndForEveryRequestOfAStream(t *testing.T) {
 		_, err = s.Recv()
 		refusedAs(t, "subscribe to "+filter, err, want, reason)
 		if want == codes.OK { // the fake has said all it has to say
-			if _, err := s.Recv(); err != io.EOF {
+			if _, err := s.Recv(); !errors.Is(err, io.EOF) {
 				t.Error(err)
 			}
 		}

@@ -3,6 +3,7 @@ package gate
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -68,7 +69,7 @@ func (s *services) PublishStream(stream grpc.BidiStreamingServer[messagingv1.Pub
 	s.seen(stream.Context())
 	for {
 		r, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -83,7 +84,7 @@ func (s *services) PublishStream(stream grpc.BidiStreamingServer[messagingv1.Pub
 func (s *services) CommandStream(stream grpc.BidiStreamingServer[messagingv1.CommandStreamRequest, messagingv1.CommandStreamResponse]) error {
 	for {
 		r, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

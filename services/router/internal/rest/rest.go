@@ -177,7 +177,7 @@ func (s *Server) Run(ctx context.Context) error {
 	// What is left then are streams.
 	if server.Shutdown(stopCtx) != nil {
 		end()
-		_ = server.Close()
+		_ = server.Close() // all that it can say is that a listener was closed before
 	}
 	<-failed
 	return nil

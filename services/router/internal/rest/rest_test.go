@@ -178,8 +178,11 @@ func (r *rig) issue(role, name string) pki.Files {
 	return files
 }
 
+// answer is a response whose body is closed when the test ends.
+type answer struct{ *http.Response }
+
 // ask makes a request with the operator's token, unless the headers have another or an empty one.
-func (r *rig) ask(method, path, body string, headers ...string) *http.Response {
+func (r *rig) ask(method, path, body string, headers ...string) answer {
 	r.t.Helper()
 	q, err := http.NewRequestWithContext(r.t.Context(), method, r.url+path, strings.NewReader(body))
 	if err != nil {
@@ -191,23 +194,23 @@ func (r *rig) ask(method, path, body string, headers ...string) *http.Response {
 			q.Header.Del(headers[i])
 		}
 	}
-	answer, err := r.client.Do(q)
+	response, err := r.client.Do(q)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.t.Cleanup(func() { _ = answer.Body.Close() })
-	return answer
+	r.t.Cleanup(func() { _ = response.Body.Close() })
+	return answer{response}
 }
 
 // want checks an answer and returns its body, as compact JSON if it is JSON.
-func (r *rig) want(answer *http.Response, code int) string {
+func (r *rig) want(a answer, code int) string {
 	r.t.Helper()
-	b, err := io.ReadAll(answer.Body)
+	b, err := io.ReadAll(a.Body)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if answer.StatusCode != code {
-		r.t.Errorf("%s %s: %s %s, want %d", answer.Request.Method, answer.Request.URL, answer.Status, b, code)
+	if a.StatusCode != code {
+		r.t.Errorf("%s %s: %s %s, want %d", a.Request.Method, a.Request.URL, a.Status, b, code)
 	}
 	var v any
 	if json.Unmarshal(b, &v) == nil {
@@ -277,7 +280,7 @@ func TestARequestBecomesACall(t *testing.T) {
 func TestWhatIsRefusedHasItsStatusAndDetails(t *testing.T) {
 	r := start(t, func(_ *rig, _ *Config, g *gate.Config) { g.Rates.Operator.Calls = 8 })
 	for name, c := range map[string]struct {
-		answer *http.Response
+		answer answer
 		code   int
 		has    string
 	}{

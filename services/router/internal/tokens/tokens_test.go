@@ -41,7 +41,9 @@ func newClock() *clock {
 
 func (c *clock) now() time.Time          { return time.Unix(0, c.at.Load()) }
 func (c *clock) advance(d time.Duration) { c.at.Add(int64(d)) }
-func (c *clock) deps() Deps              { return Deps{Logger: slog.New(slog.DiscardHandler), Now: c.now} }
+
+func (c *clock) deps() Deps { return Deps{Logger: slog.New(slog.DiscardHandler), Now: c.now} }
+
 func write(t *testing.T, path, text string) {
 	t.Helper()
 	must(t, os.WriteFile(path, []byte(text), 0o600))
