@@ -47,7 +47,8 @@ func (l *Limits) MayPublish(name string) bool {
 		id, err := topic.ParseDirect(name)
 		return err == nil && begins(l.ClientPrefixes, id)
 	case topic.IsUser(name):
-		user, err := topic.ParseUser(name)
+		// It is escaped as a client id is.
+		user, err := topic.ParseDirect(topic.DirectPrefix + strings.TrimPrefix(name, topic.UserPrefix))
 		return err == nil && begins(l.UserPrefixes, user)
 	case topic.IsGroup(name):
 		group, err := topic.ParseGroup(name)

@@ -177,9 +177,11 @@ func (s *Server) Run(ctx context.Context) error {
 	// What is left then are streams.
 	if server.Shutdown(stopCtx) != nil {
 		end()
-		_ = server.Close() // all that it can say is that a listener was closed before
+		_ = server.Close()
 	}
-	<-failed
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve rest: %w", err)
+	}
 	return nil
 }
 
