@@ -25,11 +25,12 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/pki"
 	"github.com/beeline-mqtt/beeline/internal/rpc"
 	"github.com/beeline-mqtt/beeline/services/router/internal/access"
+	"github.com/beeline-mqtt/beeline/services/router/internal/administration"
 )
 
 func TestEveryMethodThatIsServedHasARule(t *testing.T) {
 	s, rules := grpc.NewServer(), access.AllRules()
-	new(Router).Register(s)
+	(&Router{administration: administration.New(administration.Deps{})}).Register(s)
 	healthv1.RegisterHealthServer(s, health.NewServer())
 	reflection.Register(s)
 	for service, info := range s.GetServiceInfo() {
