@@ -302,7 +302,7 @@ func (in *inbound) deliver(r *batchReader, through uint64) (last uint64, urgent 
 			break
 		}
 		payload += len(d.Message.Payload)
-		if d.Message.QoS > message.AtMostOnce {
+		if d.Message.QoS > message.AtMostOnce || d.Reported() {
 			urgent = true
 		}
 		if receipt := in.app.Deliver(d, Later{in: in, seq: seq}); receipt.Outcome != Queued {
