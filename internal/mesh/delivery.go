@@ -167,6 +167,11 @@ const (
 	ClientDeclined ClientOutcome = 9
 
 	clientOutcomes = 10
+
+	// ClientAccepted and ClientUnknown are local, and never in a receipt: no more was waited for, and no client of that
+	// name is known.
+	ClientAccepted ClientOutcome = 10
+	ClientUnknown  ClientOutcome = 11
 )
 
 // MovedClient is one durable client whose session was at the receiver and is somewhere else.
