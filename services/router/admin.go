@@ -32,6 +32,7 @@ func (r *Router) Register(s grpc.ServiceRegistrar) {
 	adminv1.RegisterGatewayServiceServer(s, &gateways{placer: r.placer, fleet: r.fleet})
 	messagingv1.RegisterGroupServiceServer(s, &groupService{fleet: r.fleet})
 	adminv1.RegisterAdminServiceServer(s, r.administration)
+	messagingv1.RegisterMessagingServiceServer(s, r.messaging)
 }
 
 // admin is the PlacementService.

@@ -43,6 +43,8 @@ type Router struct {
 	// administration is what operators call.
 	administration *administration.Service
 	pool           *splice.Pool
+	messaging *messaging
+	pool      *splice.Pool
 }
 
 // New makes a router and binds its listeners. Nobody is accepted before Run.
@@ -52,6 +54,7 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	}
 	r := &Router{cfg: cfg, deps: deps, metrics: newMetrics(deps.Metrics), sources: newTally[netip.Addr](cfg.SourceConnections), pool: splice.NewPool(pipes)}
 	r.fleet = fleet.New(cluster.Deps{Client: deps.Etcd, Keys: cluster.Keys(cfg.Cluster), Logger: deps.Logger}, deps.Dial)
+	r.messaging = newMessaging(r.fleet)
 	var err error
 	if r.placer, err = newPlacer(cfg, deps, r.metrics, r.fleet.See); err != nil {
 		return nil, err
@@ -75,6 +78,7 @@ func (r *Router) Run(ctx context.Context) error {
 	defer r.administration.Close()
 	return lifecycle.Run(ctx, stopGrace,
 		lifecycle.Simple("fleet", r.fleet.Run),
+		lifecycle.Simple("messaging", r.messaging.run),
 		lifecycle.Simple("placement", r.placer.run),
 		lifecycle.Part{Name: "door", Run: func(ctx context.Context, started func()) error {
 			started()

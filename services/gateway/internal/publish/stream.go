@@ -73,6 +73,9 @@ type item struct {
 func Serve(ctx context.Context, s Stream, running *sync.WaitGroup, d *Deps) error {
 	d.Metrics.streams.Inc()
 	defer d.Metrics.streams.Dec()
+	if err := s.SendHeader(nil); err != nil { // says that what comes is taken
+		return fmt.Errorf("answer: %w", err)
+	}
 	st := &stream{d: d, grpc: s, ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	running.Go(func() { st.read(s.Context()) })
 	return st.write(ctx)

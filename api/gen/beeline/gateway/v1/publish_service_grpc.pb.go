@@ -28,7 +28,8 @@ const (
 //
 // router -> gateway: messages of services enter the cluster here, as if a client of the gateway had published them.
 type PublishServiceClient interface {
-	// Publish takes messages for as long as the stream lasts, publishes them in their order, and answers each one with a
+	// Publish sends its headers at once, which say that what comes is taken: a stream that ends without them has published
+	// nothing. It takes messages for as long as the stream lasts, publishes them in their order, and answers each one with a
 	// result as soon as that is known, in any order. Bounded are the messages without a result that has been written: beyond,
 	// the stream is not read, and reported messages are refused. When the router closes its end, the outstanding results
 	// follow, and the stream ends. When it breaks, it is not known what became of the messages without a result.
@@ -64,7 +65,8 @@ type PublishService_PublishClient = grpc.BidiStreamingClient[PublishRequest, Pub
 //
 // router -> gateway: messages of services enter the cluster here, as if a client of the gateway had published them.
 type PublishServiceServer interface {
-	// Publish takes messages for as long as the stream lasts, publishes them in their order, and answers each one with a
+	// Publish sends its headers at once, which say that what comes is taken: a stream that ends without them has published
+	// nothing. It takes messages for as long as the stream lasts, publishes them in their order, and answers each one with a
 	// result as soon as that is known, in any order. Bounded are the messages without a result that has been written: beyond,
 	// the stream is not read, and reported messages are refused. When the router closes its end, the outstanding results
 	// follow, and the stream ends. When it breaks, it is not known what became of the messages without a result.
