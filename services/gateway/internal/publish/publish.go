@@ -6,6 +6,7 @@
 package publish
 
 import (
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -79,7 +80,7 @@ func (d *Deps) message(p *gatewayv1.Publication, now time.Time) (*message.Messag
 		}
 	}
 	m, err := journal.NewMessageFromWire(w, now)
-	if err != nil {
+	if err != nil || !wellFormed(m.Props) {
 		return nil, packet.MalformedPacket
 	}
 	if packet.PublishSize(packet.V5, m, packet.PublishOptions{QoS: m.QoS, Retain: m.Retain}) > int(d.Limits.PacketBytes) {
@@ -103,4 +104,18 @@ func termsOf(r *gatewayv1.Report) (terms broker.Terms, ok bool) {
 		return terms, false
 	}
 	return terms, terms.Within > 0
+}
+
+// wellFormed reports whether the texts among properties are ones that MQTT allows (MQTT-1.5.4-2, MQTT-3.3.2-14). That they
+// are UTF-8 gRPC has seen to.
+func wellFormed(p *message.Properties) bool {
+	if p == nil {
+		return true
+	}
+	ok := !strings.Contains(p.ContentType, "\x00") && !strings.ContainsAny(p.ResponseTopic, "\x00+#")
+	for i := range p.User {
+		u := &p.User[i]
+		ok = ok && !strings.Contains(u.Name, "\x00") && !strings.Contains(u.Value, "\x00")
+	}
+	return ok
 }
