@@ -596,25 +596,83 @@ func TestARouterWithoutAGatewayPublishesNothing(t *testing.T) {
 
 func TestServicesGoOnAtAnotherGateway(t *testing.T) {
 	d := begin(t, 2, nil)
-	for range 2 {
-		if _, err := d.Publish(d.context(), &messagingv1.PublishRequest{Message: message("a", "")}); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := d.Publish(d.context(), &messagingv1.PublishRequest{Message: message("a", "")}); err != nil {
+		t.Fatal(err)
 	}
-	streams := func(i int) float64 { return d.cluster.Metric(t, i, "beeline_gateway_service_streams") }
 	at := 0
-	if streams(1) == 1 {
+	if d.cluster.Metric(t, 1, "beeline_gateway_service_streams") == 1 {
 		at = 1
 	}
 	c := d.connect(1-at, "device")
-	waiting := d.send(to("device", "one"))
-	p := c.Expect(packets.Publish)
+	failed := make(chan error, 1)
+	ctx := d.context()
+	go func() {
+		_, err := d.Send(ctx, to("device", "one"))
+		failed <- err
+	}()
+	s, err := d.PublishStream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Send(&messagingv1.PublishStreamRequest{Messages: []*messagingv1.Message{message("b", "")}}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.Recv(); err != nil || len(r.GetResults()) != 1 {
+		t.Fatalf("%v, %v", r, err)
+	}
+	c.Expect(packets.Publish) // the device has it, and does not acknowledge it
 	if err := d.cluster.Gateways()[at].Stop(); err != nil {
 		t.Fatal(err)
 	}
-	_ = p
-	_ = waiting
+	if err := <-failed; status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "not known") {
+		t.Errorf("what was under way: %v", err)
+	}
+	if _, err := s.Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("a stream: %v", err)
+	}
 	answer := d.send(to("device", "two"))
 	c.ReceivePayload("two")
 	d.only(answer(), messagingv1.Outcome_OUTCOME_ACKNOWLEDGED)
+	if got := d.stream([]*messagingv1.Message{message("b", "")}, 1); len(got) != 1 || got[0] != 0x10 {
+		t.Errorf("results %v", got)
+	}
+}
+
+func TestAGatewayThatStopsInTheMiddleOfASendTakesNobodyElseWithIt(t *testing.T) {
+	d := begin(t, 3, nil)
+	if _, err := d.Publish(d.context(), &messagingv1.PublishRequest{Message: message("a", "")}); err != nil {
+		t.Fatal(err)
+	}
+	var clients []*rawmqtt.Client
+	stop := -1 // not the one where the message enters
+	for i := range 3 {
+		c := d.connect(i, fmt.Sprint("m", i))
+		c.MustSubscribe("group/g/#", 1)
+		clients = append(clients, c)
+		if d.cluster.Metric(t, i, "beeline_gateway_service_streams") == 0 {
+			stop = i
+		}
+	}
+	answer := d.send(&messagingv1.SendRequest{
+		Receiver: toGroup("g"), Message: message("t", "x"), Wait: messagingv1.Wait_WAIT_ACKNOWLEDGED, TimeoutMs: 10_000,
+	})
+	for i, c := range clients {
+		if i == stop {
+			c.Expect(packets.Publish)
+			continue
+		}
+		c.Receive()
+	}
+	if err := d.cluster.Gateways()[stop].Stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range answer().GetReceipts() {
+		want := messagingv1.Outcome_OUTCOME_ACKNOWLEDGED
+		if x.GetClientId() == fmt.Sprint("m", stop) {
+			want = messagingv1.Outcome_OUTCOME_OFFLINE
+		}
+		if x.GetOutcome() != want {
+			t.Errorf("%v, want %v", x, want)
+		}
+	}
 }
