@@ -136,7 +136,9 @@ func (r *report) await(id string) {
 	if r.named == nil {
 		r.named = make(map[string]bool)
 	}
-	r.named[id] = r.named[id]
+	if _, known := r.named[id]; !known {
+		r.named[id] = false
+	}
 }
 
 // again says that a client is sent the message once more.
