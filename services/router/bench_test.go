@@ -102,11 +102,16 @@ func BenchmarkSendToGroup(b *testing.B) {
 	const members = 3000
 	d := begin(b, 3, nil)
 	var ready sync.WaitGroup
+	var ids []string
+	for i := range 30 {
+		for k := range members / 30 {
+			ids = append(ids, fmt.Sprintf("m%d-%d", i, k))
+		}
+	}
 	for i := range 30 {
 		ready.Go(func() {
 			for k := range members / 30 {
 				c := d.connect((i+k)%3, fmt.Sprintf("m%d-%d", i, k))
-				c.MustSubscribe("group/g/#", 1)
 				go func() {
 					for {
 						p, err := c.Next(clustertest.Patience)
@@ -120,6 +125,7 @@ func BenchmarkSendToGroup(b *testing.B) {
 		})
 	}
 	ready.Wait()
+	d.group("g", ids...)
 	b.ReportAllocs()
 	b.ResetTimer()
 	for range b.N {

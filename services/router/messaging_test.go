@@ -83,6 +83,22 @@ func toGroup(name string) *messagingv1.Receiver {
 	return &messagingv1.Receiver{Receiver: &messagingv1.Receiver_Group{Group: name}}
 }
 
+// group makes a group of clients.
+func (d *desk) group(name string, ids ...string) {
+	d.t.Helper()
+	groups := messagingv1.NewGroupServiceClient(d.conn)
+	if _, err := groups.CreateGroup(d.context(), &messagingv1.CreateGroupRequest{Name: name}); err != nil {
+		d.t.Fatal(err)
+	}
+	r := &messagingv1.AddMembersRequest{Group: name}
+	for _, id := range ids {
+		r.Members = append(r.Members, &messagingv1.Member{Member: &messagingv1.Member_ClientId{ClientId: id}})
+	}
+	if _, err := groups.AddMembers(d.context(), r); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
 // to is a Send to a client that waits for the device.
 func to(id, payload string) *messagingv1.SendRequest {
 	return &messagingv1.SendRequest{
@@ -256,15 +272,12 @@ func TestAMessageForAGroupHasAReceiptForEachThatGetsIt(t *testing.T) {
 	d := begin(t, 3, nil)
 	var clients []*rawmqtt.Client
 	for i := range 6 {
-		c := d.connect(i%3, fmt.Sprintf("member-%d", i))
-		c.MustSubscribe("group/red team/#", 1)
-		clients = append(clients, c)
+		clients = append(clients, d.connect(i%3, fmt.Sprintf("member-%d", i)))
 	}
 	away := d.connect(1, "member-6", rawmqtt.Durable(3600))
-	away.MustSubscribe("group/red team/#", 1)
+	d.connect(2, "member-7", func(p *packets.Packet) { p.Properties.MaximumPacketSize = 60 })
+	d.group("red team", "member-0", "member-1", "member-2", "member-3", "member-4", "member-5", "member-6", "member-7")
 	away.Disconnect()
-	small := d.connect(2, "member-7", func(p *packets.Packet) { p.Properties.MaximumPacketSize = 60 })
-	small.MustSubscribe("group/red team/#", 1)
 
 	r := &messagingv1.SendRequest{
 		Receiver: toGroup("red team"), Message: message("news", strings.Repeat("x", 100)), Wait: messagingv1.Wait_WAIT_ACKNOWLEDGED, TimeoutMs: 1000,
@@ -646,13 +659,12 @@ func TestAGatewayThatStopsInTheMiddleOfASendTakesNobodyElseWithIt(t *testing.T) 
 	var clients []*rawmqtt.Client
 	stop := -1 // not the one where the message enters
 	for i := range 3 {
-		c := d.connect(i, fmt.Sprint("m", i))
-		c.MustSubscribe("group/g/#", 1)
-		clients = append(clients, c)
+		clients = append(clients, d.connect(i, fmt.Sprint("m", i)))
 		if d.cluster.Metric(t, i, "beeline_gateway_service_streams") == 0 {
 			stop = i
 		}
 	}
+	d.group("g", "m0", "m1", "m2")
 	answer := d.send(&messagingv1.SendRequest{
 		Receiver: toGroup("g"), Message: message("t", "x"), Wait: messagingv1.Wait_WAIT_ACKNOWLEDGED, TimeoutMs: 10_000,
 	})

@@ -59,9 +59,8 @@ type report struct {
 
 	// guarded by tally.mu
 	receipts []Receipt
-	// named are the clients that the message is sent to by name and whose receipts are to come. True: it may have been
-	// handed to a connection that is gone.
-	named map[string]bool
+	// named are the clients that the message is sent to by name and whose receipts are to come.
+	named map[string]addressee
 	// asked counts the deliveries that holders have not answered; lost are those that will not.
 	asked map[*mesh.Link]int
 	lost  []string
@@ -69,6 +68,14 @@ type report struct {
 	resent bool
 	// sent says that whoever matches has been found.
 	sent bool
+}
+
+// addressee is where a client was found that the message is sent to by name; handed says that the message may have been
+// handed to a connection that is gone.
+type addressee struct {
+	holder string
+	epoch  uint64
+	handed bool
 }
 
 // PublishFrom sends m to everybody it is for, as Publish does for a client. done is called once, possibly before
@@ -134,10 +141,10 @@ func (r *report) await(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.named == nil {
-		r.named = make(map[string]bool)
+		r.named = make(map[string]addressee)
 	}
 	if _, known := r.named[id]; !known {
-		r.named[id] = false
+		r.named[id] = addressee{}
 	}
 }
 
@@ -175,7 +182,7 @@ func (p *publication) here() *tally {
 func (r *report) hand(x *reported) (takeBack func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	handed := r.named[x.c.ID]
+	former := r.named[x.c.ID]
 	delete(r.named, x.c.ID)
 	r.waiting = append(r.waiting, x)
 	return func() {
@@ -183,15 +190,23 @@ func (r *report) hand(x *reported) (takeBack func()) {
 		defer r.mu.Unlock()
 		x.settled = true
 		if r.named != nil {
-			r.named[x.c.ID] = handed
+			r.named[x.c.ID] = former
 		}
 	}
 }
 
 // sentTo says that the message for a client is on its way to where it was found.
 func (r *report) sentTo(id, holder string, epoch uint64) {
-	if r != nil && r.terms.Wait == UntilAccepted {
+	switch {
+	case r == nil:
+	case r.terms.Wait == UntilAccepted:
 		r.note(id, mesh.ClientAccepted, holder, epoch)
+	default:
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if at, awaited := r.named[id]; awaited {
+			r.named[id] = addressee{holder, epoch, at.handed}
+		}
 	}
 }
 
@@ -219,7 +234,7 @@ func (r *report) absent(id string) {
 	}
 	r.mu.Lock()
 	o := mesh.ClientUnknown
-	if r.named[id] {
+	if r.named[id].handed {
 		o = mesh.ClientEnded
 	}
 	r.mu.Unlock()
@@ -267,11 +282,11 @@ func (r *report) answered(l *mesh.Link, d *mesh.Delivery, x *mesh.Receipt) {
 	case mesh.Moved, mesh.NotHolder:
 		return // it is sent after the client
 	case mesh.Gone:
-		r.named[id] = true
+		r.named[id] = addressee{handed: true}
 		return
 	}
 	delete(r.named, id)
-	if o := clientOutcomeOf(x.Outcome); len(x.Clients) == 0 && (o > mesh.ClientStored || topic.IsDirect(d.Message.Topic)) {
+	if o := clientOutcomeOf(x.Outcome); len(x.Clients) == 0 && (o > mesh.ClientStored || topic.IsAddressed(d.Message.Topic)) {
 		// The holder does not know of reports. Where the message is not addressed to the client, it may not want it.
 		r.receipts = append(r.receipts, receiptOf(mesh.ClientReceipt{ClientID: id, Outcome: o, Epoch: d.Target.Epoch}, holder))
 	}
@@ -343,8 +358,9 @@ func (r *report) finish(code packet.Code) {
 	// Nobody else changes what is guarded from here on: the tally is closed.
 	r.mu.Lock()
 	out := Report{Code: code, Receipts: r.receipts, Unanswered: r.lost}
-	for id := range r.named {
-		out.Receipts = append(out.Receipts, receiptOf(mesh.ClientReceipt{ClientID: id, Outcome: mesh.ClientTimedOut}, ""))
+	for id, at := range r.named {
+		c := mesh.ClientReceipt{ClientID: id, Outcome: mesh.ClientTimedOut, Epoch: at.epoch}
+		out.Receipts = append(out.Receipts, receiptOf(c, at.holder))
 	}
 	for l := range r.asked {
 		out.Unanswered = append(out.Unanswered, l.Peer().ID)

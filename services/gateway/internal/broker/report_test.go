@@ -119,7 +119,7 @@ func TestAHolderOutOfReachIsNamedWhenTheTimeIsOver(t *testing.T) {
 	y.MustSubscribe("t", 1)
 	g[0].to(g[1]).shut()
 	wantReport(t, g[0].report(n.message("t", 1), UntilDelivered, 50*time.Millisecond), "x:queued@a", "!b")
-	wantReport(t, g[0].report(n.message("p2p/y/t", 1), UntilDelivered, 50*time.Millisecond), "y:timed out@", "!b")
+	wantReport(t, g[0].report(n.message("p2p/y/t", 1), UntilDelivered, 50*time.Millisecond), "y:timed out@b", "!b")
 }
 
 // forget has the registry forget a lease, as etcd does with those of a dead gateway.

@@ -15,7 +15,6 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
-	"github.com/beeline-mqtt/beeline/internal/topic"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/broker"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
@@ -71,13 +70,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 // message makes the message of a publication, or returns the reason code with which it is refused.
 func (d *Deps) message(p *gatewayv1.Publication, now time.Time) (*message.Message, packet.Code) {
 	w := p.GetMessage()
-	if topic.ValidateName(w.GetTopic(), d.Limits.Topic()) != nil {
+	if d.Limits.ValidName(w.GetTopic()) != nil {
 		return nil, packet.TopicNameInvalid
-	}
-	if topic.IsDirect(w.GetTopic()) {
-		if _, err := topic.ParseDirect(w.GetTopic()); err != nil {
-			return nil, packet.TopicNameInvalid
-		}
 	}
 	m, err := journal.NewMessageFromWire(w, now)
 	if err != nil || !wellFormed(m.Props) {

@@ -338,4 +338,4 @@ func (st *stream) giveUp(now time.Time) {
 }
 
 // retains reports whether a message has to be stored before it is published.
-func retains(m *message.Message) bool { return m.Retain && !topic.IsDirect(m.Topic) }
+func retains(m *message.Message) bool { return m.Retain && topic.IsRetained(m.Topic) }
