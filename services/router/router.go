@@ -42,9 +42,8 @@ type Router struct {
 	fleet     *fleet.Fleet
 	// administration is what operators call.
 	administration *administration.Service
+	messaging      *messaging
 	pool           *splice.Pool
-	messaging *messaging
-	pool      *splice.Pool
 }
 
 // New makes a router and binds its listeners. Nobody is accepted before Run.

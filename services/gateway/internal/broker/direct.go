@@ -373,9 +373,8 @@ func (b *Broker) addressed(c *client.Client, m *message.Message) (d client.Deliv
 }
 
 // giveUp ends the waiting of one message.
-func (d *direct) giveUp(x unsent, code packet.Code, reason dropReason, t *turn.Turn) {
-	d.b.traceDrop(x.m, reason)
 func (d *direct) giveUp(id string, x unsent, code packet.Code, reason dropReason, t *turn.Turn) {
+	d.b.traceDrop(x.m, reason)
 	if x.p == nil {
 		d.b.deps.Metrics.dropped(reason)
 		return
