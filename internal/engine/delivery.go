@@ -43,7 +43,7 @@ const (
 	Waiting
 	// Dropped: it had QoS 0 and the queue was full. Only Offer answers this.
 	Dropped
-	// Acked: the client has acknowledged it, or refused it for good.
+	// Acked: the client has acknowledged it.
 	Acked
 	// Expired: its Message Expiry Interval passed before it was sent. Nobody needs it any more, so a publisher
 	// that waits for it is answered as after Acked.
@@ -59,10 +59,13 @@ const (
 	Moved
 	// Refused: there is no room for it where it would have to be stored.
 	Refused
+	// Declined: the client has acknowledged it with a reason code of 0x80 or more. Nobody else gets it in its stead
+	// (MQTT-4.8.2-6), so a publisher that waits for it is answered as after Acked.
+	Declined
 )
 
 func (o Outcome) String() string {
-	return [...]string{"queued", "waiting", "dropped", "acked", "expired", "ended", "interrupted", "stored", "moved", "refused"}[o]
+	return [...]string{"queued", "waiting", "dropped", "acked", "expired", "ended", "interrupted", "stored", "moved", "refused", "declined"}[o]
 }
 
 // Settlement says what has become of the delivery with the ticket: anything but Waiting and Dropped.

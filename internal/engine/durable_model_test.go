@@ -160,7 +160,10 @@ func (w *world) settled(t *rapid.T, m *letter, o Outcome) {
 	var ok bool
 	switch o {
 	case Acked:
-		ok = m.delivered > 0 || m.refused
+		ok = m.delivered > 0
+		m.kept = true
+	case Declined:
+		ok = m.refused || m.qos == 1 && m.delivered > 0
 		m.kept = true
 	case Stored:
 		ok = w.store.appended[m.message.ID] && (m.until != UntilAcked || m.qos == 2)

@@ -108,12 +108,14 @@ func (d *durable[T]) acked(a packet.Ack) (reply packet.Ack, send bool, err error
 }
 
 func (d *durable[T]) completed(f *flight[T], refused bool) {
+	outcome := Acked
 	if refused {
 		d.counters.Refused++
+		outcome = Declined
 	} else {
 		d.counters.Acknowledged++
 	}
-	d.remove(f, Acked)
+	d.remove(f, outcome)
 }
 
 // received takes a PUBREC: its PUBREL comes out of Next once it is written; a second one is answered only when

@@ -32,12 +32,14 @@ func (o *outbound[T]) acked(a packet.Ack) (reply packet.Ack, send bool, err erro
 
 // complete ends the delivery f and returns its place in the window.
 func (o *outbound[T]) complete(f *flight[T], refused bool) {
+	outcome := Acked
 	if refused {
 		o.counters.Refused++
+		outcome = Declined
 	} else {
 		o.counters.Acknowledged++
 	}
-	o.settle(&f.entry, Acked)
+	o.settle(&f.entry, outcome)
 	o.window.remove(f)
 }
 

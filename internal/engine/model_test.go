@@ -149,7 +149,11 @@ func (n *naive) acked(a packet.Ack) (reply packet.Ack, send, wrong bool) {
 	if !right[a.Type] {
 		return packet.Ack{}, false, true
 	}
-	n.settle(i, Acked)
+	outcome := Acked
+	if a.Code >= 0x80 && a.Type != packet.PUBCOMP {
+		outcome = Declined
+	}
+	n.settle(i, outcome)
 	if a.Type == packet.PUBREC && a.Code < 0x80 {
 		i.pubrec = true
 		return packet.Ack{Type: packet.PUBREL, PacketID: a.PacketID}, true, false

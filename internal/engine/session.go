@@ -119,7 +119,7 @@ func (s *Session[T]) Next(now time.Time) (Outgoing, bool) {
 //
 // A PUBREC that has been answered before is answered again; one for an unknown identifier is answered with
 // Packet Identifier not found, and a PUBACK or PUBCOMP for an unknown identifier is ignored, since a client may
-// repeat itself. A reason code of 0x80 or more ends the delivery: it counts as acknowledged, because the
+// repeat itself. A reason code of 0x80 or more ends the delivery: it settles as Declined, because the
 // message must not be offered to anybody else in its stead (MQTT-4.8.2-6). An acknowledgement of the wrong
 // kind for its delivery is an *packet.Error with Protocol Error, and changes nothing.
 func (s *Session[T]) Acked(a packet.Ack) (reply packet.Ack, send bool, err error) {

@@ -158,7 +158,7 @@ func TestNothingIsKeptOfADeliveryThatIsOver(t *testing.T) {
 func TestOutcomesAndVerdictsHaveNames(t *testing.T) {
 	for outcome, want := range map[Outcome]string{
 		Queued: "queued", Waiting: "waiting", Dropped: "dropped", Acked: "acked", Expired: "expired", Ended: "ended", Interrupted: "interrupted",
-		Stored: "stored", Moved: "moved",
+		Stored: "stored", Moved: "moved", Refused: "refused", Declined: "declined",
 	} {
 		if got := outcome.String(); got != want {
 			t.Errorf("outcome %d is called %q, want %q", outcome, got, want)

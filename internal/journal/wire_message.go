@@ -23,12 +23,21 @@ func MessageToWire(m *message.Message, now time.Time) *messagev1.Message {
 
 // MessageFromWire is the inverse of MessageToWire. It requires an id.
 func MessageFromWire(w *messagev1.Message, now time.Time) (*message.Message, error) {
-	m, left, err := messageFromWire(w)
+	m, err := NewMessageFromWire(w, now)
 	if err != nil {
 		return nil, err
 	}
 	if m.ID, err = idFromWire(w.GetId()); err != nil {
 		return nil, in("id", err)
+	}
+	return m, nil
+}
+
+// NewMessageFromWire is MessageFromWire for a message that has no id yet.
+func NewMessageFromWire(w *messagev1.Message, now time.Time) (*message.Message, error) {
+	m, left, err := messageFromWire(w)
+	if err != nil {
+		return nil, err
 	}
 	if w.ExpiresInMs != nil {
 		m.Expires = now.Add(left)

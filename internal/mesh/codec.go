@@ -51,7 +51,7 @@ func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 }
 
 // ServerOptions are what a server that Register is called on needs: the codec, which serves other services as
-// before, flow-control windows, and keep-alive that finds a dead peer within 40 s and tolerates DialOptions.
+// before, flow-control windows, and keep-alive that finds a dead peer within 40 s and tolerates DialOptions and those of package rpc.
 // There is no maximum connection age: streams between peers live as long as the processes.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
@@ -63,7 +63,7 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(maxFrame),
 		grpc.MaxConcurrentStreams(256),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}
 }
 

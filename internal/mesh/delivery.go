@@ -57,7 +57,15 @@ type Delivery struct {
 	// before it has answered, whoever adopts its sessions gets the message. It is not on the wire, and the route may
 	// have gone by then.
 	Durable bool
+	// UntilAcked says of a reported delivery that a transient session settles when its client has acknowledged the message.
+	UntilAcked bool
+	// ReportWithinMs is within how many milliseconds of its arrival a reported delivery is to be answered with a receipt
+	// that names every client. 0: it is not reported.
+	ReportWithinMs uint32
 }
+
+// Reported reports whether the receipt has to say what became of the message at each client.
+func (d *Delivery) Reported() bool { return d.ReportWithinMs > 0 }
 
 // outlives reports whether d is still of use when the peer has died that it was sent to.
 func (d *Delivery) outlives() bool {
@@ -130,7 +138,41 @@ type Receipt struct {
 	Epoch    uint64
 	// Moved is set for Moved: the clients, at least one. Nobody changes it once it has been given.
 	Moved []MovedClient
+	// Clients are what became of a reported delivery at each client but those that moved. Nobody changes it once it has
+	// been given.
+	Clients []ClientReceipt
 }
+
+// ClientReceipt is what became of a reported delivery at one client.
+type ClientReceipt struct {
+	ClientID string
+	Outcome  ClientOutcome
+	// Epoch is that under which the client is, or was, held at the receiver.
+	Epoch uint64
+}
+
+// ClientOutcome is what became of a message at one client. The values are those of the protocol.
+type ClientOutcome byte
+
+// The outcomes; see beeline.mesh.v1.ClientOutcome.
+const (
+	ClientQueued   ClientOutcome = 1
+	ClientAcked    ClientOutcome = 2
+	ClientStored   ClientOutcome = 3
+	ClientEnded    ClientOutcome = 4
+	ClientTimedOut ClientOutcome = 5
+	ClientExpired  ClientOutcome = 6
+	ClientTooLarge ClientOutcome = 7
+	ClientNoRoom   ClientOutcome = 8
+	ClientDeclined ClientOutcome = 9
+
+	clientOutcomes = 10
+
+	// ClientAccepted and ClientUnknown are local, and never in a receipt: no more was waited for, and no client of that
+	// name is known.
+	ClientAccepted ClientOutcome = 10
+	ClientUnknown  ClientOutcome = 11
+)
 
 // MovedClient is one durable client whose session was at the receiver and is somewhere else.
 type MovedClient struct {

@@ -281,8 +281,8 @@ func (in *inbound) acknowledgeAdopted(incarnation string, through uint64) {
 	}
 }
 
-// deliver hands the deliveries of r that come after through to the application, and leaves the answers that are
-// not Queued in in.answers. It returns the last sequence that was taken, also with an error.
+// deliver hands the deliveries of r that come after through to the application, and leaves the answers that say more than
+// Queued in in.answers. It returns the last sequence that was taken, also with an error.
 func (in *inbound) deliver(r *batchReader, through uint64) (last uint64, urgent bool, err error) {
 	var clk clock
 	c := &in.l.m.counters
@@ -302,10 +302,10 @@ func (in *inbound) deliver(r *batchReader, through uint64) (last uint64, urgent 
 			break
 		}
 		payload += len(d.Message.Payload)
-		if d.Message.QoS > message.AtMostOnce {
+		if d.Message.QoS > message.AtMostOnce || d.Reported() {
 			urgent = true
 		}
-		if receipt := in.app.Deliver(d, Later{in: in, seq: seq}); receipt.Outcome != Queued {
+		if receipt := in.app.Deliver(d, Later{in: in, seq: seq}); receipt.Outcome != Queued || len(receipt.Clients) > 0 {
 			in.answers = append(in.answers, numberedReceipt{seq: seq, receipt: receipt.fit()})
 		}
 		last = seq

@@ -20,6 +20,8 @@ const (
 	deliveryClient  = 3
 	deliveryOrphans = 4
 	deliveryMessage = 5
+	deliveryWithin  = 6
+	deliveryUntil   = 7
 )
 
 // batchBytes is the size up to which deliveries go into one batch; a larger one goes alone.
@@ -48,6 +50,9 @@ func (w *batchWriter) add(d *Delivery) bool {
 	form := measure(d.Message, w.self, &w.clock)
 	target := sizeTarget(&d.Target)
 	size := sizeField(target) + sizeField(form.size)
+	if d.ReportWithinMs > 0 {
+		size += sizeReport(d)
+	}
 	if w.count > 0 && len(w.buf)-batchHeader+sizeField(size) > batchBytes {
 		return false
 	}
@@ -57,8 +62,27 @@ func (w *batchWriter) add(d *Delivery) bool {
 	b = append(b, tag(deliveryMessage, protowire.BytesType))
 	b = protowire.AppendVarint(b, uint64(form.size))
 	w.buf = appendMessage(b, d.Message, form)
+	if d.ReportWithinMs > 0 {
+		w.buf = appendReport(w.buf, d)
+	}
 	w.count++
 	return true
+}
+
+func sizeReport(d *Delivery) int {
+	n := sizeUint(uint64(d.ReportWithinMs))
+	if d.UntilAcked {
+		n += 2
+	}
+	return n
+}
+
+func appendReport(b []byte, d *Delivery) []byte {
+	b = appendUint(b, deliveryWithin, uint64(d.ReportWithinMs))
+	if d.UntilAcked {
+		b = append(b, tag(deliveryUntil, protowire.VarintType), 1)
+	}
+	return b
 }
 
 // finish writes the header in front and returns the offset in the buffer at which the frame starts.
@@ -191,6 +215,10 @@ func decodeDelivery(b []byte, origin string, clk *clock) (Delivery, error) {
 				return Delivery{}, err
 			}
 			d.Message = m
+		case deliveryWithin:
+			d.ReportWithinMs = uint32(c.varint(typ))
+		case deliveryUntil:
+			d.UntilAcked = c.varint(typ) != 0
 		default:
 			c.skip(num, typ)
 		}

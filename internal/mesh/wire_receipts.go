@@ -18,13 +18,18 @@ const (
 	receiptClientID = 3
 	receiptEpoch    = 4
 	receiptMoved    = 5
+	receiptClients  = 6
 
 	movedClientID = 1
 	movedEpoch    = 2
+
+	clientClientID = 1
+	clientOutcome  = 2
+	clientEpoch    = 3
 )
 
 // maxReceipt bounds one receipt on the wire, so that it fits into a frame. Only a list of some hundred thousand
-// clients that moved is longer.
+// clients is longer.
 const maxReceipt = maxFrame - 1<<10
 
 // appendReceipts appends a ConnectResponse with a Receipts frame.
@@ -51,6 +56,7 @@ func appendReceipts(dst []byte, f *receiptsFrame) []byte {
 			dst = appendText(dst, movedClientID, m.ClientID)
 			dst = appendUint(dst, movedEpoch, m.Epoch)
 		}
+		dst = appendClients(dst, r.receipt.Clients)
 	}
 	return appendUint(dst, receiptsNumber, f.number)
 }
@@ -61,15 +67,34 @@ func sizeReceipt(r *numberedReceipt) int {
 	for i := range r.receipt.Moved {
 		n += sizeField(sizeMoved(&r.receipt.Moved[i]))
 	}
+	for i := range r.receipt.Clients {
+		n += sizeField(sizeClient(&r.receipt.Clients[i]))
+	}
 	return n
+}
+
+func appendClients(dst []byte, clients []ClientReceipt) []byte {
+	for i := range clients {
+		c := &clients[i]
+		dst = append(dst, tag(receiptClients, protowire.BytesType))
+		dst = protowire.AppendVarint(dst, uint64(sizeClient(c)))
+		dst = appendText(dst, clientClientID, c.ClientID)
+		dst = appendUint(dst, clientOutcome, uint64(c.Outcome))
+		dst = appendUint(dst, clientEpoch, c.Epoch)
+	}
+	return dst
+}
+
+func sizeClient(c *ClientReceipt) int {
+	return sizeText(len(c.ClientID)) + sizeUint(uint64(c.Outcome)) + sizeUint(c.Epoch)
 }
 
 func sizeMoved(m *MovedClient) int { return sizeText(len(m.ClientID)) + sizeUint(m.Epoch) }
 
 // fit returns the receipt as it can be sent: what does not fit into a frame becomes Overloaded, which has the
-// publisher try again, where a list that is cut short would lose the message.
+// publisher try again, where a list that is cut short would lose the message, or tell less than has happened.
 func (r Receipt) fit() Receipt {
-	if len(r.Moved) > 0 && sizeReceipt(&numberedReceipt{receipt: r}) > maxReceipt {
+	if len(r.Moved)+len(r.Clients) > 0 && sizeReceipt(&numberedReceipt{receipt: r}) > maxReceipt {
 		return Receipt{Outcome: Overloaded}
 	}
 	return r
@@ -129,6 +154,32 @@ func decodeReceipt(c *cursor) (r numberedReceipt) {
 			if in.bad {
 				c.fail()
 			}
+		case receiptClients:
+			in := cursor{b: c.bytes(typ)}
+			x := decodeClient(&in)
+			if in.bad || x.Outcome == 0 || x.Outcome >= clientOutcomes {
+				c.fail()
+			}
+			r.receipt.Clients = append(r.receipt.Clients, x)
+		default:
+			c.skip(num, typ)
+		}
+	}
+}
+
+func decodeClient(c *cursor) (x ClientReceipt) {
+	for {
+		num, typ, ok := c.more()
+		if !ok {
+			return x
+		}
+		switch num {
+		case clientClientID:
+			x.ClientID = strings.Clone(text(c.text(typ)))
+		case clientOutcome:
+			x.Outcome = ClientOutcome(min(c.varint(typ), clientOutcomes))
+		case clientEpoch:
+			x.Epoch = c.varint(typ)
 		default:
 			c.skip(num, typ)
 		}

@@ -61,6 +61,7 @@ func generated(d Delivery) *meshv1.Delivery {
 	case TargetOrphans:
 		g.Target = &meshv1.Delivery_Orphans{Orphans: &meshv1.Orphans{Incarnation: t.Incarnation}}
 	}
+	g.ReportWithinMs, g.UntilAcknowledged = d.ReportWithinMs, d.UntilAcked
 	return g
 }
 
@@ -151,6 +152,9 @@ func drawDelivery(t *rapid.T) Delivery {
 	case TargetOrphans:
 		d.Target.Incarnation = rapid.StringN(1, 40, 200).Draw(t, "incarnation")
 	}
+	if d.ReportWithinMs = optional(t, "report within", rapid.Uint32Min(1)); d.Reported() {
+		d.UntilAcked = rapid.Bool().Draw(t, "until acknowledged")
+	}
 	return d
 }
 
@@ -214,7 +218,8 @@ func FuzzDecodeBatch(f *testing.F) {
 	shared := Delivery{Target: Target{Kind: TargetShare, Group: "g", Filter: "a/#"}, Message: d.Message}
 	direct := Delivery{Target: Target{Kind: TargetClient, ClientID: "c", Epoch: 7}, Message: d.Message}
 	orphan := Delivery{Target: Target{Kind: TargetOrphans, Incarnation: "dead"}, Message: d.Message}
-	f.Add(encodeBatch([]Delivery{d, shared, direct, orphan}, 5, 1))
+	reported := Delivery{Message: d.Message, ReportWithinMs: 5000, UntilAcked: true}
+	f.Add(encodeBatch([]Delivery{d, shared, direct, orphan, reported}, 5, 1))
 	f.Add([]byte{})
 	f.Add([]byte{0x12, 0x00})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -390,6 +395,12 @@ func checkReceiptsBothWays(t *rapid.T) {
 				ClientID: optional(t, "moved client", rapid.StringN(0, 30, 100)), Epoch: optional(t, "moved epoch", rapid.Uint64()),
 			})
 		}
+		for range rapid.IntRange(0, 3).Draw(t, "clients") {
+			r.receipt.Clients = append(r.receipt.Clients, ClientReceipt{
+				ClientID: optional(t, "its id", rapid.StringN(0, 30, 100)), Epoch: optional(t, "its epoch", rapid.Uint64()),
+				Outcome: ClientOutcome(rapid.IntRange(1, clientOutcomes-1).Draw(t, "its outcome")),
+			})
+		}
 		f.receipts = append(f.receipts, r)
 		want.Receipts = append(want.Receipts, generatedReceipt(r))
 	}
@@ -432,6 +443,11 @@ func generatedReceipt(r numberedReceipt) *meshv1.Receipt {
 	for _, m := range r.receipt.Moved {
 		g.Moved = append(g.Moved, &meshv1.Moved{ClientId: m.ClientID, Epoch: m.Epoch})
 	}
+	for _, c := range r.receipt.Clients {
+		g.Clients = append(g.Clients, &meshv1.ClientReceipt{
+			ClientId: c.ClientID, Outcome: meshv1.ClientOutcome(c.Outcome), Epoch: c.Epoch,
+		})
+	}
 	return g
 }
 
@@ -447,6 +463,7 @@ func FuzzDecodeReceipts(f *testing.F) {
 		{seq: 2, receipt: Receipt{Outcome: NotHolder, ClientID: "c", Epoch: 9}},
 		{seq: 3, receipt: Receipt{Outcome: Accepted}},
 		{seq: 3, receipt: Receipt{Outcome: Moved, Moved: []MovedClient{{ClientID: "d", Epoch: 1 << 40}, {}}}},
+		{seq: 3, receipt: Receipt{Outcome: Queued, Clients: []ClientReceipt{{ClientID: "e", Outcome: ClientAcked, Epoch: 3}}}},
 	}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		num, body, err := only(b)
@@ -482,6 +499,24 @@ func TestAReceiptOfNoKnownOutcomeIsMalformed(t *testing.T) {
 		if err := decodeReceipts(b, &receiptsFrame{}); !errors.Is(err, errMalformed) {
 			t.Errorf("outcome %d: %v", o, err)
 		}
+	}
+}
+
+func TestAClientOfNoKnownOutcomeIsMalformed(t *testing.T) {
+	for _, o := range []meshv1.ClientOutcome{0, clientOutcomes, 300, -1} {
+		b, err := proto.Marshal(&meshv1.Receipts{ReceivedThrough: 1, Receipts: []*meshv1.Receipt{{
+			Sequence: 1, Outcome: meshv1.Outcome_OUTCOME_QUEUED, Clients: []*meshv1.ClientReceipt{{ClientId: "c", Outcome: o}},
+		}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := decodeReceipts(b, &receiptsFrame{}); !errors.Is(err, errMalformed) {
+			t.Errorf("outcome %d: %v", o, err)
+		}
+	}
+	if last := meshv1.ClientOutcome(clientOutcomes - 1); last != meshv1.ClientOutcome_CLIENT_OUTCOME_DECLINED ||
+		len(meshv1.ClientOutcome_name) != clientOutcomes {
+		t.Error("the protocol has other outcomes")
 	}
 }
 

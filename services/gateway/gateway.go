@@ -106,6 +106,7 @@ func (g *Gateway) Register(s grpc.ServiceRegistrar) {
 	gatewayv1.RegisterDrainServiceServer(s, &drainService{gateway: g})
 	gatewayv1.RegisterInspectServiceServer(s, &inspector{gateway: g})
 	trace.Register(s, g.tap)
+	gatewayv1.RegisterPublishServiceServer(s, &publisher{gateway: g})
 }
 
 // Addr returns the address of a listener by its name, nil when there is none.

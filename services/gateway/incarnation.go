@@ -18,6 +18,7 @@ import (
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/broker"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/publish"
 )
 
 // stopGrace bounds the orderly end of an incarnation.
@@ -25,10 +26,11 @@ const stopGrace = 15 * time.Second
 
 // life is what one incarnation is made of, as far as connections need it.
 type life struct {
-	limits *client.Limits
-	deps   client.Deps
-	broker *broker.Broker
-	peers  *peers
+	limits  *client.Limits
+	deps    client.Deps
+	publish publish.Deps
+	broker  *broker.Broker
+	peers   *peers
 
 	taking chan struct{} // closed when it takes clients
 
@@ -39,15 +41,21 @@ type life struct {
 	conns sync.WaitGroup
 }
 
+// enter counts something that ends with the incarnation, unless that is over: conns.Done has to follow.
+func (l *life) enter() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.over {
+		l.conns.Add(1)
+	}
+	return !l.over
+}
+
 // serve handles a connection, unless the incarnation is over.
 func (l *life) serve(nc net.Conn, listener string) bool {
-	l.mu.Lock()
-	if l.over {
-		l.mu.Unlock()
+	if !l.enter() {
 		return false
 	}
-	l.conns.Add(1)
-	l.mu.Unlock()
 	defer l.conns.Done()
 	client.Serve(l.ctx, nc, listener, l.limits, &l.deps)
 	return true
@@ -116,6 +124,10 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		Serving: inc.Serving, Available: keeper.Available, Draining: g.refusing,
 		Incarnation: inc.ID(), NextSequence: counter(), Metrics: g.metrics.clients, Logger: logger, Trace: g.tap,
 	}}
+	l.publish = publish.Deps{
+		Broker: b, Limits: &g.cfg.Limits, Incarnation: inc.ID(), NextSequence: l.deps.NextSequence, Serving: inc.Serving,
+		Metrics: g.metrics.publish,
+	}
 	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
 	l.taking = make(chan struct{})
 	err = lifecycle.Run(ctx, stopGrace,

@@ -5,12 +5,14 @@ import (
 
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/broker"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/publish"
 )
 
 // metrics are those that outlive incarnations.
 type metrics struct {
 	clients      *client.Metrics
 	broker       *broker.Metrics
+	publish      *publish.Metrics
 	incarnations prometheus.Counter
 	draining     prometheus.Gauge
 	moved        prometheus.Counter
@@ -20,6 +22,7 @@ func newMetrics(r prometheus.Registerer) metrics {
 	m := metrics{
 		clients: client.NewMetrics(r),
 		broker:  broker.NewMetrics(r),
+		publish: publish.NewMetrics(r),
 		incarnations: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "beeline_gateway_incarnations_total", Help: "Incarnations that this process has begun.",
 		}),

@@ -18,6 +18,7 @@ func (r *Router) Register(s grpc.ServiceRegistrar) {
 	adminv1.RegisterAdminServiceServer(s, r.administration)
 	adminv1.RegisterGatewayServiceServer(s, &gateways{placer: r.placer, fleet: r.fleet})
 	messagingv1.RegisterGroupServiceServer(s, &groupService{fleet: r.fleet})
+	messagingv1.RegisterMessagingServiceServer(s, r.messaging)
 }
 
 // Serve puts the public services on the process's server, which has to be a public one, with what decides about calls before

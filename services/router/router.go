@@ -48,6 +48,7 @@ type Router struct {
 	gate           *gate.Gate
 	rest           *rest.Server     // nil: there is none
 	within         *grpc.ClientConn // from REST to the process's server
+	messaging      *messaging
 	pool           *splice.Pool
 }
 
@@ -58,6 +59,7 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	}
 	r := &Router{cfg: cfg, deps: deps, metrics: newMetrics(deps.Metrics), sources: newTally[netip.Addr](cfg.SourceConnections), pool: splice.NewPool(pipes)}
 	r.fleet = fleet.New(cluster.Deps{Client: deps.Etcd, Keys: cluster.Keys(cfg.Cluster), Logger: deps.Logger}, deps.Dial)
+	r.messaging = newMessaging(r.fleet)
 	var err error
 	if r.placer, err = newPlacer(cfg, deps, r.metrics, r.fleet.See); err != nil {
 		return nil, err
@@ -93,6 +95,7 @@ func (r *Router) Run(ctx context.Context) error {
 	return lifecycle.Run(ctx, stopGrace,
 		lifecycle.Simple("fleet", r.fleet.Run),
 		lifecycle.Simple("access", r.gate.Run),
+		lifecycle.Simple("messaging", r.messaging.run),
 		lifecycle.Simple("placement", r.placer.run),
 		lifecycle.Simple("rest", r.serveREST),
 		lifecycle.Part{Name: "door", Run: func(ctx context.Context, started func()) error {

@@ -102,6 +102,7 @@ func (d *direct) publish(m *message.Message, p *publication, t *turn.Turn) {
 	}
 	if p != nil {
 		p.Expect()
+		p.report.await(id)
 	}
 	if !d.sendNow(id, m, p, t) {
 		d.queue(id, unsent{m, p}, t)
@@ -123,7 +124,7 @@ func (d *direct) sendNow(id string, m *message.Message, p *publication, t *turn.
 		return false
 	}
 	if at.away() && p == nil {
-		d.giveUp(unsent{m, p}, packet.Success, dropAway, t)
+		d.giveUp(id, unsent{m, p}, packet.Success, dropAway, t)
 		return true
 	}
 	d.send(at.link, id, at.lease.Epoch, m, p, t)
@@ -185,7 +186,7 @@ func (d *direct) admit(id string, x unsent, t *turn.Turn) bool {
 	}
 	full := d.bytes > 0 && d.bytes+x.m.Size() > bound || d.waiting[id] == nil && len(d.waiting) >= line
 	if d.closed || full {
-		d.giveUp(x, packet.QuotaExceeded, dropUnresolved, t)
+		d.giveUp(id, x, packet.QuotaExceeded, dropUnresolved, t)
 		return false
 	}
 	return true
@@ -259,12 +260,15 @@ func (d *direct) deliverHere(id string, epoch uint64, m *message.Message, p *pub
 	x, wanted := d.b.addressed(c, m)
 	switch {
 	case !wanted && p != nil:
+		p.report.unwanted(id)
 		p.Done(packet.Success, t)
 		return true
 	case !wanted:
 		return true
 	case p == nil:
 		return c.Deliver(x, t) != engine.Ended
+	case p.report != nil:
+		return d.reportHere(c, x, p, t)
 	}
 	x.Ticket = p
 	if c.Durable() {
@@ -290,9 +294,19 @@ func (d *direct) send(l *mesh.Link, id string, epoch uint64, m *message.Message,
 		}
 		return
 	}
-	if !l.SendInTurn(t, x, p) {
-		p.Done(packet.QuotaExceeded, t)
+	d.ask(l, x, p, p, t)
+}
+
+// ask sends x, for which p waits, on a link. w takes its receipt.
+func (d *direct) ask(l *mesh.Link, x mesh.Delivery, w mesh.Waiter, p *publication, t *turn.Turn) {
+	p.reportOn(l, &x, t.Now)
+	if l.SendInTurn(t, x, w) {
+		p.report.sentTo(x.Target.ClientID, l.Peer().ID, x.Target.Epoch)
+		return
 	}
+	p.report.unasked(l, false)
+	p.report.lostFor(x.Target.ClientID, packet.QuotaExceeded)
+	p.Done(packet.QuotaExceeded, t)
 }
 
 // arrived is called when this gateway is about to hold a client: what was sent to its former holder and comes back
@@ -318,7 +332,7 @@ func (d *direct) again(l *mesh.Link, x mesh.Delivery, p *publication, t *turn.Tu
 	back := unsent{x.Message, p}
 	d.mu.Lock()
 	if d.closed || p != nil && p.over(t.Now) {
-		d.giveUp(back, packet.UnspecifiedError, dropUnresolved, t)
+		d.giveUp(id, back, packet.UnspecifiedError, dropUnresolved, t)
 		d.mu.Unlock()
 		return
 	}
@@ -359,11 +373,12 @@ func (b *Broker) addressed(c *client.Client, m *message.Message) (d client.Deliv
 }
 
 // giveUp ends the waiting of one message.
-func (d *direct) giveUp(x unsent, code packet.Code, reason dropReason, t *turn.Turn) {
+func (d *direct) giveUp(id string, x unsent, code packet.Code, reason dropReason, t *turn.Turn) {
 	d.b.traceDrop(x.m, reason)
 	if x.p == nil {
 		d.b.deps.Metrics.dropped(reason)
 		return
 	}
+	x.p.report.lostFor(id, code)
 	x.p.Done(code, t)
 }

@@ -143,6 +143,9 @@ func (b *Broker) deliverDirect(d mesh.Delivery, later mesh.Later, t *turn.Turn) 
 	if !wanted {
 		return mesh.Receipt{Outcome: mesh.Queued}
 	}
+	if d.Reported() {
+		return deliverPersonally(x.current, &d, delivery, later, gone, t)
+	}
 	if d.Message.QoS > 0 {
 		delivery.Ticket = &personal{later: later, gone: gone}
 	}
@@ -154,4 +157,22 @@ func (b *Broker) deliverDirect(d mesh.Delivery, later mesh.Later, t *turn.Turn) 
 	default:
 		return mesh.Receipt{Outcome: mesh.Queued}
 	}
+}
+
+// deliverPersonally gives a reported message to its receiver. A session that ends later than this has had it.
+func deliverPersonally(
+	c *client.Client, d *mesh.Delivery, to client.Delivery, later mesh.Later, gone mesh.Receipt, t *turn.Turn,
+) mesh.Receipt {
+	a := newArrival(d, later)
+	x := &reported{y: a.tally, r: a, c: c}
+	a.Expect()
+	x.expect()
+	switch o := x.offer(to, t); o {
+	case engine.Ended, engine.Moved:
+		return gone
+	case engine.Waiting:
+	default:
+		x.Settle(o, t)
+	}
+	return a.receipt()
 }

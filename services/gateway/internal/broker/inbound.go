@@ -40,7 +40,7 @@ func (i *inbound) Deliver(d mesh.Delivery, later mesh.Later) mesh.Receipt {
 	}
 	switch d.Target.Kind {
 	case mesh.TargetMatch:
-		return i.match(d.Message, later)
+		return i.match(d, later)
 	case mesh.TargetShare:
 		return i.share(d, later)
 	case mesh.TargetClient:
@@ -59,24 +59,27 @@ func (i *inbound) Flush() {
 func (i *inbound) Close() {}
 
 // match delivers to everybody who subscribes here.
-func (i *inbound) match(m *message.Message, later mesh.Later) mesh.Receipt {
+func (i *inbound) match(x mesh.Delivery, later mesh.Later) mesh.Receipt {
+	m := x.Message
 	i.local = i.b.subs.Match(m.Topic, nil, i.local[:0])
 	if len(i.local) >= fanOut {
 		m.Forms = new(message.Forms)
 	}
 	var a *arrival
-	if m.QoS > 0 {
-		a = &arrival{later: later}
-		a.waiting.Store(1)
+	if m.QoS > 0 || x.Reported() {
+		a = newArrival(&x, later)
 	}
 	for k := range i.local {
 		to := &i.local[k]
 		d := delivery(to, m)
-		if a == nil {
+		switch {
+		case a == nil:
 			to.Key.Deliver(d, &i.turn)
-			continue
+		case a.tally != nil:
+			i.b.deliverReported(to.Key, d, a.tally, a, &i.turn)
+		default:
+			i.b.deliverTo(to.Key, d, a, &i.turn)
 		}
-		i.b.deliverTo(to.Key, d, a, &i.turn)
 	}
 	clear(i.local)
 	return a.receipt()
@@ -85,7 +88,11 @@ func (i *inbound) match(m *message.Message, later mesh.Later) mesh.Receipt {
 // share delivers to one local member of a shared subscription.
 func (i *inbound) share(d mesh.Delivery, later mesh.Later) mesh.Receipt {
 	s := topic.Shared{Group: d.Target.Group, Filter: d.Target.Filter}
-	if !i.b.deliverShared(s, d.Message, membership{later}, &i.turn) {
+	var y *tally
+	if d.Reported() {
+		y = new(tally)
+	}
+	if !i.b.deliverShared(s, d.Message, membership{later, y}, y, &i.turn) {
 		if d.Message.QoS == 0 {
 			i.b.deps.Metrics.dropped(dropNoMember) // nobody at the other end waits for the answer
 			i.b.traceDrop(d.Message, dropNoMember)
@@ -102,10 +109,22 @@ func (i *inbound) share(d mesh.Delivery, later mesh.Later) mesh.Receipt {
 type arrival struct {
 	later   mesh.Later
 	waiting atomic.Int32
+	tally   *tally // nil for nearly all: the message is not reported
+	within  time.Duration
 
 	mu      sync.Mutex // guards the following
 	moved   []mesh.MovedClient
 	refused bool // a session has no room for it
+}
+
+func newArrival(d *mesh.Delivery, later mesh.Later) *arrival {
+	a := &arrival{later: later}
+	a.waiting.Store(1)
+	if d.Reported() {
+		a.tally = &tally{acked: d.UntilAcked}
+		a.within = time.Duration(d.ReportWithinMs) * time.Millisecond
+	}
+	return a
 }
 
 // Expect adds a session to wait for.
@@ -113,8 +132,18 @@ func (a *arrival) Expect() { a.waiting.Add(1) }
 
 // Done counts a session that has the message, or has nobody to give it to any more.
 func (a *arrival) Done(packet.Code, *turn.Turn) {
-	if a.waiting.Add(-1) == 0 {
-		a.later.Settle(a.outcome())
+	if a.waiting.Add(-1) > 0 {
+		return
+	}
+	if r, first := a.outcome(); first {
+		a.later.Settle(r)
+	}
+}
+
+// timeUp gives the receipt of a reported message with what is known.
+func (a *arrival) timeUp() {
+	if r, first := a.outcome(); first {
+		a.later.Settle(r)
 	}
 }
 
@@ -136,17 +165,23 @@ func (a *arrival) Settle(o engine.Outcome, t *turn.Turn) {
 	a.Done(packet.Success, t)
 }
 
-// outcome is the receipt when nothing is waited for any more.
-func (a *arrival) outcome() mesh.Receipt {
+// outcome is the receipt when nothing is waited for any more; first is false when it has been given.
+func (a *arrival) outcome() (r mesh.Receipt, first bool) {
+	r.Outcome = mesh.Queued
+	if a.tally != nil {
+		if r.Clients, first = a.tally.close(mesh.ClientTimedOut); !first {
+			return r, false
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
 	case a.refused:
-		return mesh.Receipt{Outcome: mesh.Overloaded}
+		r.Outcome = mesh.Overloaded
 	case len(a.moved) > 0:
-		return mesh.Receipt{Outcome: mesh.Moved, Moved: a.moved}
+		r.Outcome, r.Moved = mesh.Moved, a.moved
 	}
-	return mesh.Receipt{Outcome: mesh.Queued}
+	return r, true
 }
 
 // receipt is what is known when all local subscribers have been offered the message.
@@ -155,7 +190,10 @@ func (a *arrival) receipt() mesh.Receipt {
 	case a == nil:
 		return mesh.Receipt{Outcome: mesh.Queued}
 	case a.waiting.Add(-1) == 0:
-		return a.outcome()
+		r, _ := a.outcome()
+		return r
+	case a.tally != nil:
+		a.tally.arm(a.within, a.timeUp)
 	}
 	return mesh.Receipt{Outcome: mesh.Accepted}
 }
@@ -181,6 +219,7 @@ func (p *personal) Settle(o engine.Outcome, _ *turn.Turn) {
 // membership is the ticket of a delivery to a member of a shared subscription for a peer.
 type membership struct {
 	later mesh.Later
+	tally *tally // nil when the message is not reported
 }
 
 // Settle tells the peer whether the member has acknowledged the message, or somebody else has to get it.
@@ -189,5 +228,9 @@ func (s membership) Settle(o engine.Outcome, _ *turn.Turn) {
 		s.later.Settle(mesh.Receipt{Outcome: mesh.NoMember})
 		return
 	}
-	s.later.Settle(mesh.Receipt{Outcome: mesh.Acked})
+	r := mesh.Receipt{Outcome: mesh.Acked}
+	if s.tally != nil {
+		r.Clients, _ = s.tally.close(mesh.ClientTimedOut)
+	}
+	s.later.Settle(r)
 }

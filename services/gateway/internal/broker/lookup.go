@@ -51,7 +51,7 @@ func (d *direct) close() {
 	for id, u := range d.waiting {
 		for _, x := range u.items {
 			d.removed(x)
-			d.giveUp(x, packet.UnspecifiedError, dropUnresolved, &t)
+			d.giveUp(id, x, packet.UnspecifiedError, dropUnresolved, &t)
 		}
 		d.drop(id)
 	}
@@ -86,7 +86,7 @@ func (d *direct) lookUp(ctx context.Context, ids []string) {
 func (d *direct) notHeld(id string, t *turn.Turn) {
 	if d.b.deps.Keeper == nil {
 		d.finish(id, t, func(x unsent) bool {
-			d.giveUp(x, packet.NoMatchingSubscribers, dropUnknownClient, t)
+			d.giveUp(id, x, packet.NoMatchingSubscribers, dropUnknownClient, t)
 			return true
 		})
 		return
@@ -100,13 +100,11 @@ func (d *direct) notHeld(id string, t *turn.Turn) {
 	d.cache.Set(id, found{cluster.Lease{Holder: keeper}, l})
 	d.finish(id, t, func(x unsent) bool {
 		if x.p == nil {
-			d.giveUp(x, packet.Success, dropAway, t)
+			d.giveUp(id, x, packet.Success, dropAway, t)
 			return true
 		}
 		target := mesh.Target{Kind: mesh.TargetClient, ClientID: id}
-		if !l.SendInTurn(t, mesh.Delivery{Target: target, Message: x.m}, asked{x.p}) {
-			x.p.Done(packet.QuotaExceeded, t)
-		}
+		d.ask(l, mesh.Delivery{Target: target, Message: x.m}, asked{x.p}, x.p, t)
 		return true
 	})
 }
@@ -125,6 +123,8 @@ func (a asked) Settled(l *mesh.Link, x mesh.Delivery, r mesh.Receipt, t *turn.Tu
 			d.cache.Invalidate(x.Target.ClientID)
 		}
 		d.mu.Unlock()
+		a.p.report.answered(l, &x, &r)
+		a.p.report.absent(x.Target.ClientID)
 		a.p.Done(packet.NoMatchingSubscribers, t)
 		return
 	}
@@ -177,7 +177,7 @@ func (d *direct) finish(id string, t *turn.Turn, f func(unsent) bool) bool {
 	}
 	for i, x := range u.items {
 		if x.m.Expired(t.Now) {
-			d.giveUp(x, packet.Success, dropUnresolved, t)
+			d.giveUp(id, x, packet.Success, dropUnresolved, t)
 		} else if !f(x) {
 			u.items = slices.Delete(u.items, 0, i)
 			return false
@@ -201,7 +201,7 @@ func (d *direct) retry(id string, t *turn.Turn) {
 		over := x.p == nil && u.tries > 0 || x.p != nil && x.p.over(t.Now)
 		if over {
 			d.removed(x)
-			d.giveUp(x, packet.UnspecifiedError, dropUnresolved, t)
+			d.giveUp(id, x, packet.UnspecifiedError, dropUnresolved, t)
 		}
 		return over
 	})

@@ -112,11 +112,14 @@ func (x *tenant) Settle(o engine.Outcome, t *turn.Turn) {
 // deliver hands m to one local subscriber.
 func (b *Broker) deliver(to *subscriptions.Match[*client.Client], m *message.Message, p *publication, t *turn.Turn) {
 	d := delivery(to, m)
-	if p == nil {
+	switch {
+	case p == nil:
 		to.Key.Deliver(d, t)
-		return
+	case p.report != nil:
+		b.deliverReported(to.Key, d, &p.report.tally, p, t)
+	default:
+		b.deliverTo(to.Key, d, p, t)
 	}
-	b.deliverTo(to.Key, d, p, t)
 }
 
 // delivery is m for a subscriber that it matches.
@@ -154,7 +157,9 @@ func (b *Broker) forward(l *mesh.Link, d mesh.Delivery, p *publication, t *turn.
 		return
 	}
 	p.Expect()
+	p.reportOn(l, &d, t.Now)
 	if !l.SendInTurn(t, d, p) {
+		p.report.unasked(l, true)
 		p.Done(packet.QuotaExceeded, t)
 	}
 }
@@ -162,12 +167,16 @@ func (b *Broker) forward(l *mesh.Link, d mesh.Delivery, p *publication, t *turn.
 // publication is a client's publication with what the broker does about its receipts.
 type publication struct {
 	client.Publication
-	b *Broker
-	m *message.Message
+	b      *Broker
+	m      *message.Message
+	report *report // nil for nearly all
 }
 
 // over reports whether nobody waits for the message any more. A will has no publisher that could give up.
 func (p *publication) over(now time.Time) bool {
+	if p.report != nil {
+		return p.report.over()
+	}
 	return p.Overdue() || now.Sub(p.Since()) > p.b.cfg.ReceiptTimeout
 }
 
@@ -186,18 +195,21 @@ func (p *publication) Settle(o engine.Outcome, t *turn.Turn) {
 
 // Moved has the message sent after a durable session that was on this gateway.
 func (p *publication) Moved(clientID string, epoch uint64, t *turn.Turn) {
+	p.report.again(clientID)
 	target := mesh.Target{Kind: mesh.TargetClient, ClientID: clientID, Epoch: epoch}
 	p.b.direct.again(nil, mesh.Delivery{Target: target, Message: p.m}, p, t)
 }
 
 // Settled takes the receipt of another holder.
 func (p *publication) Settled(l *mesh.Link, d mesh.Delivery, r mesh.Receipt, t *turn.Turn) {
+	p.report.answered(l, &d, &r)
 	switch r.Outcome {
 	case mesh.Queued, mesh.Acked, mesh.Stored:
 		p.Done(packet.Success, t)
 	case mesh.Moved:
 		for _, m := range r.Moved {
 			p.Expect()
+			p.report.again(m.ClientID)
 			target := mesh.Target{Kind: mesh.TargetClient, ClientID: m.ClientID, Epoch: m.Epoch}
 			p.b.direct.again(l, mesh.Delivery{Target: target, Message: d.Message}, p, t)
 		}

@@ -127,7 +127,7 @@ func (g *groups) member(s topic.Shared, first, i int) (member, bool) {
 
 // publishShared gives m to one member of a shared subscription, on whatever gateway.
 func (b *Broker) publishShared(s *routes.Share[*mesh.Link], m *message.Message, p *publication, t *turn.Turn) {
-	if p == nil {
+	if p == nil || m.QoS == message.AtMostOnce {
 		b.offerOnce(s, m, t)
 		return
 	}
@@ -145,14 +145,15 @@ func (b *Broker) offerOnce(s *routes.Share[*mesh.Link], m *message.Message, t *t
 	case l != b.self:
 		d := mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetShare, Group: s.Group(), Filter: s.Filter()}, Message: m}
 		b.forward(l, d, nil, t)
-	case !b.deliverShared(topic.Shared{Group: s.Group(), Filter: s.Filter()}, m, nil, t):
+	case !b.deliverShared(topic.Shared{Group: s.Group(), Filter: s.Filter()}, m, nil, nil, t):
 		b.deps.Metrics.dropped(dropNoMember)
 	}
 }
 
 // deliverShared gives m to the local member whose turn it is and that has room, and reports whether there was
-// one. ticket, which may be nil, is told when the member has acknowledged it, or its session has ended before.
-func (b *Broker) deliverShared(s topic.Shared, m *message.Message, ticket client.Ticket, t *turn.Turn) bool {
+// one. ticket, which may be nil, is told when the member has acknowledged it, or its session has ended before; y, which is
+// nil when m is not reported, which member that is.
+func (b *Broker) deliverShared(s topic.Shared, m *message.Message, ticket client.Ticket, y *tally, t *turn.Turn) bool {
 	for x := range b.groups.inTurn(s) {
 		if !x.c.HasRoom() {
 			continue
@@ -163,6 +164,9 @@ func (b *Broker) deliverShared(s topic.Shared, m *message.Message, ticket client
 		}
 		if m.QoS > 0 {
 			d.Ticket = ticket
+			if y != nil {
+				d.Ticket = &memberReport{Ticket: ticket, y: y, c: x.c}
+			}
 		}
 		switch x.c.Deliver(d, t) {
 		case engine.Queued:
@@ -198,15 +202,17 @@ func (o *offer) choose(t *turn.Turn) {
 		}
 		o.tried = append(o.tried, l)
 		if l == o.b.self {
-			if o.b.deliverShared(topic.Shared{Group: o.share.Group(), Filter: o.share.Filter()}, o.m, o, t) {
+			if o.b.deliverShared(topic.Shared{Group: o.share.Group(), Filter: o.share.Filter()}, o.m, o, o.p.here(), t) {
 				return
 			}
 			continue
 		}
 		d := mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetShare, Group: o.share.Group(), Filter: o.share.Filter()}, Message: o.m}
+		o.p.reportOn(l, &d, t.Now)
 		if l.SendInTurn(t, d, o) {
 			return
 		}
+		o.p.report.unasked(l, false)
 	}
 	o.p.Done(packet.UnspecifiedError, t)
 }
@@ -236,7 +242,8 @@ func (o *offer) Settle(out engine.Outcome, t *turn.Turn) {
 }
 
 // Settled is the receipt of another holder.
-func (o *offer) Settled(_ *mesh.Link, _ mesh.Delivery, r mesh.Receipt, t *turn.Turn) {
+func (o *offer) Settled(l *mesh.Link, d mesh.Delivery, r mesh.Receipt, t *turn.Turn) {
+	o.p.report.answered(l, &d, &r)
 	switch r.Outcome {
 	case mesh.Acked, mesh.Stored, mesh.Queued:
 		o.p.Done(packet.Success, t)

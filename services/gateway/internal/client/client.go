@@ -190,6 +190,16 @@ func (c *Client) setGone() {
 // Stopped is closed when the connection begins to end.
 func (c *Client) Stopped() <-chan struct{} { return c.stopped }
 
+// Stopping reports whether the connection has begun to end.
+func (c *Client) Stopping() bool {
+	select {
+	case <-c.stopped:
+		return true
+	default:
+		return false
+	}
+}
+
 // Read is the reading end under the packet reader: whatever the goroutine has gathered goes out before it may
 // block, and after a pause of the process nothing is read on behalf of an incarnation that has ended. A client
 // that does not read its answers is not read.

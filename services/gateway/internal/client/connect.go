@@ -194,7 +194,7 @@ func (c *Client) checkWill(w *packet.Will) error {
 	switch {
 	case w == nil:
 		return nil
-	case c.validName(w.Topic) != nil:
+	case c.limits.ValidName(w.Topic) != nil:
 		return &refusal{code: packet.TopicNameInvalid, detail: "will topic"}
 	case len(w.Payload) > int(c.limits.WillBytes):
 		return &refusal{code: packet.PacketTooLarge, detail: "will too large"}

@@ -47,6 +47,11 @@ func (c *Client) Deliver(d Delivery, t *turn.Turn) engine.Outcome {
 	return a
 }
 
+// Takes reports whether a delivery is not too large for the client. One that is too large Deliver discards.
+func (c *Client) Takes(d *Delivery) bool {
+	return c.fits(d.Message, packet.PublishOptions{QoS: d.QoS, Retain: d.Retain, IDs: d.IDs})
+}
+
 // HasRoom reports whether the client's queue takes a message now. It chooses members of shared subscriptions.
 func (c *Client) HasRoom() bool {
 	c.mu.Lock()

@@ -17,7 +17,7 @@ func (c *Client) onPublish(p packet.Publish) error {
 	if err := c.resolveAlias(&p); err != nil {
 		return err
 	}
-	if err := c.validName(p.Topic); err != nil {
+	if err := c.limits.ValidName(p.Topic); err != nil {
 		return &packet.Error{Code: packet.TopicNameInvalid, Detail: err.Error()}
 	}
 	var again bool
@@ -48,9 +48,9 @@ func (c *Client) onPublish(p packet.Publish) error {
 	return nil
 }
 
-// validName says whether name may be published to; an address of a client or a group has to be complete.
-func (c *Client) validName(name string) error {
-	if err := topic.ValidateName(name, c.limits.Topic()); err != nil {
+// ValidName says whether name may be published to; an address of a client or a group has to be complete.
+func (l *Limits) ValidName(name string) error {
+	if err := topic.ValidateName(name, l.Topic()); err != nil {
 		return err
 	}
 	var err error

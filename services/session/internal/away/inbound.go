@@ -32,7 +32,9 @@ type arrival struct {
 	since  time.Time
 
 	mu      sync.Mutex
-	waiting int // guarded by mu, as the following are
+	waiting int     // guarded by mu, as the following are
+	report  *report // nil for nearly all
+	given   bool    // the receipt
 	stored  bool
 	refused bool
 	moved   []mesh.MovedClient
@@ -57,7 +59,7 @@ func (k *Keeper) Deliver(peer string, d mesh.Delivery, settle func(mesh.Receipt)
 	case d.Target.Kind == mesh.TargetShare:
 		// Only online members are announced.
 		return mesh.Receipt{Outcome: mesh.NoMember}
-	case d.Message.QoS == message.AtMostOnce && d.Target.Kind != mesh.TargetClient:
+	case d.Message.QoS == message.AtMostOnce && d.Target.Kind != mesh.TargetClient && !d.Reported():
 		k.metrics.dropped(dropQoS0)
 		return mesh.Receipt{Outcome: mesh.Queued}
 	case k.unsaved.Load() > int64(k.cfg.Backlog):
@@ -120,7 +122,7 @@ func (k *Keeper) pass(peer string) {
 
 // take gives a delivery to those it is for. With mu held.
 func (k *Keeper) take(d mesh.Delivery, settle func(mesh.Receipt)) mesh.Receipt {
-	a := &arrival{k: k, settle: settle, size: int64(d.Message.Size()), since: time.Now(), waiting: 1}
+	a := &arrival{k: k, settle: settle, size: int64(d.Message.Size()), since: time.Now(), waiting: 1, report: newReport(&d)}
 	k.unsaved.Add(a.size)
 	switch d.Target.Kind {
 	case mesh.TargetMatch:
@@ -146,6 +148,9 @@ func (k *Keeper) match(m *message.Message, a *arrival) {
 		switch {
 		case qos == message.AtMostOnce:
 			k.metrics.dropped(dropQoS0)
+			if s.here {
+				a.missed(s)
+			}
 		case !s.stored:
 		case s.here && s.adopted != nil && s.adopted.gave(s, m.ID):
 			k.metrics.dropped(dropDuplicate)
@@ -181,7 +186,8 @@ func (k *Keeper) direct(d mesh.Delivery, a *arrival) (r mesh.Receipt, answered b
 	}
 	if e.qos == message.AtMostOnce {
 		k.metrics.dropped(dropQoS0)
-		return mesh.Receipt{Outcome: mesh.Queued}, true
+		a.missed(s)
+		return mesh.Receipt{Outcome: mesh.Queued, Clients: a.report.close()}, true
 	}
 	k.give(s, e, a)
 	return mesh.Receipt{}, false
@@ -217,7 +223,7 @@ func (k *Keeper) give(s *session, e *entry, a *arrival) {
 			return
 		}
 	}
-	a.expect()
+	a.expect(s)
 	e.arrivals = []*arrival{a}
 	switch {
 	case of == nil:
@@ -296,15 +302,26 @@ func (k *Keeper) append(s *session, e *entry) {
 }
 
 // expect counts one more session that has to have the message.
-func (a *arrival) expect() {
+func (a *arrival) expect(s *session) {
 	a.mu.Lock()
 	a.waiting++
+	if a.report != nil && !a.given {
+		a.report.waiting[s.client] = leaseOf(s.rec)
+	}
+	a.mu.Unlock()
+}
+
+// missed notes a session that is not given a QoS 0 message.
+func (a *arrival) missed(s *session) {
+	a.mu.Lock()
+	a.report.note(s.client, leaseOf(s.rec), mesh.ClientEnded)
 	a.mu.Unlock()
 }
 
 // movedTo notes a session that has gone.
 func (a *arrival) movedTo(client string, epoch uint64) {
 	a.mu.Lock()
+	a.report.note(client, epoch, 0)
 	a.moved = append(a.moved, mesh.MovedClient{ClientID: client, Epoch: epoch})
 	a.mu.Unlock()
 }
@@ -320,10 +337,11 @@ func (a *arrival) appended(client string, epoch uint64, left []journal.LeftOut, 
 		return
 	case len(left) > 0 && !left[0].Duplicate:
 		a.k.metrics.dropped(dropInbox)
-		a.refuse()
+		a.refuse(client, epoch)
 	default:
 		a.mu.Lock()
 		a.stored = true
+		a.report.note(client, epoch, mesh.ClientStored)
 		a.mu.Unlock()
 		a.k.metrics.appended.Inc()
 	}
@@ -332,9 +350,10 @@ func (a *arrival) appended(client string, epoch uint64, left []journal.LeftOut, 
 	}
 }
 
-func (a *arrival) refuse() {
+func (a *arrival) refuse(client string, epoch uint64) {
 	a.mu.Lock()
 	a.refused = true
+	a.report.note(client, epoch, mesh.ClientNoRoom)
 	a.mu.Unlock()
 }
 
@@ -343,7 +362,27 @@ func (a *arrival) offered() mesh.Receipt {
 	if r, settled := a.settled(); settled {
 		return r
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.given {
+		a.report.arm(a.timeUp)
+	}
 	return mesh.Receipt{Outcome: mesh.Accepted}
+}
+
+// timeUp gives the receipt of a reported message with what is known.
+func (a *arrival) timeUp() {
+	a.mu.Lock()
+	given := a.given
+	a.given = true
+	var r mesh.Receipt
+	if !given {
+		r = a.receipt()
+	}
+	a.mu.Unlock()
+	if !given {
+		a.settle(r)
+	}
 }
 
 // settled counts one that needs not be waited for any more, and returns the receipt when it was the last.
@@ -355,12 +394,21 @@ func (a *arrival) settled() (mesh.Receipt, bool) {
 		return mesh.Receipt{}, false
 	}
 	a.k.unsaved.Add(-a.size)
-	r := mesh.Receipt{Outcome: mesh.Queued}
+	if a.given {
+		return mesh.Receipt{}, false
+	}
+	a.given = true
+	return a.receipt(), true
+}
+
+// receipt is what is known. With mu held.
+func (a *arrival) receipt() mesh.Receipt {
+	r := mesh.Receipt{Outcome: mesh.Queued, Clients: a.report.close()}
 	switch {
 	case a.refused:
 		r.Outcome = mesh.Overloaded
 	case len(a.moved) > 0 && a.client != "":
-		r = mesh.Receipt{Outcome: mesh.NotHolder, ClientID: a.client, Epoch: a.moved[0].Epoch}
+		return mesh.Receipt{Outcome: mesh.NotHolder, ClientID: a.client, Epoch: a.moved[0].Epoch}
 	case len(a.moved) > 0:
 		r.Outcome, r.Moved = mesh.Moved, a.moved
 		a.k.metrics.movedOn.Inc()
@@ -368,5 +416,5 @@ func (a *arrival) settled() (mesh.Receipt, bool) {
 		r.Outcome = mesh.Stored
 		a.k.metrics.latency.Observe(time.Since(a.since).Seconds())
 	}
-	return r, true
+	return r
 }

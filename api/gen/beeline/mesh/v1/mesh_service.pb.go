@@ -106,6 +106,87 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{0}
 }
 
+// ClientOutcome is what is known to have become of a message at one client. It never claims more than has happened.
+type ClientOutcome int32
+
+const (
+	// Unset. Senders treat it as a protocol error.
+	ClientOutcome_CLIENT_OUTCOME_UNSPECIFIED ClientOutcome = 0
+	// It is in the bounded queue of the client's session.
+	ClientOutcome_CLIENT_OUTCOME_QUEUED ClientOutcome = 1
+	// The client has acknowledged it.
+	ClientOutcome_CLIENT_OUTCOME_ACKED ClientOutcome = 2
+	// It is stored for the client's durable session.
+	ClientOutcome_CLIENT_OUTCOME_STORED ClientOutcome = 3
+	// The client is away and nothing is kept for it, or its session has ended before it acknowledged the message.
+	ClientOutcome_CLIENT_OUTCOME_ENDED ClientOutcome = 4
+	// The time was over before anything better was known.
+	ClientOutcome_CLIENT_OUTCOME_TIMED_OUT ClientOutcome = 5
+	// The message expired before it could be sent.
+	ClientOutcome_CLIENT_OUTCOME_EXPIRED ClientOutcome = 6
+	// It is larger than the client takes.
+	ClientOutcome_CLIENT_OUTCOME_TOO_LARGE ClientOutcome = 7
+	// The queue or the inbox of its session is full.
+	ClientOutcome_CLIENT_OUTCOME_NO_ROOM ClientOutcome = 8
+	// The client has acknowledged it with a reason code of 128 or more.
+	ClientOutcome_CLIENT_OUTCOME_DECLINED ClientOutcome = 9
+)
+
+// Enum value maps for ClientOutcome.
+var (
+	ClientOutcome_name = map[int32]string{
+		0: "CLIENT_OUTCOME_UNSPECIFIED",
+		1: "CLIENT_OUTCOME_QUEUED",
+		2: "CLIENT_OUTCOME_ACKED",
+		3: "CLIENT_OUTCOME_STORED",
+		4: "CLIENT_OUTCOME_ENDED",
+		5: "CLIENT_OUTCOME_TIMED_OUT",
+		6: "CLIENT_OUTCOME_EXPIRED",
+		7: "CLIENT_OUTCOME_TOO_LARGE",
+		8: "CLIENT_OUTCOME_NO_ROOM",
+		9: "CLIENT_OUTCOME_DECLINED",
+	}
+	ClientOutcome_value = map[string]int32{
+		"CLIENT_OUTCOME_UNSPECIFIED": 0,
+		"CLIENT_OUTCOME_QUEUED":      1,
+		"CLIENT_OUTCOME_ACKED":       2,
+		"CLIENT_OUTCOME_STORED":      3,
+		"CLIENT_OUTCOME_ENDED":       4,
+		"CLIENT_OUTCOME_TIMED_OUT":   5,
+		"CLIENT_OUTCOME_EXPIRED":     6,
+		"CLIENT_OUTCOME_TOO_LARGE":   7,
+		"CLIENT_OUTCOME_NO_ROOM":     8,
+		"CLIENT_OUTCOME_DECLINED":    9,
+	}
+)
+
+func (x ClientOutcome) Enum() *ClientOutcome {
+	p := new(ClientOutcome)
+	*p = x
+	return p
+}
+
+func (x ClientOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ClientOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_beeline_mesh_v1_mesh_service_proto_enumTypes[1].Descriptor()
+}
+
+func (ClientOutcome) Type() protoreflect.EnumType {
+	return &file_beeline_mesh_v1_mesh_service_proto_enumTypes[1]
+}
+
+func (x ClientOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ClientOutcome.Descriptor instead.
+func (ClientOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{1}
+}
+
 // ConnectRequest is one frame from the process that sends deliveries.
 type ConnectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -660,9 +741,15 @@ type Delivery struct {
 	//	*Delivery_Orphans
 	Target isDelivery_Target `protobuf_oneof:"target"`
 	// The message.
-	Message       *v1.Message `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Message *v1.Message `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	// For a reported delivery, within how many milliseconds from its arrival the receipt is to be given, which then says what
+	// became of the message at each client. 0: the delivery is not reported.
+	ReportWithinMs uint32 `protobuf:"varint,6,opt,name=report_within_ms,json=reportWithinMs,proto3" json:"report_within_ms,omitempty"`
+	// Of a reported delivery: a transient session counts as settled when its client has acknowledged the message, and not
+	// already when it is in its queue.
+	UntilAcknowledged bool `protobuf:"varint,7,opt,name=until_acknowledged,json=untilAcknowledged,proto3" json:"until_acknowledged,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Delivery) Reset() {
@@ -743,6 +830,20 @@ func (x *Delivery) GetMessage() *v1.Message {
 		return x.Message
 	}
 	return nil
+}
+
+func (x *Delivery) GetReportWithinMs() uint32 {
+	if x != nil {
+		return x.ReportWithinMs
+	}
+	return 0
+}
+
+func (x *Delivery) GetUntilAcknowledged() bool {
+	if x != nil {
+		return x.UntilAcknowledged
+	}
+	return false
 }
 
 type isDelivery_Target interface {
@@ -985,7 +1086,9 @@ type Receipt struct {
 	// For NOT_HOLDER: see Outcome.
 	Epoch uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// For MOVED: the clients, at least one.
-	Moved         []*Moved `protobuf:"bytes,5,rep,name=moved,proto3" json:"moved,omitempty"`
+	Moved []*Moved `protobuf:"bytes,5,rep,name=moved,proto3" json:"moved,omitempty"`
+	// Of a reported delivery: every client here that the message is for, but those that moved.
+	Clients       []*ClientReceipt `protobuf:"bytes,6,rep,name=clients,proto3" json:"clients,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1055,6 +1158,77 @@ func (x *Receipt) GetMoved() []*Moved {
 	return nil
 }
 
+func (x *Receipt) GetClients() []*ClientReceipt {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+// ClientReceipt is what became of a reported delivery at one client.
+type ClientReceipt struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client id.
+	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// What became of it.
+	Outcome ClientOutcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=beeline.mesh.v1.ClientOutcome" json:"outcome,omitempty"`
+	// Epoch under which the client is, or was, held here.
+	Epoch         uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientReceipt) Reset() {
+	*x = ClientReceipt{}
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientReceipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientReceipt) ProtoMessage() {}
+
+func (x *ClientReceipt) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientReceipt.ProtoReflect.Descriptor instead.
+func (*ClientReceipt) Descriptor() ([]byte, []int) {
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ClientReceipt) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *ClientReceipt) GetOutcome() ClientOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return ClientOutcome_CLIENT_OUTCOME_UNSPECIFIED
+}
+
+func (x *ClientReceipt) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // Moved is one durable client whose session was here and is somewhere else.
 type Moved struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1068,7 +1242,7 @@ type Moved struct {
 
 func (x *Moved) Reset() {
 	*x = Moved{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[11]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1254,7 @@ func (x *Moved) String() string {
 func (*Moved) ProtoMessage() {}
 
 func (x *Moved) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[11]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1267,7 @@ func (x *Moved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Moved.ProtoReflect.Descriptor instead.
 func (*Moved) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{11}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Moved) GetClientId() string {
@@ -1126,7 +1300,7 @@ type Receipts struct {
 
 func (x *Receipts) Reset() {
 	*x = Receipts{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[12]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1312,7 @@ func (x *Receipts) String() string {
 func (*Receipts) ProtoMessage() {}
 
 func (x *Receipts) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[12]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1325,7 @@ func (x *Receipts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipts.ProtoReflect.Descriptor instead.
 func (*Receipts) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{12}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Receipts) GetReceivedThrough() uint64 {
@@ -1192,7 +1366,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[13]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1378,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[13]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1391,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{13}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Route) GetFilter() string {
@@ -1267,7 +1441,7 @@ type RouteUpdate struct {
 
 func (x *RouteUpdate) Reset() {
 	*x = RouteUpdate{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[14]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1453,7 @@ func (x *RouteUpdate) String() string {
 func (*RouteUpdate) ProtoMessage() {}
 
 func (x *RouteUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[14]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1466,7 @@ func (x *RouteUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteUpdate.ProtoReflect.Descriptor instead.
 func (*RouteUpdate) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{14}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RouteUpdate) GetVersion() uint64 {
@@ -1345,7 +1519,7 @@ type RouteDigest struct {
 
 func (x *RouteDigest) Reset() {
 	*x = RouteDigest{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[15]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1531,7 @@ func (x *RouteDigest) String() string {
 func (*RouteDigest) ProtoMessage() {}
 
 func (x *RouteDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[15]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1544,7 @@ func (x *RouteDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteDigest.ProtoReflect.Descriptor instead.
 func (*RouteDigest) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{15}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RouteDigest) GetVersion() uint64 {
@@ -1405,7 +1579,7 @@ type RoutesAck struct {
 
 func (x *RoutesAck) Reset() {
 	*x = RoutesAck{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[16]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1591,7 @@ func (x *RoutesAck) String() string {
 func (*RoutesAck) ProtoMessage() {}
 
 func (x *RoutesAck) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[16]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1604,7 @@ func (x *RoutesAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesAck.ProtoReflect.Descriptor instead.
 func (*RoutesAck) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{16}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RoutesAck) GetVersion() uint64 {
@@ -1449,7 +1623,7 @@ type RoutesWanted struct {
 
 func (x *RoutesWanted) Reset() {
 	*x = RoutesWanted{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[17]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1635,7 @@ func (x *RoutesWanted) String() string {
 func (*RoutesWanted) ProtoMessage() {}
 
 func (x *RoutesWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[17]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1648,7 @@ func (x *RoutesWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesWanted.ProtoReflect.Descriptor instead.
 func (*RoutesWanted) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{17}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{18}
 }
 
 // Adopted says that the session service has taken over the durable sessions of a dead incarnation, and that
@@ -1489,7 +1663,7 @@ type Adopted struct {
 
 func (x *Adopted) Reset() {
 	*x = Adopted{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[18]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1501,7 +1675,7 @@ func (x *Adopted) String() string {
 func (*Adopted) ProtoMessage() {}
 
 func (x *Adopted) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[18]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1514,7 +1688,7 @@ func (x *Adopted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adopted.ProtoReflect.Descriptor instead.
 func (*Adopted) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{18}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Adopted) GetIncarnation() string {
@@ -1539,7 +1713,7 @@ type AdoptedAck struct {
 
 func (x *AdoptedAck) Reset() {
 	*x = AdoptedAck{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[19]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1725,7 @@ func (x *AdoptedAck) String() string {
 func (*AdoptedAck) ProtoMessage() {}
 
 func (x *AdoptedAck) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[19]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1738,7 @@ func (x *AdoptedAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptedAck.ProtoReflect.Descriptor instead.
 func (*AdoptedAck) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{19}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AdoptedAck) GetIncarnation() string {
@@ -1590,7 +1764,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[20]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1776,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[20]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1789,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{20}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{21}
 }
 
 var File_beeline_mesh_v1_mesh_service_proto protoreflect.FileDescriptor
@@ -1658,13 +1832,15 @@ const file_beeline_mesh_v1_mesh_service_proto_rawDesc = "" +
 	"\x10receipts_through\x18\x02 \x01(\x04R\x0freceiptsThrough\x129\n" +
 	"\n" +
 	"deliveries\x18\x03 \x03(\v2\x19.beeline.mesh.v1.DeliveryR\n" +
-	"deliveries\"\x94\x02\n" +
+	"deliveries\"\xed\x02\n" +
 	"\bDelivery\x12.\n" +
 	"\x05match\x18\x01 \x01(\v2\x16.beeline.mesh.v1.MatchH\x00R\x05match\x12.\n" +
 	"\x05share\x18\x02 \x01(\v2\x16.beeline.mesh.v1.ShareH\x00R\x05share\x121\n" +
 	"\x06client\x18\x03 \x01(\v2\x17.beeline.mesh.v1.ClientH\x00R\x06client\x124\n" +
 	"\aorphans\x18\x04 \x01(\v2\x18.beeline.mesh.v1.OrphansH\x00R\aorphans\x125\n" +
-	"\amessage\x18\x05 \x01(\v2\x1b.beeline.message.v1.MessageR\amessageB\b\n" +
+	"\amessage\x18\x05 \x01(\v2\x1b.beeline.message.v1.MessageR\amessage\x12(\n" +
+	"\x10report_within_ms\x18\x06 \x01(\rR\x0ereportWithinMs\x12-\n" +
+	"\x12until_acknowledged\x18\a \x01(\bR\x11untilAcknowledgedB\b\n" +
 	"\x06target\"\a\n" +
 	"\x05Match\"5\n" +
 	"\x05Share\x12\x14\n" +
@@ -1674,13 +1850,18 @@ const file_beeline_mesh_v1_mesh_service_proto_rawDesc = "" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"+\n" +
 	"\aOrphans\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"\xba\x01\n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"\xf4\x01\n" +
 	"\aReceipt\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x122\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x18.beeline.mesh.v1.OutcomeR\aoutcome\x12\x1b\n" +
 	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12,\n" +
-	"\x05moved\x18\x05 \x03(\v2\x16.beeline.mesh.v1.MovedR\x05moved\":\n" +
+	"\x05moved\x18\x05 \x03(\v2\x16.beeline.mesh.v1.MovedR\x05moved\x128\n" +
+	"\aclients\x18\x06 \x03(\v2\x1e.beeline.mesh.v1.ClientReceiptR\aclients\"|\n" +
+	"\rClientReceipt\x12\x1b\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\x128\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2\x1e.beeline.mesh.v1.ClientOutcomeR\aoutcome\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\":\n" +
 	"\x05Moved\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\x83\x01\n" +
@@ -1724,7 +1905,18 @@ const file_beeline_mesh_v1_mesh_service_proto_rawDesc = "" +
 	"\x12OUTCOME_NOT_HOLDER\x10\x06\x12\x15\n" +
 	"\x11OUTCOME_NO_MEMBER\x10\a\x12\x16\n" +
 	"\x12OUTCOME_OVERLOADED\x10\b\x12\x13\n" +
-	"\x0fOUTCOME_REFUSED\x10\t2_\n" +
+	"\x0fOUTCOME_REFUSED\x10\t*\xaa\x02\n" +
+	"\rClientOutcome\x12\x1e\n" +
+	"\x1aCLIENT_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15CLIENT_OUTCOME_QUEUED\x10\x01\x12\x18\n" +
+	"\x14CLIENT_OUTCOME_ACKED\x10\x02\x12\x19\n" +
+	"\x15CLIENT_OUTCOME_STORED\x10\x03\x12\x18\n" +
+	"\x14CLIENT_OUTCOME_ENDED\x10\x04\x12\x1c\n" +
+	"\x18CLIENT_OUTCOME_TIMED_OUT\x10\x05\x12\x1a\n" +
+	"\x16CLIENT_OUTCOME_EXPIRED\x10\x06\x12\x1c\n" +
+	"\x18CLIENT_OUTCOME_TOO_LARGE\x10\a\x12\x1a\n" +
+	"\x16CLIENT_OUTCOME_NO_ROOM\x10\b\x12\x1b\n" +
+	"\x17CLIENT_OUTCOME_DECLINED\x10\t2_\n" +
 	"\vMeshService\x12P\n" +
 	"\aConnect\x12\x1f.beeline.mesh.v1.ConnectRequest\x1a .beeline.mesh.v1.ConnectResponse(\x010\x01B@Z>github.com/beeline-mqtt/beeline/api/gen/beeline/mesh/v1;meshv1b\x06proto3"
 
@@ -1740,64 +1932,68 @@ func file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP() []byte {
 	return file_beeline_mesh_v1_mesh_service_proto_rawDescData
 }
 
-var file_beeline_mesh_v1_mesh_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_beeline_mesh_v1_mesh_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_beeline_mesh_v1_mesh_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_beeline_mesh_v1_mesh_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_beeline_mesh_v1_mesh_service_proto_goTypes = []any{
 	(Outcome)(0),            // 0: beeline.mesh.v1.Outcome
-	(*ConnectRequest)(nil),  // 1: beeline.mesh.v1.ConnectRequest
-	(*ConnectResponse)(nil), // 2: beeline.mesh.v1.ConnectResponse
-	(*Hello)(nil),           // 3: beeline.mesh.v1.Hello
-	(*Welcome)(nil),         // 4: beeline.mesh.v1.Welcome
-	(*Batch)(nil),           // 5: beeline.mesh.v1.Batch
-	(*Delivery)(nil),        // 6: beeline.mesh.v1.Delivery
-	(*Match)(nil),           // 7: beeline.mesh.v1.Match
-	(*Share)(nil),           // 8: beeline.mesh.v1.Share
-	(*Client)(nil),          // 9: beeline.mesh.v1.Client
-	(*Orphans)(nil),         // 10: beeline.mesh.v1.Orphans
-	(*Receipt)(nil),         // 11: beeline.mesh.v1.Receipt
-	(*Moved)(nil),           // 12: beeline.mesh.v1.Moved
-	(*Receipts)(nil),        // 13: beeline.mesh.v1.Receipts
-	(*Route)(nil),           // 14: beeline.mesh.v1.Route
-	(*RouteUpdate)(nil),     // 15: beeline.mesh.v1.RouteUpdate
-	(*RouteDigest)(nil),     // 16: beeline.mesh.v1.RouteDigest
-	(*RoutesAck)(nil),       // 17: beeline.mesh.v1.RoutesAck
-	(*RoutesWanted)(nil),    // 18: beeline.mesh.v1.RoutesWanted
-	(*Adopted)(nil),         // 19: beeline.mesh.v1.Adopted
-	(*AdoptedAck)(nil),      // 20: beeline.mesh.v1.AdoptedAck
-	(*Goodbye)(nil),         // 21: beeline.mesh.v1.Goodbye
-	(*v1.Message)(nil),      // 22: beeline.message.v1.Message
+	(ClientOutcome)(0),      // 1: beeline.mesh.v1.ClientOutcome
+	(*ConnectRequest)(nil),  // 2: beeline.mesh.v1.ConnectRequest
+	(*ConnectResponse)(nil), // 3: beeline.mesh.v1.ConnectResponse
+	(*Hello)(nil),           // 4: beeline.mesh.v1.Hello
+	(*Welcome)(nil),         // 5: beeline.mesh.v1.Welcome
+	(*Batch)(nil),           // 6: beeline.mesh.v1.Batch
+	(*Delivery)(nil),        // 7: beeline.mesh.v1.Delivery
+	(*Match)(nil),           // 8: beeline.mesh.v1.Match
+	(*Share)(nil),           // 9: beeline.mesh.v1.Share
+	(*Client)(nil),          // 10: beeline.mesh.v1.Client
+	(*Orphans)(nil),         // 11: beeline.mesh.v1.Orphans
+	(*Receipt)(nil),         // 12: beeline.mesh.v1.Receipt
+	(*ClientReceipt)(nil),   // 13: beeline.mesh.v1.ClientReceipt
+	(*Moved)(nil),           // 14: beeline.mesh.v1.Moved
+	(*Receipts)(nil),        // 15: beeline.mesh.v1.Receipts
+	(*Route)(nil),           // 16: beeline.mesh.v1.Route
+	(*RouteUpdate)(nil),     // 17: beeline.mesh.v1.RouteUpdate
+	(*RouteDigest)(nil),     // 18: beeline.mesh.v1.RouteDigest
+	(*RoutesAck)(nil),       // 19: beeline.mesh.v1.RoutesAck
+	(*RoutesWanted)(nil),    // 20: beeline.mesh.v1.RoutesWanted
+	(*Adopted)(nil),         // 21: beeline.mesh.v1.Adopted
+	(*AdoptedAck)(nil),      // 22: beeline.mesh.v1.AdoptedAck
+	(*Goodbye)(nil),         // 23: beeline.mesh.v1.Goodbye
+	(*v1.Message)(nil),      // 24: beeline.message.v1.Message
 }
 var file_beeline_mesh_v1_mesh_service_proto_depIdxs = []int32{
-	3,  // 0: beeline.mesh.v1.ConnectRequest.hello:type_name -> beeline.mesh.v1.Hello
-	5,  // 1: beeline.mesh.v1.ConnectRequest.batch:type_name -> beeline.mesh.v1.Batch
-	15, // 2: beeline.mesh.v1.ConnectRequest.route_update:type_name -> beeline.mesh.v1.RouteUpdate
-	16, // 3: beeline.mesh.v1.ConnectRequest.route_digest:type_name -> beeline.mesh.v1.RouteDigest
-	19, // 4: beeline.mesh.v1.ConnectRequest.adopted:type_name -> beeline.mesh.v1.Adopted
-	21, // 5: beeline.mesh.v1.ConnectRequest.goodbye:type_name -> beeline.mesh.v1.Goodbye
-	4,  // 6: beeline.mesh.v1.ConnectResponse.welcome:type_name -> beeline.mesh.v1.Welcome
-	13, // 7: beeline.mesh.v1.ConnectResponse.receipts:type_name -> beeline.mesh.v1.Receipts
-	17, // 8: beeline.mesh.v1.ConnectResponse.routes_ack:type_name -> beeline.mesh.v1.RoutesAck
-	18, // 9: beeline.mesh.v1.ConnectResponse.routes_wanted:type_name -> beeline.mesh.v1.RoutesWanted
-	20, // 10: beeline.mesh.v1.ConnectResponse.adopted_ack:type_name -> beeline.mesh.v1.AdoptedAck
-	21, // 11: beeline.mesh.v1.ConnectResponse.goodbye:type_name -> beeline.mesh.v1.Goodbye
-	6,  // 12: beeline.mesh.v1.Batch.deliveries:type_name -> beeline.mesh.v1.Delivery
-	7,  // 13: beeline.mesh.v1.Delivery.match:type_name -> beeline.mesh.v1.Match
-	8,  // 14: beeline.mesh.v1.Delivery.share:type_name -> beeline.mesh.v1.Share
-	9,  // 15: beeline.mesh.v1.Delivery.client:type_name -> beeline.mesh.v1.Client
-	10, // 16: beeline.mesh.v1.Delivery.orphans:type_name -> beeline.mesh.v1.Orphans
-	22, // 17: beeline.mesh.v1.Delivery.message:type_name -> beeline.message.v1.Message
+	4,  // 0: beeline.mesh.v1.ConnectRequest.hello:type_name -> beeline.mesh.v1.Hello
+	6,  // 1: beeline.mesh.v1.ConnectRequest.batch:type_name -> beeline.mesh.v1.Batch
+	17, // 2: beeline.mesh.v1.ConnectRequest.route_update:type_name -> beeline.mesh.v1.RouteUpdate
+	18, // 3: beeline.mesh.v1.ConnectRequest.route_digest:type_name -> beeline.mesh.v1.RouteDigest
+	21, // 4: beeline.mesh.v1.ConnectRequest.adopted:type_name -> beeline.mesh.v1.Adopted
+	23, // 5: beeline.mesh.v1.ConnectRequest.goodbye:type_name -> beeline.mesh.v1.Goodbye
+	5,  // 6: beeline.mesh.v1.ConnectResponse.welcome:type_name -> beeline.mesh.v1.Welcome
+	15, // 7: beeline.mesh.v1.ConnectResponse.receipts:type_name -> beeline.mesh.v1.Receipts
+	19, // 8: beeline.mesh.v1.ConnectResponse.routes_ack:type_name -> beeline.mesh.v1.RoutesAck
+	20, // 9: beeline.mesh.v1.ConnectResponse.routes_wanted:type_name -> beeline.mesh.v1.RoutesWanted
+	22, // 10: beeline.mesh.v1.ConnectResponse.adopted_ack:type_name -> beeline.mesh.v1.AdoptedAck
+	23, // 11: beeline.mesh.v1.ConnectResponse.goodbye:type_name -> beeline.mesh.v1.Goodbye
+	7,  // 12: beeline.mesh.v1.Batch.deliveries:type_name -> beeline.mesh.v1.Delivery
+	8,  // 13: beeline.mesh.v1.Delivery.match:type_name -> beeline.mesh.v1.Match
+	9,  // 14: beeline.mesh.v1.Delivery.share:type_name -> beeline.mesh.v1.Share
+	10, // 15: beeline.mesh.v1.Delivery.client:type_name -> beeline.mesh.v1.Client
+	11, // 16: beeline.mesh.v1.Delivery.orphans:type_name -> beeline.mesh.v1.Orphans
+	24, // 17: beeline.mesh.v1.Delivery.message:type_name -> beeline.message.v1.Message
 	0,  // 18: beeline.mesh.v1.Receipt.outcome:type_name -> beeline.mesh.v1.Outcome
-	12, // 19: beeline.mesh.v1.Receipt.moved:type_name -> beeline.mesh.v1.Moved
-	11, // 20: beeline.mesh.v1.Receipts.receipts:type_name -> beeline.mesh.v1.Receipt
-	14, // 21: beeline.mesh.v1.RouteUpdate.announced:type_name -> beeline.mesh.v1.Route
-	14, // 22: beeline.mesh.v1.RouteUpdate.withdrawn:type_name -> beeline.mesh.v1.Route
-	1,  // 23: beeline.mesh.v1.MeshService.Connect:input_type -> beeline.mesh.v1.ConnectRequest
-	2,  // 24: beeline.mesh.v1.MeshService.Connect:output_type -> beeline.mesh.v1.ConnectResponse
-	24, // [24:25] is the sub-list for method output_type
-	23, // [23:24] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	14, // 19: beeline.mesh.v1.Receipt.moved:type_name -> beeline.mesh.v1.Moved
+	13, // 20: beeline.mesh.v1.Receipt.clients:type_name -> beeline.mesh.v1.ClientReceipt
+	1,  // 21: beeline.mesh.v1.ClientReceipt.outcome:type_name -> beeline.mesh.v1.ClientOutcome
+	12, // 22: beeline.mesh.v1.Receipts.receipts:type_name -> beeline.mesh.v1.Receipt
+	16, // 23: beeline.mesh.v1.RouteUpdate.announced:type_name -> beeline.mesh.v1.Route
+	16, // 24: beeline.mesh.v1.RouteUpdate.withdrawn:type_name -> beeline.mesh.v1.Route
+	2,  // 25: beeline.mesh.v1.MeshService.Connect:input_type -> beeline.mesh.v1.ConnectRequest
+	3,  // 26: beeline.mesh.v1.MeshService.Connect:output_type -> beeline.mesh.v1.ConnectResponse
+	26, // [26:27] is the sub-list for method output_type
+	25, // [25:26] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_beeline_mesh_v1_mesh_service_proto_init() }
@@ -1832,8 +2028,8 @@ func file_beeline_mesh_v1_mesh_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeline_mesh_v1_mesh_service_proto_rawDesc), len(file_beeline_mesh_v1_mesh_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   21,
+			NumEnums:      2,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
