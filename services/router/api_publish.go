@@ -51,7 +51,7 @@ func (m *messaging) PublishStream(s publishStream) error {
 	defer leave()
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(context.Canceled)
-	to, err := publish.Open(ctx, m.gateways, m.desk.Gateway())
+	to, err := publish.Open(ctx, m.fleet, m.desk.Gateway())
 	if err != nil {
 		return statusOf(err)
 	}

@@ -27,6 +27,14 @@ func (m *messaging) Send(ctx context.Context, r *messagingv1.SendRequest) (*mess
 	if err != nil {
 		return nil, err
 	}
+	if user := r.GetReceiver().GetUser(); user != "" {
+		if p.ClientIds, err = m.clientsOf(ctx, user); err != nil {
+			return nil, err
+		}
+		if len(p.GetClientIds()) == 0 {
+			return nobody(), nil
+		}
+	}
 	within := time.Duration(p.GetReport().GetWithinMs()) * time.Millisecond
 	ctx, cancel := context.WithTimeout(ctx, within+sendGrace)
 	defer cancel()
@@ -37,6 +45,16 @@ func (m *messaging) Send(ctx context.Context, r *messagingv1.SendRequest) (*mess
 	known := len(result.GetReceipts())+len(result.GetCounts()) > 0
 	if code := packet.Code(result.GetReasonCode()); code.Failure() && code != packet.UnspecifiedError && !known {
 		return nil, failureOf(code)
+	}
+	if group := r.GetReceiver().GetGroup(); group != "" {
+		missed, err := m.missed(ctx, group, result)
+		if err != nil {
+			return nil, err
+		}
+		if missed == nil {
+			return nobody(), nil
+		}
+		result.Receipts = append(result.Receipts, missed...)
 	}
 	return sent(result, r.GetSummaryOnly()), nil
 }
@@ -62,7 +80,9 @@ func sending(r *messagingv1.SendRequest) (*gatewayv1.Publication, error) {
 		report.WithinMs = sendTimeout
 	}
 	_, alone := r.GetReceiver().GetReceiver().(*messagingv1.Receiver_ClientId)
-	report.Summary = r.GetSummaryOnly() && !alone
+	_, all := r.GetReceiver().GetReceiver().(*messagingv1.Receiver_Group)
+	// Of a group it is looked who has not got it, by name.
+	report.Summary = r.GetSummaryOnly() && !alone && !all
 	switch r.GetWait() {
 	case messagingv1.Wait_WAIT_UNSPECIFIED, messagingv1.Wait_WAIT_DELIVERED:
 		report.Wait = gatewayv1.Report_WAIT_DELIVERED

@@ -11,6 +11,7 @@ import (
 	messagev1 "github.com/beeline-mqtt/beeline/api/gen/beeline/message/v1"
 	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
 	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/services/router/internal/fleet"
 	"github.com/beeline-mqtt/beeline/services/router/internal/publish"
 )
 
@@ -18,8 +19,8 @@ import (
 type messaging struct {
 	messagingv1.UnimplementedMessagingServiceServer
 
-	gateways publish.Gateways
-	desk     *publish.Desk
+	fleet *fleet.Fleet
+	desk  *publish.Desk
 
 	mu      sync.Mutex // guards over, and Add of running
 	over    bool
@@ -27,8 +28,8 @@ type messaging struct {
 	running sync.WaitGroup // streams, and what they have started
 }
 
-func newMessaging(g publish.Gateways) *messaging {
-	return &messaging{gateways: g, desk: publish.NewDesk(g), ending: make(chan struct{})}
+func newMessaging(f *fleet.Fleet) *messaging {
+	return &messaging{fleet: f, desk: publish.NewDesk(f), ending: make(chan struct{})}
 }
 
 // run serves until ctx ends, and returns when no stream is left.

@@ -100,6 +100,11 @@ func (d *direct) publish(m *message.Message, p *publication, t *turn.Turn) {
 	if err != nil {
 		return // a will: nobody else gets here with a topic that does not parse
 	}
+	d.publishTo(id, m, p, t)
+}
+
+// publishTo sends m to a client.
+func (d *direct) publishTo(id string, m *message.Message, p *publication, t *turn.Turn) {
 	if p != nil {
 		p.Expect()
 		p.report.await(id)

@@ -43,6 +43,10 @@ func (b *Broker) send(from *client.Client, m *message.Message, p *publication, t
 	switch {
 	case topic.IsDirect(m.Topic):
 		b.direct.publish(m, p, t)
+	case p != nil && p.clients != nil:
+		for _, id := range p.clients {
+			b.direct.publishTo(id, m, p, t)
+		}
 	case b.direct.stall(from, m, p, t):
 		p.Pending()
 		return
@@ -170,6 +174,8 @@ type publication struct {
 	b      *Broker
 	m      *message.Message
 	report *report // nil for nearly all
+	// clients are those that the message is sent to by name; nil: its topic says to whom it goes.
+	clients []string
 }
 
 // over reports whether nobody waits for the message any more. A will has no publisher that could give up.

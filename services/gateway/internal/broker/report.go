@@ -28,6 +28,8 @@ const (
 type Terms struct {
 	Wait   Wait
 	Within time.Duration
+	// Clients are those that the message is for, under a topic of a user, each once; nil: the topic says whom it is for.
+	Clients []string
 }
 
 // Receipt is what became of a reported message at one client.
@@ -99,7 +101,7 @@ func (b *Broker) PublishReported(m *message.Message, terms Terms, tell func(Repo
 	p.Begin(nil, 0, m.QoS, m.Size(), t.Now)
 	r := &report{b: b, terms: terms, deadline: t.Now.Add(terms.Within), tell: tell}
 	r.acked = terms.Wait == UntilAcknowledged
-	p.report = r
+	p.report, p.clients = r, terms.Clients
 	p.Tell(r.finish)
 	b.send(nil, m, p, t)
 	if terms.Wait == UntilAccepted {

@@ -15,6 +15,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/topic"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/broker"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
@@ -70,7 +71,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 // message makes the message of a publication, or returns the reason code with which it is refused.
 func (d *Deps) message(p *gatewayv1.Publication, now time.Time) (*message.Message, packet.Code) {
 	w := p.GetMessage()
-	if d.Limits.ValidName(w.GetTopic()) != nil {
+	if d.Limits.ValidName(w.GetTopic()) != nil || topic.IsUser(w.GetTopic()) != (len(p.GetClientIds()) > 0) {
 		return nil, packet.TopicNameInvalid
 	}
 	m, err := journal.NewMessageFromWire(w, now)

@@ -59,6 +59,7 @@ type item struct {
 	st         *stream
 	m          *message.Message
 	report     *gatewayv1.Report // nil: plain
+	clients    []string          // that it is for, of a user
 	id         uint64
 	size       int
 	since      time.Time
@@ -127,7 +128,7 @@ func (st *stream) publish(p *gatewayv1.Publication) error {
 	if p.GetRequestId() == 0 || p.GetMessage() == nil {
 		return status.Error(codes.InvalidArgument, "a publication without a request id or a message")
 	}
-	it := &item{st: st, id: p.GetRequestId(), since: st.turn.Now, report: p.GetReport()}
+	it := &item{st: st, id: p.GetRequestId(), since: st.turn.Now, report: p.GetReport(), clients: p.GetClientIds()}
 	if it.report != nil {
 		if _, ok := termsOf(it.report); !ok {
 			return status.Error(codes.InvalidArgument, "a report without a time, or with an unknown wait")
@@ -186,6 +187,7 @@ func (it *item) send(t *turn.Turn) {
 		it.done(it.code)
 	case it.report != nil:
 		terms, _ := termsOf(it.report)
+		terms.Clients = it.clients
 		it.st.d.Broker.PublishReported(it.m, terms, it.told, t)
 	default:
 		it.st.d.Broker.PublishFrom(it.m, it.done, t)

@@ -222,7 +222,9 @@ type Publication struct {
 	// The message. The gateway gives it its id; publisher is empty.
 	Message *v1.Message `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	// Whether the result has to say what became of the message at each receiver; absent: it has not.
-	Report        *Report `protobuf:"bytes,3,opt,name=report,proto3" json:"report,omitempty"`
+	Report *Report `protobuf:"bytes,3,opt,name=report,proto3" json:"report,omitempty"`
+	// With a report and a topic of a user: the clients that the message is for, whatever they subscribe to.
+	ClientIds     []string `protobuf:"bytes,4,rep,name=client_ids,json=clientIds,proto3" json:"client_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -274,6 +276,13 @@ func (x *Publication) GetMessage() *v1.Message {
 func (x *Publication) GetReport() *Report {
 	if x != nil {
 		return x.Report
+	}
+	return nil
+}
+
+func (x *Publication) GetClientIds() []string {
+	if x != nil {
+		return x.ClientIds
 	}
 	return nil
 }
@@ -605,12 +614,14 @@ const file_beeline_gateway_v1_publish_service_proto_rawDesc = "" +
 	"\n" +
 	"(beeline/gateway/v1/publish_service.proto\x12\x12beeline.gateway.v1\x1a beeline/message/v1/message.proto\"U\n" +
 	"\x0ePublishRequest\x12C\n" +
-	"\fpublications\x18\x01 \x03(\v2\x1f.beeline.gateway.v1.PublicationR\fpublications\"\x97\x01\n" +
+	"\fpublications\x18\x01 \x03(\v2\x1f.beeline.gateway.v1.PublicationR\fpublications\"\xb6\x01\n" +
 	"\vPublication\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\x04R\trequestId\x125\n" +
 	"\amessage\x18\x02 \x01(\v2\x1b.beeline.message.v1.MessageR\amessage\x122\n" +
-	"\x06report\x18\x03 \x01(\v2\x1a.beeline.gateway.v1.ReportR\x06report\"\xd0\x01\n" +
+	"\x06report\x18\x03 \x01(\v2\x1a.beeline.gateway.v1.ReportR\x06report\x12\x1d\n" +
+	"\n" +
+	"client_ids\x18\x04 \x03(\tR\tclientIds\"\xd0\x01\n" +
 	"\x06Report\x123\n" +
 	"\x04wait\x18\x01 \x01(\x0e2\x1f.beeline.gateway.v1.Report.WaitR\x04wait\x12\x1b\n" +
 	"\twithin_ms\x18\x02 \x01(\rR\bwithinMs\x12\x18\n" +
