@@ -62,6 +62,7 @@ type Gateway struct {
 	turns     atomic.Uint64        // clients that were told where to go
 	lost      *cluster.Incarnation // the last one, when it was lost; of the goroutine that lives
 	closed    client.Deps          // for connections that come while there is no incarnation
+	tunnels   tunnels
 }
 
 // New makes a gateway and binds its listeners. Nobody is accepted before Run.
@@ -87,6 +88,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		return nil, err
 	}
 	g.metrics = newMetrics(deps.Metrics)
+	g.tunnels.serve = g.serveTunnel
 	for _, l := range g.listeners {
 		l.OnRefusal(func(why listener.Refusal) { g.metrics.clients.Refused(string(why)) })
 	}
@@ -102,6 +104,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 func (g *Gateway) Register(s grpc.ServiceRegistrar) {
 	meshv1.RegisterMeshServiceServer(s, &g.door)
 	gatewayv1.RegisterDrainServiceServer(s, &drainService{gateway: g})
+	gatewayv1.RegisterTunnelServiceServer(s, &g.tunnels)
 }
 
 // Addr returns the address of a listener by its name, nil when there is none.

@@ -27,6 +27,10 @@ const stopGrace = 15 * time.Second
 type life struct {
 	limits *client.Limits
 	deps   client.Deps
+	tunnel struct { // for the cluster's own services
+		limits client.Limits
+		deps   client.Deps
+	}
 	broker *broker.Broker
 	peers  *peers
 
@@ -41,6 +45,15 @@ type life struct {
 
 // serve handles a connection, unless the incarnation is over.
 func (l *life) serve(nc net.Conn, listener string) bool {
+	return l.serveWith(nc, listener, l.limits, &l.deps)
+}
+
+// serveTunnel handles a connection of one of the cluster's own services, unless the incarnation is over.
+func (l *life) serveTunnel(nc net.Conn) bool {
+	return l.serveWith(nc, tunnelListener, &l.tunnel.limits, &l.tunnel.deps)
+}
+
+func (l *life) serveWith(nc net.Conn, listener string, limits *client.Limits, deps *client.Deps) bool {
 	l.mu.Lock()
 	if l.over {
 		l.mu.Unlock()
@@ -49,7 +62,7 @@ func (l *life) serve(nc net.Conn, listener string) bool {
 	l.conns.Add(1)
 	l.mu.Unlock()
 	defer l.conns.Done()
-	client.Serve(l.ctx, nc, listener, l.limits, &l.deps)
+	client.Serve(l.ctx, nc, listener, limits, deps)
 	return true
 }
 
@@ -115,6 +128,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		Serving: inc.Serving, Available: keeper.Available, Draining: g.refusing,
 		Incarnation: inc.ID(), NextSequence: counter(), Metrics: g.metrics.clients, Logger: logger,
 	}}
+	l.tunnel.limits, l.tunnel.deps = tunnelLimits(g.cfg.Limits), tunnelDeps(l.deps)
 	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
 	l.taking = make(chan struct{})
 	err = lifecycle.Run(ctx, stopGrace,
