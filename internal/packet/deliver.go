@@ -29,7 +29,9 @@ type PublishOptions struct {
 func (o *PublishOptions) omitTopic(v Version) bool { return v == V5 && o.OmitTopic && o.Alias != 0 }
 
 // shared reports whether the head of the packet is the same for all receivers, but for what patch fills in.
-func (o *PublishOptions) shared(v Version) bool { return v != V5 || len(o.IDs) == 0 && o.Alias == 0 && !o.NamePublisher }
+func (o *PublishOptions) shared(v Version) bool {
+	return v != V5 || len(o.IDs) == 0 && o.Alias == 0 && !o.NamePublisher
+}
 
 // form returns the slot of Forms for a head: it depends on the version and on whether there is a Packet Identifier.
 func (o *PublishOptions) form(v Version) int {

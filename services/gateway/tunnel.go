@@ -91,6 +91,7 @@ const (
 	tunnelUnsettled     = 64 * config.MiB
 	tunnelSubscriptions = 4096
 	tunnelFilters       = 128
+	tunnelClientID      = 512
 )
 
 // tunnelLimits are the limits of the cluster's own services, where those of clients are l.
@@ -102,6 +103,7 @@ func tunnelLimits(l client.Limits) client.Limits {
 	l.UnsettledBytes = max(l.UnsettledBytes, tunnelUnsettled)
 	l.Subscriptions = max(l.Subscriptions, tunnelSubscriptions)
 	l.FiltersPerPacket = max(l.FiltersPerPacket, tunnelFilters)
+	l.ClientIDBytes = max(l.ClientIDBytes, tunnelClientID)
 	return l
 }
 

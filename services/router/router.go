@@ -40,6 +40,8 @@ type Router struct {
 	placer    *placer
 	fleet     *fleet.Fleet
 	pool      *splice.Pool
+
+	subscribing *subscribing
 }
 
 // New makes a router and binds its listeners. Nobody is accepted before Run.
@@ -53,6 +55,7 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	if r.placer, err = newPlacer(cfg, deps, r.metrics, r.fleet.See); err != nil {
 		return nil, err
 	}
+	r.subscribing = newSubscribing(r)
 	if r.listeners, err = listener.ListenAll(cfg.Listeners, cfg.MaxConnections, deps.Logger); err != nil {
 		return nil, err
 	}
@@ -71,6 +74,7 @@ func (r *Router) Run(ctx context.Context) error {
 	return lifecycle.Run(ctx, stopGrace,
 		lifecycle.Simple("fleet", r.fleet.Run),
 		lifecycle.Simple("placement", r.placer.run),
+		lifecycle.Simple("subscribe", r.subscribing.run),
 		lifecycle.Part{Name: "door", Run: func(ctx context.Context, started func()) error {
 			started()
 			return r.accept(ctx)

@@ -53,7 +53,18 @@ type MessagingServiceClient interface {
 	Command(ctx context.Context, in *CommandRequest, opts ...grpc.CallOption) (*CommandResponse, error)
 	// CommandStream is Command for many at once: answers come in any order, each with the id of its request.
 	CommandStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CommandStreamRequest, CommandStreamResponse], error)
-	// Subscribe streams what clients publish. The first request opens the subscription, the others acknowledge.
+	// Subscribe streams what clients publish. The first request opens the subscription, the others acknowledge. Messages come
+	// at least once: what was delivered and not acknowledged when a stream ended may come again, to the next stream of its
+	// durable name, or to another one of its consumer group. When the caller ends its half, the stream ends with OK.
+	//
+	// A stream is an MQTT session at one gateway. It ends with UNAVAILABLE when that gateway ends or is drained; it is never
+	// continued somewhere else by itself, because messages could have been missed meanwhile unseen: the caller opens another,
+	// and one with a durable name misses nothing.
+	// A stream that is slow: of QoS 1 and 2 never more than max_unacknowledged are under way, the others wait at the gateway,
+	// within its bounds; when these have been full for some seconds the stream ends with RESOURCE_EXHAUSTED, unless it is
+	// durable: its messages wait in the inbox. QoS 0 messages beyond 1,000 or 4 MiB that wait are dropped; dropped says so.
+	//
+	// Refuses: ABORTED when another stream was opened under the same durable name.
 	Subscribe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SubscribeRequest, SubscribeResponse], error)
 	// WatchPresence streams who connects and disconnects. The events of one client are in order.
 	// Refuses: OUT_OF_RANGE when the events after the cursor are not kept any more.
@@ -181,7 +192,18 @@ type MessagingServiceServer interface {
 	Command(context.Context, *CommandRequest) (*CommandResponse, error)
 	// CommandStream is Command for many at once: answers come in any order, each with the id of its request.
 	CommandStream(grpc.BidiStreamingServer[CommandStreamRequest, CommandStreamResponse]) error
-	// Subscribe streams what clients publish. The first request opens the subscription, the others acknowledge.
+	// Subscribe streams what clients publish. The first request opens the subscription, the others acknowledge. Messages come
+	// at least once: what was delivered and not acknowledged when a stream ended may come again, to the next stream of its
+	// durable name, or to another one of its consumer group. When the caller ends its half, the stream ends with OK.
+	//
+	// A stream is an MQTT session at one gateway. It ends with UNAVAILABLE when that gateway ends or is drained; it is never
+	// continued somewhere else by itself, because messages could have been missed meanwhile unseen: the caller opens another,
+	// and one with a durable name misses nothing.
+	// A stream that is slow: of QoS 1 and 2 never more than max_unacknowledged are under way, the others wait at the gateway,
+	// within its bounds; when these have been full for some seconds the stream ends with RESOURCE_EXHAUSTED, unless it is
+	// durable: its messages wait in the inbox. QoS 0 messages beyond 1,000 or 4 MiB that wait are dropped; dropped says so.
+	//
+	// Refuses: ABORTED when another stream was opened under the same durable name.
 	Subscribe(grpc.BidiStreamingServer[SubscribeRequest, SubscribeResponse]) error
 	// WatchPresence streams who connects and disconnects. The events of one client are in order.
 	// Refuses: OUT_OF_RANGE when the events after the cursor are not kept any more.

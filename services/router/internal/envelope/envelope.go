@@ -1,0 +1,76 @@
+// Package envelope turns application messages of the public contract into those that MQTT carries, and back. It is pure.
+package envelope
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	messagev1 "github.com/beeline-mqtt/beeline/api/gen/beeline/message/v1"
+	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
+	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
+)
+
+// ErrQoS: a quality of service that there is not.
+var ErrQoS = errors.New("qos: not known")
+
+// QoS is the quality of service of a message or filter; QoS 1 when it is unspecified.
+func QoS(q messagev1.Qos) (message.QoS, error) {
+	switch q {
+	case messagev1.Qos_QOS_UNSPECIFIED, messagev1.Qos_QOS_AT_LEAST_ONCE:
+		return message.AtLeastOnce, nil
+	case messagev1.Qos_QOS_AT_MOST_ONCE:
+		return message.AtMostOnce, nil
+	case messagev1.Qos_QOS_EXACTLY_ONCE:
+		return message.ExactlyOnce, nil
+	default:
+		return 0, fmt.Errorf("%w: %d", ErrQoS, q)
+	}
+}
+
+// Open is a message as it is published, with a topic and what it takes from now on until it expires. It shares memory with m.
+func Open(m *messagingv1.Message, topic string, now time.Time) (*message.Message, error) {
+	qos, err := QoS(m.GetQos())
+	if err != nil {
+		return nil, err
+	}
+	x := &message.Message{Topic: topic, Payload: m.GetPayload(), QoS: qos, Retain: m.GetRetain()}
+	if m.MessageExpirySeconds != nil {
+		x.Expires = now.Add(time.Duration(m.GetMessageExpirySeconds()) * time.Second)
+	}
+	p := message.Properties{ContentType: m.GetContentType(), ResponseTopic: m.GetResponseTopic(), CorrelationData: m.CorrelationData}
+	switch m.GetPayloadFormat() {
+	case messagev1.PayloadFormat_PAYLOAD_FORMAT_BYTES:
+		p.HasPayloadFormat = true
+	case messagev1.PayloadFormat_PAYLOAD_FORMAT_UTF8:
+		p.HasPayloadFormat, p.PayloadFormat = true, 1
+	default:
+	}
+	for _, u := range m.GetUserProperties() {
+		p.User = append(p.User, message.UserProperty{Name: u.GetName(), Value: u.GetValue()})
+	}
+	if p.HasPayloadFormat || p.ContentType != "" || p.ResponseTopic != "" || p.CorrelationData != nil || p.User != nil {
+		x.Props = &p
+	}
+	return x, nil
+}
+
+// Seal is a message that was received. It shares memory with p.
+func Seal(p *packet.Publish) *messagingv1.Message {
+	m := &messagingv1.Message{Topic: p.Topic, Payload: p.Payload, Qos: messagev1.Qos(p.QoS) + 1, Retain: p.Retain}
+	if p.HasExpiry {
+		m.MessageExpirySeconds = &p.Expiry
+	}
+	if p.Props == nil {
+		return m
+	}
+	if p.Props.HasPayloadFormat {
+		m.PayloadFormat = messagev1.PayloadFormat(p.Props.PayloadFormat) + 1
+	}
+	m.ContentType, m.ResponseTopic, m.CorrelationData = p.Props.ContentType, p.Props.ResponseTopic, p.Props.CorrelationData
+	for _, u := range p.Props.User {
+		m.UserProperties = append(m.UserProperties, &messagev1.UserProperty{Name: u.Name, Value: u.Value})
+	}
+	return m
+}
