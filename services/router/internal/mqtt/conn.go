@@ -149,7 +149,9 @@ func (n *Conn) Close() {
 	n.mu.Lock()
 	n.closing = true
 	n.mu.Unlock()
-	n.append(func(b []byte) []byte { return packet.AppendDisconnect(b, packet.NormalDisconnection, packet.Disconnect{}) })
+	n.append(func(b []byte) []byte {
+		return packet.AppendDisconnect(b, packet.NormalDisconnection, packet.Disconnect{})
+	})
 	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
