@@ -31,7 +31,7 @@ func (r *Router) Register(s grpc.ServiceRegistrar) {
 	adminv1.RegisterPlacementServiceServer(s, &admin{placer: r.placer})
 	adminv1.RegisterGatewayServiceServer(s, &gateways{placer: r.placer, fleet: r.fleet})
 	messagingv1.RegisterGroupServiceServer(s, &groupService{fleet: r.fleet})
-	messagingv1.RegisterMessagingServiceServer(s, &messaging{subscribing: r.subscribing})
+	messagingv1.RegisterMessagingServiceServer(s, &messaging{subscribing: r.subscribing, commanding: r.commanding})
 }
 
 // admin is the PlacementService.

@@ -9,6 +9,7 @@ type messaging struct {
 	messagingv1.UnsafeMessagingServiceServer
 	unserved
 	*subscribing
+	*commanding
 }
 
 // unserved refuses what no part serves.

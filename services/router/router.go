@@ -42,6 +42,7 @@ type Router struct {
 	pool      *splice.Pool
 
 	subscribing *subscribing
+	commanding  *commanding
 }
 
 // New makes a router and binds its listeners. Nobody is accepted before Run.
@@ -55,6 +56,7 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	if r.placer, err = newPlacer(cfg, deps, r.metrics, r.fleet.See); err != nil {
 		return nil, err
 	}
+	r.subscribing, r.commanding = newSubscribing(r), newCommanding(r)
 	r.subscribing = newSubscribing(r)
 	if r.listeners, err = listener.ListenAll(cfg.Listeners, cfg.MaxConnections, deps.Logger); err != nil {
 		return nil, err
@@ -75,6 +77,7 @@ func (r *Router) Run(ctx context.Context) error {
 		lifecycle.Simple("fleet", r.fleet.Run),
 		lifecycle.Simple("placement", r.placer.run),
 		lifecycle.Simple("subscribe", r.subscribing.run),
+		lifecycle.Simple("commands", r.commanding.commander.Run),
 		lifecycle.Part{Name: "door", Run: func(ctx context.Context, started func()) error {
 			started()
 			return r.accept(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -144,4 +145,10 @@ func mosquitto(t testing.TB) string {
 	}
 	t.Skip("there is no mosquitto, which is the other broker here")
 	return ""
+}
+
+// percentile sorts and returns the p-th percentile.
+func percentile(all []time.Duration, p int) time.Duration {
+	slices.Sort(all)
+	return all[min(len(all)*p/100, len(all)-1)]
 }

@@ -129,7 +129,7 @@ func refusalOf(filters []packet.Filter, granted []packet.Code) error {
 }
 
 // onPublish takes a message of the session. While too much waits it does not return.
-func (x *stream) onPublish(p packet.Publish) {
+func (x *stream) onPublish(_ *mqtt.Conn, p packet.Publish) {
 	x.mu.Lock()
 	taken := x.window.receive(p)
 	full := x.window.full()

@@ -4,7 +4,9 @@ package envelope
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	messagev1 "github.com/beeline-mqtt/beeline/api/gen/beeline/message/v1"
 	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
@@ -12,8 +14,15 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/packet"
 )
 
-// ErrQoS: a quality of service that there is not.
-var ErrQoS = errors.New("qos: not known")
+// What cannot be published.
+var (
+	// ErrQoS: a quality of service that there is not.
+	ErrQoS = errors.New("qos: not known")
+	// ErrText: a text that MQTT cannot carry.
+	ErrText = errors.New("must be at most 65,535 bytes of UTF-8 without NUL")
+	// ErrResponseTopic: a Response Topic that is no topic name.
+	ErrResponseTopic = errors.New("response_topic: must have no wildcards")
+)
 
 // QoS is the quality of service of a message or filter; QoS 1 when it is unspecified.
 func QoS(q messagev1.Qos) (message.QoS, error) {
@@ -29,10 +38,37 @@ func QoS(q messagev1.Qos) (message.QoS, error) {
 	}
 }
 
-// Open is a message as it is published, with a topic and what it takes from now on until it expires. It shares memory with m.
+// check says whether MQTT can carry the properties of a message: one that it cannot would end the connection it is sent on.
+func check(m *messagingv1.Message) error {
+	text := func(s string) bool {
+		return len(s) <= 65535 && utf8.ValidString(s) && strings.IndexByte(s, 0) < 0
+	}
+	switch {
+	case !text(m.GetContentType()):
+		return fmt.Errorf("content_type: %w", ErrText)
+	case !text(m.GetResponseTopic()):
+		return fmt.Errorf("response_topic: %w", ErrText)
+	case strings.ContainsAny(m.GetResponseTopic(), "+#"):
+		return ErrResponseTopic
+	case len(m.GetCorrelationData()) > 65535:
+		return fmt.Errorf("correlation_data: %w", ErrText)
+	}
+	for i, u := range m.GetUserProperties() {
+		if !text(u.GetName()) || !text(u.GetValue()) {
+			return fmt.Errorf("user_properties[%d]: %w", i, ErrText)
+		}
+	}
+	return nil
+}
+
+// Open is a message as it is published, with a topic, which the caller has checked, and what it takes from now on until it
+// expires. It shares memory with m. Errors name the field: ErrQoS, ErrText or ErrResponseTopic, wrapped.
 func Open(m *messagingv1.Message, topic string, now time.Time) (*message.Message, error) {
 	qos, err := QoS(m.GetQos())
 	if err != nil {
+		return nil, err
+	}
+	if err := check(m); err != nil {
 		return nil, err
 	}
 	x := &message.Message{Topic: topic, Payload: m.GetPayload(), QoS: qos, Retain: m.GetRetain()}

@@ -2,6 +2,7 @@ package envelope
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,5 +46,24 @@ func TestWithoutAQoSItIsOne(t *testing.T) {
 	}
 	if _, err := Open(&messagingv1.Message{Qos: 9}, "t", time.Now()); !errors.Is(err, ErrQoS) {
 		t.Errorf("QoS 9: %v, want ErrQoS", err)
+	}
+}
+
+func TestWhatMQTTCannotCarryIsRefused(t *testing.T) {
+	long := strings.Repeat("x", 65536)
+	for name, m := range map[string]*messagingv1.Message{
+		"content type":     {ContentType: "a\x00b"},
+		"long":             {ContentType: long},
+		"response topic":   {ResponseTopic: "a\x00b"},
+		"correlation data": {CorrelationData: []byte(long)},
+		"name":             {UserProperties: []*messagev1.UserProperty{{Name: "\x00"}}},
+		"value":            {UserProperties: []*messagev1.UserProperty{{Value: "\xff"}}},
+	} {
+		if _, err := Open(m, "t", time.Now()); !errors.Is(err, ErrText) {
+			t.Errorf("%s: %v, want ErrText", name, err)
+		}
+	}
+	if _, err := Open(&messagingv1.Message{ResponseTopic: "a/#"}, "t", time.Now()); !errors.Is(err, ErrResponseTopic) {
+		t.Errorf("a filter as response topic: %v, want ErrResponseTopic", err)
 	}
 }

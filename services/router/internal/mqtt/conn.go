@@ -67,7 +67,7 @@ type Config struct {
 	Connect packet.Connect
 	// OnPublish gets every PUBLISH, on the goroutine that reads: until it returns nothing is read. What it gets is its own. It
 	// may be called before Open returns.
-	OnPublish func(packet.Publish)
+	OnPublish func(*Conn, packet.Publish)
 }
 
 // Conn is a connection.
@@ -76,7 +76,7 @@ type Conn struct {
 	Connack packet.Connack
 
 	rw        io.ReadWriteCloser
-	onPublish func(packet.Publish)
+	onPublish func(*Conn, packet.Publish)
 	window    chan struct{} // one for each message in flight
 	wake      chan struct{} // there is something to write
 	connacked chan packet.Connack

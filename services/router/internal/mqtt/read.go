@@ -49,7 +49,7 @@ func (n *Conn) handle(first byte, body []byte, owned bool) error {
 		if err != nil {
 			return fmt.Errorf("PUBLISH: %w", err)
 		}
-		n.onPublish(p)
+		n.onPublish(n, p)
 		return nil
 	case packet.PUBACK, packet.PUBREC, packet.PUBCOMP, packet.PUBREL:
 		a, err := packet.DecodeAck(packet.V5, first, body)
