@@ -2,9 +2,13 @@ package router
 
 import (
 	"context"
+	"math/rand/v2"
 
 	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
+	"github.com/beeline-mqtt/beeline/services/router/internal/book"
 	"github.com/beeline-mqtt/beeline/services/router/internal/command"
+	"github.com/beeline-mqtt/beeline/services/router/internal/foreign"
+	"github.com/beeline-mqtt/beeline/services/router/internal/placement"
 )
 
 // commanding is the part of MessagingService that sends commands.
@@ -14,7 +18,7 @@ type commanding struct {
 
 func newCommanding(r *Router) *commanding {
 	return &commanding{commander: command.New(command.Deps{
-		Connect: r.session, Metrics: command.NewMetrics(r.deps.Metrics), Logger: r.deps.Logger,
+		Connect: r.session, Place: r.placer.abroad, Metrics: command.NewMetrics(r.deps.Metrics), Logger: r.deps.Logger,
 	})}
 }
 
@@ -26,4 +30,66 @@ func (x *commanding) Command(ctx context.Context, r *messagingv1.CommandRequest)
 // CommandStream implements MessagingService.
 func (x *commanding) CommandStream(s messagingv1.MessagingService_CommandStreamServer) error {
 	return x.commander.Serve(s)
+}
+
+// abroad is the foreign cluster that a client belongs to, of which nothing is known but its id. Assignments by user name or by
+// all that a client presents cannot be seen from that: then the cluster counts where the client was last, unless it is
+// connected to the own one.
+func (p *placer) abroad(ctx context.Context, clientID string) command.Foreign {
+	clusters := p.book.Clusters().Entries
+	if len(clusters) == 0 {
+		return command.Foreign{}
+	}
+	t := placement.Triple{ClientID: clientID}
+	key := p.secret.Key(t)
+	name := p.name
+	if a, ok := p.assignments.Load().Lookup(t, key, 0); ok {
+		name = a.Cluster
+	}
+	if name == p.name {
+		for _, c := range clusters {
+			if _, was := p.book.Recorded(ctx, c.Name, key.String()); !was {
+				continue
+			}
+			if holder, err := p.own.holder(ctx, clientID); err == nil && holder == "" {
+				name = c.Name
+			}
+			break
+		}
+	}
+	for _, c := range clusters {
+		if c.Name == name {
+			return p.channelOf(c)
+		}
+	}
+	return command.Foreign{}
+}
+
+// channelOf is a foreign cluster of the book as commands need it.
+func (p *placer) channelOf(c book.Cluster) command.Foreign {
+	f := command.Foreign{Cluster: c.Name, Revision: c.Revision, Nodes: func() []string { return p.activeNodes(c.Name) }}
+	if d, err := foreign.Decode(c.Definition); err == nil {
+		f.Channel = d.Channel
+	}
+	return f
+}
+
+// activeNodes are the addresses of the nodes of a foreign cluster that take clients, in an order by chance.
+func (p *placer) activeNodes(cluster string) (addresses []string) {
+	v, _, _ := p.foreign.find(cluster)
+	for _, n := range v.Nodes {
+		if n.Active {
+			addresses = append(addresses, n.Address)
+		}
+	}
+	rand.Shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] })
+	return addresses
+}
+
+// follow gives up channels to clusters that are not as they were.
+func (x *commanding) follow(p *placer) {
+	x.commander.Follow(func(name string, revision int64) bool {
+		c, ok := p.book.Cluster(name)
+		return ok && c.Revision == revision
+	})
 }

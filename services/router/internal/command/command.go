@@ -38,7 +38,9 @@ type Deps struct {
 	// Connect opens a session at some gateway of the own cluster. Its error is a status.
 	Connect func(context.Context, mqtt.Config) (*mqtt.Conn, error)
 	// Send is how commands get to their devices; nil: by the session that their answers come to.
-	Send    Send
+	Send Send
+	// Place says to which foreign cluster a client belongs; nil, or an empty name: to the own one.
+	Place   func(ctx context.Context, clientID string) Foreign
 	Metrics *Metrics
 	Logger  *slog.Logger
 }
@@ -54,12 +56,14 @@ type Commander struct {
 	running context.Context //nolint:containedctx // of Run, which lines that are needed later end with; nil before
 	over    bool
 	early   []*line // needed before Run
+	foreign map[string]*abroad
 	lines   sync.WaitGroup
 }
 
 // way is how commands get to the devices of one cluster.
 type way struct {
-	line *line
+	cluster string // empty: the own one
+	line    *line
 	// topic is where a command for a client goes. Its error says what is wrong with the two.
 	topic func(clientID, rest string) (string, error)
 	// answers is the Response Topic. verified: who publishes to it is known.
@@ -70,16 +74,22 @@ type way struct {
 
 // New makes a Commander. Run has to run for commands to be sent.
 func New(d Deps) *Commander {
-	c := &Commander{deps: d, table: newTable()}
-	l := newLine("own cluster", lineID(), c.take, d.Logger)
-	l.connect = d.Connect
-	l.needed = sync.OnceFunc(func() { c.begin(l) })
-	w := &way{line: l, topic: direct, answers: topic.Direct(l.id, "reply"), verified: true, send: d.Send}
+	c := &Commander{deps: d, table: newTable(), foreign: make(map[string]*abroad)}
+	c.own = c.newWay(&way{
+		line: newLine("", lineID(), d.Connect, d.Logger), topic: direct, verified: true, send: d.Send,
+	})
+	c.own.answers = topic.Direct(c.own.line.id, "reply")
+	return c
+}
+
+// newWay completes a way, whose line is begun when it is needed.
+func (c *Commander) newWay(w *way) *way {
+	w.line.take = func(p packet.Publish) { c.take(w, p) }
+	w.line.needed = sync.OnceFunc(func() { c.begin(w.line) })
 	if w.send == nil {
 		w.send = w.publish
 	}
-	c.own = w
-	return c
+	return w
 }
 
 // Run keeps the sessions of commands until ctx ends.
@@ -127,15 +137,30 @@ func direct(clientID, rest string) (string, error) {
 	return name, nil
 }
 
-// take gets what comes to the session of the own cluster.
-func (c *Commander) take(p packet.Publish) {
-	publisher := packet.TakePublisher(p.Props)
+// take gets what comes by a way.
+func (c *Commander) take(w *way, p packet.Publish) {
+	publisher := ""
+	if w.verified {
+		publisher = packet.TakePublisher(p.Props)
+	}
 	a := answer{packet: p, came: time.Now()}
-	if p.Topic == c.own.answers {
-		c.deps.Metrics.answer(c.table.byCorrelation(publisher, true, a))
+	if p.Topic == w.answers {
+		c.deps.Metrics.answer(c.table.byCorrelation(publisher, w.verified, a))
 		return
 	}
-	c.deps.Metrics.answer(c.table.byTopic(publisher, a))
+	c.deps.Metrics.answer(c.table.byTopic(reply{w.cluster, publisher, p.Topic}, a))
+}
+
+// reply is where the answer to a command comes, if it names a topic.
+func (w *way) reply(r *messagingv1.CommandRequest) reply {
+	if r.GetReplyTopic() == "" {
+		return reply{}
+	}
+	x := reply{cluster: w.cluster, topic: r.GetReplyTopic()}
+	if w.verified {
+		x.publisher = r.GetClientId()
+	}
+	return x
 }
 
 // publish is Send by the line itself: it says no more than the code of an acknowledgement.
@@ -150,6 +175,8 @@ func (w *way) publish(ctx context.Context, clientID string, m *message.Message) 
 	}
 	r := &messagingv1.Receipt{ClientId: clientID, Outcome: messagingv1.Outcome_OUTCOME_ACCEPTED}
 	switch {
+	case code == packet.NoMatchingSubscribers && w.cluster != "":
+		r.Outcome = messagingv1.Outcome_OUTCOME_OFFLINE // nobody is subscribed: more is not known of a foreign cluster
 	case code == packet.NoMatchingSubscribers:
 		r.Outcome = messagingv1.Outcome_OUTCOME_UNKNOWN
 	case code.Failure():
@@ -196,7 +223,7 @@ func wrong(format string, args ...any) error { return &invalid{fmt.Errorf(format
 
 // do is Do. ctx ends when the answer may not come any more.
 func (c *Commander) do(ctx context.Context, r *messagingv1.CommandRequest, until time.Time) (answer, *messagingv1.Receipt, error) {
-	w, err := c.wayTo(r.GetClientId())
+	w, err := c.wayTo(ctx, r.GetClientId())
 	if err != nil {
 		return answer{}, nil, err
 	}
@@ -204,22 +231,22 @@ func (c *Commander) do(ctx context.Context, r *messagingv1.CommandRequest, until
 	if err != nil {
 		return answer{}, nil, err
 	}
-	p, err := c.table.enter(r.GetClientId(), r.GetReplyTopic())
+	p, err := c.table.enter(r.GetClientId(), w.reply(r))
 	if err != nil {
 		return answer{}, nil, err
 	}
 	defer c.table.leave(p)
 	m.Props.ResponseTopic, m.Props.CorrelationData = w.answers, p.correlation[:]
 	lost := (<-chan struct{})(nil)
-	if p.replyTopic != "" {
-		m.Props.ResponseTopic = p.replyTopic
+	if p.reply.topic != "" {
+		m.Props.ResponseTopic = p.reply.topic
 		// In this order: as long as some wait for their turn, the subscription stays.
-		conn, release, err := w.line.listen(ctx, p.replyTopic)
+		conn, release, err := w.line.listen(ctx, p.reply.topic)
 		if err != nil {
 			return answer{}, nil, err
 		}
 		defer release()
-		done, err := c.lanes.take(ctx, reply{p.clientID, p.replyTopic})
+		done, err := c.lanes.take(ctx, p.reply)
 		if err != nil {
 			return answer{}, nil, err
 		}

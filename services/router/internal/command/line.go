@@ -34,7 +34,10 @@ type line struct {
 	config  mqtt.Config
 	always  []string // topics that are subscribed to on every connection
 	logger  *slog.Logger
-	needed  func() // starts it; once
+	take    func(packet.Publish) // gets what comes
+	needed  func()               // starts it; once
+	life    context.Context      //nolint:containedctx // what run is for ends with it
+	stop    context.CancelFunc
 
 	mu        sync.Mutex // guards the following
 	conn      *mqtt.Conn
@@ -54,13 +57,14 @@ type listening struct {
 // lineID is a client id for a line.
 func lineID() string { return message.ServicePrefix + "router-" + rand.Text() }
 
-// newLine makes a line that run keeps as soon as it is needed. take gets what comes.
-func newLine(name, id string, take func(packet.Publish), logger *slog.Logger) *line {
-	l := &line{name: name, id: id, logger: logger, changed: make(chan struct{}), listening: make(map[string]*listening)}
+// newLine makes a line that run keeps as soon as it is needed. take and needed are to be set. name is the cluster's.
+func newLine(name, id string, connect func(context.Context, mqtt.Config) (*mqtt.Conn, error), logger *slog.Logger) *line {
+	l := &line{name: name, id: id, connect: connect, logger: logger, changed: make(chan struct{}), listening: make(map[string]*listening)}
+	l.life, l.stop = context.WithCancel(context.Background())
 	l.config = mqtt.Config{Connect: packet.Connect{ClientID: id, CleanStart: true, ReceiveMaximum: receiveMaximum}}
 	l.config.OnPublish = func(c *mqtt.Conn, p packet.Publish) {
 		acknowledge(c, p)
-		take(p)
+		l.take(p)
 	}
 	return l
 }
@@ -76,17 +80,18 @@ func acknowledge(c *mqtt.Conn, p packet.Publish) {
 	}
 }
 
-// run keeps the line until ctx ends.
+// run keeps the line until ctx ends, or stop is called.
 func (l *line) run(ctx context.Context) {
+	defer context.AfterFunc(ctx, l.stop)()
 	defer l.end()
-	for ctx.Err() == nil {
+	for ctx := l.life; ctx.Err() == nil; {
 		l.keep(ctx)
 		lifecycle.Pause(ctx, reconnectPause)
 	}
 }
 
-// errOver: the router ends.
-var errOver = errors.New("the router is stopping")
+// errOver: the router ends, or the cluster is not defined any more, or is anew.
+var errOver = errors.New("it has been given up")
 
 // end has nobody wait for the line any more.
 func (l *line) end() {
@@ -103,7 +108,7 @@ func (l *line) keep(ctx context.Context) {
 	conn, err := l.open(opening)
 	if err != nil {
 		if ctx.Err() == nil {
-			l.logger.WarnContext(ctx, "commands cannot be sent", slog.String("line", l.name), slog.Any("error", err))
+			l.logger.WarnContext(ctx, "commands cannot be sent", slog.String("cluster", l.name), slog.Any("error", err))
 		}
 		l.set(nil, err)
 		return
@@ -112,7 +117,7 @@ func (l *line) keep(ctx context.Context) {
 	defer conn.Close()
 	select {
 	case <-conn.Done():
-		l.logger.InfoContext(ctx, "the line of commands is lost and opened again", slog.String("line", l.name), slog.Any("because", conn.Err()))
+		l.logger.InfoContext(ctx, "the line of commands is lost and opened again", slog.String("cluster", l.name), slog.Any("because", conn.Err()))
 		l.set(nil, conn.Err())
 	case <-ctx.Done():
 		l.set(nil, context.Cause(ctx))

@@ -33,7 +33,7 @@ func newCorrelation() (c correlation) {
 type pending struct {
 	clientID    string
 	correlation correlation
-	replyTopic  string // empty: the answer has the correlation
+	reply       reply // of an empty topic: the answer has the correlation
 	answer      chan answer
 }
 
@@ -54,8 +54,8 @@ const (
 	forged refusal = "forged"
 )
 
-// reply is where answers of devices come that see no properties.
-type reply struct{ clientID, topic string }
+// reply is where answers of devices come that see no properties: publisher is empty where nobody knows who publishes.
+type reply struct{ cluster, publisher, topic string }
 
 // table is the commands that wait for answers.
 type table struct {
@@ -70,8 +70,8 @@ func newTable() *table {
 }
 
 // enter takes a command; leave has to be called. Its error is errTooMany or errTooManyForClient.
-func (t *table) enter(clientID, replyTopic string) (*pending, error) {
-	p := &pending{clientID: clientID, correlation: newCorrelation(), replyTopic: replyTopic, answer: make(chan answer, 1)}
+func (t *table) enter(clientID string, r reply) (*pending, error) {
+	p := &pending{clientID: clientID, correlation: newCorrelation(), reply: r, answer: make(chan answer, 1)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
@@ -90,15 +90,15 @@ func (t *table) enter(clientID, replyTopic string) (*pending, error) {
 func (t *table) expect(p *pending) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.replies[reply{p.clientID, p.replyTopic}] = p
+	t.replies[p.reply] = p
 }
 
 func (t *table) leave(p *pending) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.waiting, p.correlation)
-	if key := (reply{p.clientID, p.replyTopic}); t.replies[key] == p {
-		delete(t.replies, key)
+	if t.replies[p.reply] == p {
+		delete(t.replies, p.reply)
 	}
 	if t.perClient[p.clientID]--; t.perClient[p.clientID] == 0 {
 		delete(t.perClient, p.clientID)
@@ -127,7 +127,7 @@ func (t *table) byCorrelation(publisher string, verified bool, a answer) refusal
 	p := t.waiting[c]
 	t.mu.Unlock()
 	switch {
-	case p == nil || p.replyTopic != "":
+	case p == nil || p.reply.topic != "":
 		return unmatched
 	case verified && p.clientID != publisher:
 		return forged
@@ -135,10 +135,10 @@ func (t *table) byCorrelation(publisher string, verified bool, a answer) refusal
 	return p.give(a)
 }
 
-// byTopic gives an answer to the command that waits for its publisher on its topic.
-func (t *table) byTopic(publisher string, a answer) refusal {
+// byTopic gives an answer to the command that waits there.
+func (t *table) byTopic(r reply, a answer) refusal {
 	t.mu.Lock()
-	p := t.replies[reply{publisher, a.packet.Topic}]
+	p := t.replies[r]
 	t.mu.Unlock()
 	if p == nil {
 		return unmatched

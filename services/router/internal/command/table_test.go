@@ -10,12 +10,16 @@ import (
 )
 
 func answerTo(p *pending) answer {
-	return answer{packet: packet.Publish{Topic: p.replyTopic, Props: &message.Properties{CorrelationData: p.correlation[:]}}}
+	return answer{packet: packet.Publish{Topic: p.reply.topic, Props: &message.Properties{CorrelationData: p.correlation[:]}}}
 }
 
 func enter(t *testing.T, x *table, clientID, topic string) *pending {
 	t.Helper()
-	p, err := x.enter(clientID, topic)
+	r := reply{topic: topic}
+	if topic != "" {
+		r.publisher = clientID
+	}
+	p, err := x.enter(clientID, r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,21 +67,21 @@ func TestAnAnswerIsTakenOnceAndFromTheDeviceOnly(t *testing.T) {
 func TestAReplyTopicAnswersItsDeviceOnly(t *testing.T) {
 	x := newTable()
 	p := enter(t, x, "device", "replies")
-	if got := x.byTopic("device", answerTo(p)); got != unmatched {
+	if got := x.byTopic(reply{publisher: "device", topic: "replies"}, answerTo(p)); got != unmatched {
 		t.Errorf("before it is expected: %q, want %q", got, unmatched)
 	}
 	x.expect(p)
-	if got := x.byTopic("mallory", answerTo(p)); got != unmatched {
+	if got := x.byTopic(reply{publisher: "mallory", topic: "replies"}, answerTo(p)); got != unmatched {
 		t.Errorf("of another client: %q, want %q", got, unmatched)
 	}
 	if got := x.byCorrelation("device", true, answerTo(p)); got != unmatched {
 		t.Errorf("by correlation: %q, want %q", got, unmatched)
 	}
-	if got := x.byTopic("device", answerTo(p)); got != answered {
+	if got := x.byTopic(reply{publisher: "device", topic: "replies"}, answerTo(p)); got != answered {
 		t.Errorf("its answer: %q", got)
 	}
 	x.leave(p)
-	if got := x.byTopic("device", answerTo(p)); got != unmatched {
+	if got := x.byTopic(reply{publisher: "device", topic: "replies"}, answerTo(p)); got != unmatched {
 		t.Errorf("late: %q, want %q", got, unmatched)
 	}
 }
@@ -87,13 +91,13 @@ func TestCommandsUnderWayAreBounded(t *testing.T) {
 	for range mostPerClient {
 		enter(t, x, "device", "")
 	}
-	if _, err := x.enter("device", ""); !errors.Is(err, errTooManyForClient) {
+	if _, err := x.enter("device", reply{}); !errors.Is(err, errTooManyForClient) {
 		t.Errorf("one more for a client: %v, want errTooManyForClient", err)
 	}
 	for i := x.open(); i < mostCommands; i++ {
 		enter(t, x, fmt.Sprint(i), "")
 	}
-	if _, err := x.enter("other", ""); !errors.Is(err, errTooMany) {
+	if _, err := x.enter("other", reply{}); !errors.Is(err, errTooMany) {
 		t.Errorf("one more: %v, want errTooMany", err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 const (
 	// mostQueued and mostQueuedBytes: beyond one of them QoS 0 messages are dropped. Those of QoS 1 and 2 are bounded in number
 	// by the Receive Maximum.
-	mostQueued      = 1000
+	mostQueued      = 10_000
 	mostQueuedBytes = 4 << 20
 	// holdBytes: beyond it nothing more is read.
 	holdBytes = 16 << 20
