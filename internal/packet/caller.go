@@ -2,6 +2,7 @@ package packet
 
 import (
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/mqtt"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
 )
 
@@ -11,31 +12,25 @@ import (
 
 // AppendConnect appends a CONNECT of MQTT 5. Version, Will and the enhanced authentication of c are not used.
 func AppendConnect(dst []byte, c *Connect) []byte {
-	var flags byte
-	if c.CleanStart {
-		flags |= flagCleanStart
-	}
+	flags := mqtt.FlagsOf(c.CleanStart, c.HasUsername, c.HasPassword)
 	var props []byte
 	if c.HasSessionExpiry {
-		props = appendUint32(append(props, byte(propSessionExpiry)), c.SessionExpiry)
+		props = appendUint32(append(props, byte(mqtt.SessionExpiry)), c.SessionExpiry)
 	}
 	if c.ReceiveMaximum != 0 {
-		props = append(props, byte(propReceiveMaximum), byte(c.ReceiveMaximum>>8), byte(c.ReceiveMaximum))
+		props = append(props, byte(mqtt.ReceiveMaximum), byte(c.ReceiveMaximum>>8), byte(c.ReceiveMaximum))
 	}
 	if c.MaximumPacketSize != 0 {
-		props = appendUint32(append(props, byte(propMaximumPacketSize)), c.MaximumPacketSize)
+		props = appendUint32(append(props, byte(mqtt.MaximumPacketSize)), c.MaximumPacketSize)
 	}
 	body := appendText(nil, "MQTT")
-	body = append(body, byte(V5), flags, byte(c.KeepAlive>>8), byte(c.KeepAlive))
-	flagsAt := len(body) - 3
+	body = append(body, byte(V5), byte(flags), byte(c.KeepAlive>>8), byte(c.KeepAlive))
 	body = append(appendVarint(body, len(props)), props...)
 	body = appendText(body, c.ClientID)
 	if c.HasUsername {
-		body[flagsAt] |= flagUsername
 		body = appendText(body, c.Username)
 	}
 	if c.HasPassword {
-		body[flagsAt] |= flagPassword
 		body = appendText(body, c.Password)
 	}
 	return appendPacket(dst, CONNECT, body)
@@ -83,19 +78,6 @@ func appendUint32(dst []byte, n uint32) []byte {
 	return append(dst, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
 }
 
-// The properties that only servers send.
-const (
-	propAssignedClientID property = 18
-	propServerKeepAlive  property = 19
-	propResponseInfo     property = 26
-	propServerReference  property = 28
-	propMaximumQoS       property = 36
-	propRetainAvailable  property = 37
-	propWildcards        property = 40
-	propSubscriptionIDs  property = 41
-	propShared           property = 42
-)
-
 // DecodeConnack decodes the CONNACK of an MQTT 5 server. ReceiveMaximum is 65535 when it is absent, MaximumPacketSize 0. What
 // a client of ours does not ask for is not kept.
 func DecodeConnack(first byte, body []byte) (Connack, error) {
@@ -104,21 +86,21 @@ func DecodeConnack(first byte, body []byte) (Connack, error) {
 	}
 	c := cursor{rest: body}
 	a := Connack{SessionPresent: c.uint8("Connect Acknowledge Flags")&1 != 0, Code: Code(c.uint8("Reason Code")), ReceiveMaximum: 1<<16 - 1}
-	c.serverProperties(func(id property, number uint32, text string) {
+	c.serverProperties(func(id mqtt.Property, number uint32, text string) {
 		switch id {
-		case propAssignedClientID:
+		case mqtt.AssignedClientID:
 			a.AssignedClientID = text
-		case propServerKeepAlive:
+		case mqtt.ServerKeepAlive:
 			a.ServerKeepAlive, a.HasServerKeepAlive = uint16(number), true
-		case propSessionExpiry:
+		case mqtt.SessionExpiry:
 			a.SessionExpiry, a.HasSessionExpiry = number, true
-		case propReceiveMaximum:
+		case mqtt.ReceiveMaximum:
 			a.ReceiveMaximum = uint16(number)
-		case propMaximumPacketSize:
+		case mqtt.MaximumPacketSize:
 			a.MaximumPacketSize = number
-		case propReasonString:
+		case mqtt.ReasonString:
 			a.Reason = text
-		case propServerReference:
+		case mqtt.ServerReference:
 			a.ServerReference = text
 		default:
 		}
@@ -144,11 +126,11 @@ func DecodeServerDisconnect(first byte, body []byte) (Disconnect, error) {
 		d.Code = Code(c.uint8("Reason Code"))
 	}
 	if len(body) > 1 {
-		c.serverProperties(func(id property, _ uint32, text string) {
+		c.serverProperties(func(id mqtt.Property, _ uint32, text string) {
 			switch id {
-			case propReasonString:
+			case mqtt.ReasonString:
 				d.Reason = text
-			case propServerReference:
+			case mqtt.ServerReference:
 				d.ServerReference = text
 			default:
 			}
@@ -175,7 +157,7 @@ func DecodeCodes(first byte, body []byte) (Codes, error) {
 	}
 	c := cursor{rest: body}
 	a := Codes{PacketID: c.packetID()}
-	c.serverProperties(func(property, uint32, string) {})
+	c.serverProperties(func(mqtt.Property, uint32, string) {})
 	if c.err != nil {
 		return Codes{}, c.err
 	}
@@ -186,7 +168,7 @@ func DecodeCodes(first byte, body []byte) (Codes, error) {
 }
 
 // serverProperties reads a block of properties of a server and yields those that are one number or one text.
-func (c *cursor) serverProperties(yield func(id property, number uint32, text string)) {
+func (c *cursor) serverProperties(yield func(id mqtt.Property, number uint32, text string)) {
 	n := c.varint("Property Length")
 	if n > len(c.rest) {
 		c.fail(malformed("properties are cut short"))
@@ -197,22 +179,22 @@ func (c *cursor) serverProperties(yield func(id property, number uint32, text st
 	rest := c.rest[n:]
 	in := cursor{rest: c.rest[:n]}
 	for len(in.rest) > 0 {
-		id := property(in.rest[0])
+		id := mqtt.Property(in.rest[0])
 		in.rest = in.rest[1:]
 		var number uint32
 		var text string
 		switch id {
-		case propMaximumQoS, propRetainAvailable, propWildcards, propSubscriptionIDs, propShared:
+		case mqtt.MaximumQoS, mqtt.RetainAvailable, mqtt.WildcardAvailable, mqtt.SubIDAvailable, mqtt.SharedAvailable:
 			number = uint32(in.uint8("property"))
-		case propServerKeepAlive, propReceiveMaximum, propTopicAliasMaximum:
+		case mqtt.ServerKeepAlive, mqtt.ReceiveMaximum, mqtt.TopicAliasMaximum:
 			number = uint32(in.uint16("property"))
-		case propSessionExpiry, propMaximumPacketSize:
+		case mqtt.SessionExpiry, mqtt.MaximumPacketSize:
 			number = in.uint32("property")
-		case propAssignedClientID, propResponseInfo, propServerReference, propReasonString, propAuthMethod:
+		case mqtt.AssignedClientID, mqtt.ResponseInfo, mqtt.ServerReference, mqtt.ReasonString, mqtt.AuthMethod:
 			text = string(in.text("property"))
-		case propAuthData:
+		case mqtt.AuthData:
 			in.binary("property")
-		case propUser:
+		case mqtt.User:
 			in.text("User Property")
 			in.text("User Property")
 		default:

@@ -7,6 +7,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/test/wire"
 )
 
 // behind is the first byte and the body of a packet of less than 128 bytes.
@@ -69,9 +70,9 @@ func TestWhatAServerWritesIsWhatAClientReads(t *testing.T) {
 }
 
 func TestAClientRefusesWhatNoServerMaySend(t *testing.T) {
-	connack := func(parts ...any) []byte { return frame(0x20, wire(append([]any{0, 0}, parts...)...)) }
+	connack := func(parts ...any) []byte { return wire.Frame(0x20, append([]any{0, 0}, parts...)...) }
 	for name, b := range map[string][]byte{
-		"cut short":                    frame(0x20, wire(0)),
+		"cut short":                    wire.Frame(0x20, 0),
 		"without properties":           connack(),
 		"properties cut short":         connack(9, 33),
 		"a property cut short":         connack(2, 33, 1),
@@ -79,10 +80,10 @@ func TestAClientRefusesWhatNoServerMaySend(t *testing.T) {
 		"an unknown property":          connack(2, 99, 1),
 		"bytes behind the end":         connack(0, 1),
 		"no text":                      connack(4, 31, 0, 1, 0xff),
-		"something else":               frame(0x40, wire(0, 0, 0)),
-		"SUBACK without an identifier": frame(0x90, wire(0, 0, 0)),
-		"SUBACK cut short":             frame(0x90, wire(0, 1, 9)),
-		"DISCONNECT cut short":         frame(0xe0, wire(0x80, 3, 31, 0)),
+		"something else":               wire.Frame(0x40, 0, 0, 0),
+		"SUBACK without an identifier": wire.Frame(0x90, 0, 0, 0),
+		"SUBACK cut short":             wire.Frame(0x90, 0, 1, 9),
+		"DISCONNECT cut short":         wire.Frame(0xe0, 0x80, 3, 31, 0),
 	} {
 		first, body := behind(b)
 		var err error

@@ -149,7 +149,7 @@ func appendHead(dst []byte, v Version, m *message.Message, o *PublishOptions, n 
 		dst = appendMessageProperties(dst, m.Props)
 	}
 	if o.NamePublisher {
-		dst = appendText(append(dst, byte(propUser)), message.PublisherProperty)
+		dst = appendText(append(dst, byte(mqtt.User)), message.PublisherProperty)
 		dst = appendText(dst, m.Publisher)
 	}
 	return dst

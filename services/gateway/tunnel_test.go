@@ -192,7 +192,7 @@ func TestWithoutAnIncarnationThereAreNoTunnels(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer g.closeListeners()
+	defer g.listeners.Close()
 	server := grpc.NewServer()
 	g.Register(server)
 	p := &process{t: t}

@@ -58,7 +58,6 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	}
 	r.subscribing, r.commanding = newSubscribing(r), newCommanding(r)
 	r.placer.onClusters = func() { r.commanding.follow(r.placer) }
-	r.subscribing = newSubscribing(r)
 	if r.listeners, err = listener.ListenAll(cfg.Listeners, cfg.MaxConnections, deps.Logger); err != nil {
 		return nil, err
 	}

@@ -8,15 +8,15 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/services/router/internal/client"
 	"github.com/beeline-mqtt/beeline/services/router/internal/fleet"
-	"github.com/beeline-mqtt/beeline/services/router/internal/mqtt"
 )
 
 // tunnelAttempts is how many gateways are tried for one session.
 const tunnelAttempts = 3
 
 // session opens an MQTT session of the router's at a gateway: the next one when one does not take it. Its error is a status.
-func (r *Router) session(ctx context.Context, c mqtt.Config) (*mqtt.Conn, error) {
+func (r *Router) session(ctx context.Context, c client.Config) (*client.Conn, error) {
 	tried := make(map[string]bool)
 	var last error
 	for range tunnelAttempts {
@@ -35,7 +35,7 @@ func (r *Router) session(ctx context.Context, c mqtt.Config) (*mqtt.Conn, error)
 		if ctx.Err() != nil {
 			return nil, status.FromContextError(ctx.Err()).Err()
 		}
-		var refused *mqtt.Refused
+		var refused *client.Refused
 		if errors.As(err, &refused) && refused.Code == packet.ClientIdentifierNotValid {
 			return nil, status.Error(codes.InvalidArgument, "durable_name: the gateway does not take it")
 		}
@@ -44,10 +44,10 @@ func (r *Router) session(ctx context.Context, c mqtt.Config) (*mqtt.Conn, error)
 	return nil, status.Errorf(codes.Unavailable, "no gateway gives a session: %v", last)
 }
 
-func sessionAt(ctx context.Context, g fleet.Gateway, c mqtt.Config) (*mqtt.Conn, error) {
-	rw, err := mqtt.Tunnel(g.Conn)
+func sessionAt(ctx context.Context, g fleet.Gateway, c client.Config) (*client.Conn, error) {
+	rw, err := client.Tunnel(g.Conn)
 	if err != nil {
 		return nil, err
 	}
-	return mqtt.Open(ctx, rw, c)
+	return client.Open(ctx, rw, c)
 }

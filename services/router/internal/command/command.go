@@ -20,8 +20,8 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/internal/topic"
+	"github.com/beeline-mqtt/beeline/services/router/internal/client"
 	"github.com/beeline-mqtt/beeline/services/router/internal/envelope"
-	"github.com/beeline-mqtt/beeline/services/router/internal/mqtt"
 )
 
 const (
@@ -36,7 +36,7 @@ type Send func(ctx context.Context, clientID string, m *message.Message) (*messa
 // Deps are what a Commander works with.
 type Deps struct {
 	// Connect opens a session at some gateway of the own cluster. Its error is a status.
-	Connect func(context.Context, mqtt.Config) (*mqtt.Conn, error)
+	Connect func(context.Context, client.Config) (*client.Conn, error)
 	// Send is how commands get to their devices; nil: by the session that their answers come to.
 	Send Send
 	// Place says to which foreign cluster a client belongs; nil, or an empty name: to the own one.
@@ -376,7 +376,7 @@ func failed(ctx context.Context, receipt *messagingv1.Receipt, err error) error 
 		s = status.New(codes.InvalidArgument, err.Error())
 	case errors.As(err, &u):
 		s = undeliveredStatus(u.receipt)
-	case errors.Is(err, errTooMany), errors.Is(err, errTooManyForClient), errors.Is(err, mqtt.ErrTooLarge):
+	case errors.Is(err, errTooMany), errors.Is(err, errTooManyForClient), errors.Is(err, client.ErrTooLarge):
 		s = status.New(codes.ResourceExhausted, err.Error())
 	case errors.Is(err, errNoChannel):
 		s = status.New(codes.FailedPrecondition, err.Error())

@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/beeline-mqtt/beeline/services/router/internal/client"
 	"github.com/beeline-mqtt/beeline/services/router/internal/foreign"
-	"github.com/beeline-mqtt/beeline/services/router/internal/mqtt"
 )
 
 var (
@@ -87,7 +87,7 @@ func (c *Commander) Follow(defined func(cluster string, revision int64) bool) {
 }
 
 // connect opens a connection to a node: the next one when one does not take it.
-func (f Foreign) connect(ctx context.Context, c mqtt.Config) (*mqtt.Conn, error) {
+func (f Foreign) connect(ctx context.Context, c client.Config) (*client.Conn, error) {
 	password, err := f.Channel.Password()
 	if err != nil {
 		return nil, err
@@ -96,7 +96,7 @@ func (f Foreign) connect(ctx context.Context, c mqtt.Config) (*mqtt.Conn, error)
 	c.Connect.Password, c.Connect.HasPassword = password, password != nil
 	err = errNoNode
 	for _, address := range f.Nodes() {
-		var conn *mqtt.Conn
+		var conn *client.Conn
 		if conn, err = f.connectTo(ctx, address, c); err == nil {
 			return conn, nil
 		}
@@ -108,7 +108,7 @@ func (f Foreign) connect(ctx context.Context, c mqtt.Config) (*mqtt.Conn, error)
 	return nil, err
 }
 
-func (f Foreign) connectTo(ctx context.Context, address string, c mqtt.Config) (*mqtt.Conn, error) {
+func (f Foreign) connectTo(ctx context.Context, address string, c client.Config) (*client.Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -124,5 +124,5 @@ func (f Foreign) connectTo(ctx context.Context, address string, c mqtt.Config) (
 	if secure != nil {
 		nc = tls.Client(nc, secure)
 	}
-	return mqtt.Open(ctx, nc, c)
+	return client.Open(ctx, nc, c)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
-	"github.com/beeline-mqtt/beeline/services/router/internal/mqtt"
+	"github.com/beeline-mqtt/beeline/services/router/internal/client"
 )
 
 const (
@@ -30,8 +30,8 @@ const (
 type line struct {
 	name    string // for the log
 	id      string
-	connect func(context.Context, mqtt.Config) (*mqtt.Conn, error)
-	config  mqtt.Config
+	connect func(context.Context, client.Config) (*client.Conn, error)
+	config  client.Config
 	always  []string // topics that are subscribed to on every connection
 	logger  *slog.Logger
 	take    func(packet.Publish) // gets what comes
@@ -40,7 +40,7 @@ type line struct {
 	stop    context.CancelFunc
 
 	mu        sync.Mutex // guards the following
-	conn      *mqtt.Conn
+	conn      *client.Conn
 	trouble   error         // why there is none
 	over      bool          // there will be none
 	changed   chan struct{} // closed when one of the two has changed, and then another one
@@ -50,7 +50,7 @@ type line struct {
 // listening is the subscription to a reply topic.
 type listening struct {
 	turn  chan struct{} // taken by whoever changes it, or looks
-	conn  *mqtt.Conn    // on which there is the subscription; of whoever has the turn
+	conn  *client.Conn  // on which there is the subscription; of whoever has the turn
 	users int           // guarded by mu of the line
 }
 
@@ -58,11 +58,11 @@ type listening struct {
 func lineID() string { return message.ServicePrefix + "router-" + rand.Text() }
 
 // newLine makes a line that run keeps as soon as it is needed. take and needed are to be set. name is the cluster's.
-func newLine(name, id string, connect func(context.Context, mqtt.Config) (*mqtt.Conn, error), logger *slog.Logger) *line {
+func newLine(name, id string, connect func(context.Context, client.Config) (*client.Conn, error), logger *slog.Logger) *line {
 	l := &line{name: name, id: id, connect: connect, logger: logger, changed: make(chan struct{}), listening: make(map[string]*listening)}
 	l.life, l.stop = context.WithCancel(context.Background())
-	l.config = mqtt.Config{Connect: packet.Connect{ClientID: id, CleanStart: true, ReceiveMaximum: receiveMaximum}}
-	l.config.OnPublish = func(c *mqtt.Conn, p packet.Publish) {
+	l.config = client.Config{Connect: packet.Connect{ClientID: id, CleanStart: true, ReceiveMaximum: receiveMaximum}}
+	l.config.OnPublish = func(c *client.Conn, p packet.Publish) {
 		acknowledge(c, p)
 		l.take(p)
 	}
@@ -70,7 +70,7 @@ func newLine(name, id string, connect func(context.Context, mqtt.Config) (*mqtt.
 }
 
 // acknowledge acknowledges at once: whoever waits for an answer does not have it stored.
-func acknowledge(c *mqtt.Conn, p packet.Publish) {
+func acknowledge(c *client.Conn, p packet.Publish) {
 	switch p.QoS {
 	case message.AtLeastOnce:
 		c.Acknowledge(packet.Ack{Type: packet.PUBACK, PacketID: p.PacketID})
@@ -124,7 +124,7 @@ func (l *line) keep(ctx context.Context) {
 	}
 }
 
-func (l *line) open(ctx context.Context) (*mqtt.Conn, error) {
+func (l *line) open(ctx context.Context) (*client.Conn, error) {
 	conn, err := l.connect(ctx, l.config)
 	if err != nil || len(l.always) == 0 {
 		return conn, err
@@ -137,7 +137,7 @@ func (l *line) open(ctx context.Context) (*mqtt.Conn, error) {
 }
 
 // subscribe subscribes to topics at QoS 1.
-func subscribe(ctx context.Context, conn *mqtt.Conn, topics ...string) error {
+func subscribe(ctx context.Context, conn *client.Conn, topics ...string) error {
 	var filters []packet.Filter
 	for _, t := range topics {
 		filters = append(filters, packet.Filter{Filter: t, Options: subscriptions.Options{QoS: message.AtLeastOnce, RetainHandling: 2}})
@@ -159,7 +159,7 @@ type notListening struct{ code packet.Code }
 
 func (n *notListening) Error() string { return "subscribe to the topic of answers: " + n.code.String() }
 
-func (l *line) set(conn *mqtt.Conn, trouble error) {
+func (l *line) set(conn *client.Conn, trouble error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.conn, l.trouble = conn, trouble
@@ -168,7 +168,7 @@ func (l *line) set(conn *mqtt.Conn, trouble error) {
 }
 
 // get returns the connection, and waits for it. When ctx ends first the error says what the trouble is, if there is any.
-func (l *line) get(ctx context.Context) (*mqtt.Conn, error) {
+func (l *line) get(ctx context.Context) (*client.Conn, error) {
 	l.needed()
 	for {
 		l.mu.Lock()
@@ -198,7 +198,7 @@ func (n *noLine) Error() string { return "no connection for commands: " + n.err.
 func (n *noLine) Unwrap() error { return n.err }
 
 // listen subscribes to a reply topic until release is called, and returns the connection on which that is so.
-func (l *line) listen(ctx context.Context, topic string) (conn *mqtt.Conn, release func(), err error) {
+func (l *line) listen(ctx context.Context, topic string) (conn *client.Conn, release func(), err error) {
 	if conn, err = l.get(ctx); err != nil {
 		return nil, nil, err
 	}

@@ -20,7 +20,7 @@ import (
 	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
-	"github.com/beeline-mqtt/beeline/services/router/internal/mqtt"
+	"github.com/beeline-mqtt/beeline/services/router/internal/client"
 )
 
 const (
@@ -38,7 +38,7 @@ type Stream = messagingv1.MessagingService_SubscribeServer
 // Deps are what streams work with.
 type Deps struct {
 	// Connect opens a session at some gateway. Its error is a status.
-	Connect func(context.Context, mqtt.Config) (*mqtt.Conn, error)
+	Connect func(context.Context, client.Config) (*client.Conn, error)
 	// Stopping is closed when the router ends.
 	Stopping <-chan struct{}
 	Metrics  *Metrics
@@ -74,7 +74,7 @@ func Serve(s Stream, d Deps) error {
 type stream struct {
 	grpc Stream
 	deps Deps
-	conn *mqtt.Conn
+	conn *client.Conn
 	wake chan struct{} // there may be something to send
 	room chan struct{} // there may be room to receive
 
@@ -86,7 +86,7 @@ type stream struct {
 func (x *stream) open(t terms) error {
 	ctx, cancel := context.WithTimeout(x.grpc.Context(), openTimeout)
 	defer cancel()
-	c, err := x.deps.Connect(ctx, mqtt.Config{Connect: t.connect(), OnPublish: x.onPublish})
+	c, err := x.deps.Connect(ctx, client.Config{Connect: t.connect(), OnPublish: x.onPublish})
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func refusalOf(filters []packet.Filter, granted []packet.Code) error {
 }
 
 // onPublish takes a message of the session. While too much waits it does not return.
-func (x *stream) onPublish(_ *mqtt.Conn, p packet.Publish) {
+func (x *stream) onPublish(_ *client.Conn, p packet.Publish) {
 	x.mu.Lock()
 	taken := x.window.receive(p)
 	full := x.window.full()
@@ -208,11 +208,11 @@ func (x *stream) send(ended <-chan error) error {
 }
 
 // failed is the status for what went wrong with a session.
-func failed(ctx context.Context, c *mqtt.Conn, err error) error {
+func failed(ctx context.Context, c *client.Conn, err error) error {
 	if ctx.Err() != nil {
 		return status.FromContextError(ctx.Err()).Err()
 	}
-	var d *mqtt.Disconnected
+	var d *client.Disconnected
 	switch {
 	case errors.As(c.Err(), &d) && d.Code == packet.SessionTakenOver:
 		return status.Error(codes.Aborted, "another stream was opened under the same durable name")

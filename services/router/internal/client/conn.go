@@ -1,9 +1,9 @@
-// Package mqtt is the client's side of MQTT 5 connections that the router itself has: over tunnels to gateways, and to
+// Package client is the client's side of MQTT 5 connections that the router itself has: over tunnels to gateways, and to
 // brokers of foreign clusters. It keeps no session beyond a connection, and never connects again by itself.
 //
 // What a caller wants to acknowledge it acknowledges itself, when it likes. Writes are gathered while one is under way; no
 // message waits for a timer. A Conn is safe for concurrent use.
-package mqtt
+package client
 
 import (
 	"context"
