@@ -29,10 +29,10 @@ func TestWhatIsPublishedIsAcknowledged(t *testing.T) {
 			code, err = c.Publish(within(t), &message.Message{Topic: "t", Payload: []byte("x"), QoS: test.qos})
 			done <- err
 		}()
-		p := s.ReceivePayload("x")
+		p := s.Expect(packets.Publish)
 		switch {
 		case test.qos == 1:
-			s.Send(ackOf(packets.Puback, p.PacketID, test.code))
+			s.SendRaw([]byte{0x40, 3, byte(p.PacketID >> 8), byte(p.PacketID), byte(test.code)})
 		case test.qos == 2:
 			s.Send(ackOf(packets.Pubrec, p.PacketID, test.code))
 			if !test.code.Failure() {
@@ -60,13 +60,13 @@ func TestAMessageWaitsForTheServersWindow(t *testing.T) {
 		published <- err
 	}
 	go publish("first")
-	first := s.ReceivePayload("first")
+	first := s.Expect(packets.Publish)
 	go publish("second")
 	s.Send(ackOf(packets.Puback, first.PacketID, packet.Success))
 	if err := <-published; err != nil {
 		t.Fatal(err)
 	}
-	second := s.ReceivePayload("second")
+	second := s.Expect(packets.Publish)
 	// Whoever gives up leaves the window as it is until the answer comes.
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
