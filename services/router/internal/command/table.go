@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/packet"
@@ -34,7 +35,8 @@ type pending struct {
 	clientID    string
 	correlation correlation
 	reply       reply // of an empty topic: the answer has the correlation
-	answer      chan answer
+	answer      chan answer // of one element
+	has         atomic.Bool // its answer, which may have been taken out of the channel
 }
 
 // answer is what a device has published.
@@ -148,10 +150,9 @@ func (t *table) byTopic(r reply, a answer) refusal {
 
 // give gives a command its answer, if it is the first.
 func (p *pending) give(a answer) refusal {
-	select {
-	case p.answer <- a:
-		return answered
-	default:
+	if !p.has.CompareAndSwap(false, true) {
 		return unmatched
 	}
+	p.answer <- a
+	return answered
 }

@@ -51,6 +51,10 @@ func TestAnAnswerIsTakenOnceAndFromTheDeviceOnly(t *testing.T) {
 	if len(p.answer) != 1 || len(other.answer) != 0 {
 		t.Errorf("%d and %d answers, want 1 and 0", len(p.answer), len(other.answer))
 	}
+	<-p.answer
+	if got := x.byCorrelation("device", true, a); got != unmatched {
+		t.Errorf("the answer again, after it was taken: %q, want %q", got, unmatched)
+	}
 	x.leave(p)
 	if got := x.byCorrelation("device", true, a); got != unmatched {
 		t.Errorf("late: %q, want %q", got, unmatched)

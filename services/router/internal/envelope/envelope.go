@@ -92,6 +92,32 @@ func Open(m *messagingv1.Message, topic string, now time.Time) (*message.Message
 	return x, nil
 }
 
+// Wire is a message as services hand it to each other. It shares memory with m.
+func Wire(m *message.Message, now time.Time) *messagev1.Message {
+	w := &messagev1.Message{Topic: m.Topic, Payload: m.Payload, Qos: messagev1.Qos(m.QoS) + 1, Retain: m.Retain}
+	if !m.Expires.IsZero() {
+		left := message.LeftMs(m.Expires.Sub(now))
+		w.ExpiresInMs = &left
+	}
+	p := m.Props
+	if p == nil {
+		return w
+	}
+	if p.HasPayloadFormat {
+		w.PayloadFormat = messagev1.PayloadFormat(p.PayloadFormat) + 1
+	}
+	w.ContentType, w.ResponseTopic, w.CorrelationData = p.ContentType, p.ResponseTopic, p.CorrelationData
+	w.UserProperties = userProperties(p.User)
+	return w
+}
+
+func userProperties(from []message.UserProperty) (to []*messagev1.UserProperty) {
+	for _, u := range from {
+		to = append(to, &messagev1.UserProperty{Name: u.Name, Value: u.Value})
+	}
+	return to
+}
+
 // Seal is a message that was received. It shares memory with p.
 func Seal(p *packet.Publish) *messagingv1.Message {
 	m := &messagingv1.Message{Topic: p.Topic, Payload: p.Payload, Qos: messagev1.Qos(p.QoS) + 1, Retain: p.Retain}
@@ -105,8 +131,6 @@ func Seal(p *packet.Publish) *messagingv1.Message {
 		m.PayloadFormat = messagev1.PayloadFormat(p.Props.PayloadFormat) + 1
 	}
 	m.ContentType, m.ResponseTopic, m.CorrelationData = p.Props.ContentType, p.Props.ResponseTopic, p.Props.CorrelationData
-	for _, u := range p.Props.User {
-		m.UserProperties = append(m.UserProperties, &messagev1.UserProperty{Name: u.Name, Value: u.Value})
-	}
+	m.UserProperties = userProperties(p.Props.User)
 	return m
 }

@@ -30,6 +30,12 @@ func TestAMessageComesOutAsItWentIn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		w := Wire(x, now)
+		if w.GetTopic() != m.GetTopic() || w.GetQos() != m.GetQos() || w.GetPayloadFormat() != m.GetPayloadFormat() ||
+			w.GetExpiresInMs() != uint64(m.GetMessageExpirySeconds())*1000 || len(w.GetUserProperties()) != len(m.GetUserProperties()) ||
+			w.GetContentType() != m.GetContentType() || w.GetResponseTopic() != m.GetResponseTopic() || w.GetRetain() != m.GetRetain() {
+			t.Errorf("%s: between services it is %v", name, w)
+		}
 		left, has := x.Remaining(now)
 		got := Seal(&packet.Publish{
 			Topic: x.Topic, Payload: x.Payload, QoS: x.QoS, Retain: x.Retain, Props: x.Props, Expiry: left, HasExpiry: has,
