@@ -61,20 +61,22 @@ func receive(s gatewayv1.TunnelService_ConnectServer, to net.Conn) {
 	}
 }
 
-// send sends what a connection writes, until it is closed.
+// send sends what a connection writes, until it is over. That the stream has ended is receive's to see, which closes the
+// other end.
 func send(s gatewayv1.TunnelService_ConnectServer, from net.Conn) error {
 	b := make([]byte, tunnelBytes)
 	for {
-		n, err := from.Read(b)
+		n, readErr := from.Read(b)
 		if n > 0 {
 			if err := s.Send(&gatewayv1.ConnectResponse{Bytes: b[:n]}); err != nil {
 				return err
 			}
 		}
-		if err != nil {
-			return nil // the connection is over, or the stream, whose end is receive's to see
+		if readErr != nil {
+			break
 		}
 	}
+	return nil
 }
 
 // serveTunnel handles the connection of one of the cluster's own services in the incarnation that is in force.

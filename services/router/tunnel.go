@@ -35,7 +35,7 @@ func (r *Router) session(ctx context.Context, c client.Config) (*client.Conn, er
 		if ctx.Err() != nil {
 			return nil, status.FromContextError(ctx.Err()).Err()
 		}
-		var refused *client.Refused
+		var refused *client.RefusedError
 		if errors.As(err, &refused) && refused.Code == packet.ClientIdentifierNotValid {
 			return nil, status.Error(codes.InvalidArgument, "durable_name: the gateway does not take it")
 		}

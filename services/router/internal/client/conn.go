@@ -27,23 +27,23 @@ var (
 	ErrTooLarge = errors.New("larger than the Maximum Packet Size")
 )
 
-// Refused is a CONNACK that says no.
-type Refused struct {
+// RefusedError is a CONNACK that says no.
+type RefusedError struct {
 	Code   packet.Code
 	Reason string
 }
 
 // Error names the code, and the reason that the server gave.
-func (r *Refused) Error() string { return "connection refused: " + said(r.Code, r.Reason) }
+func (r *RefusedError) Error() string { return "connection refused: " + said(r.Code, r.Reason) }
 
-// Disconnected is a DISCONNECT of the server.
-type Disconnected struct {
+// DisconnectedError is a DISCONNECT of the server.
+type DisconnectedError struct {
 	Code   packet.Code
 	Reason string
 }
 
 // Error names the code, and the reason that the server gave.
-func (d *Disconnected) Error() string { return "disconnected: " + said(d.Code, d.Reason) }
+func (d *DisconnectedError) Error() string { return "disconnected: " + said(d.Code, d.Reason) }
 
 func said(c packet.Code, reason string) string {
 	if reason == "" {
@@ -100,7 +100,7 @@ type request struct {
 	code   packet.Code // of the PUBREC
 }
 
-// Open makes a connection of rw, which is closed with it, or when there is an error: *Refused, an error of ctx, or what
+// Open makes a connection of rw, which is closed with it, or when there is an error: *RefusedError, an error of ctx, or what
 // broke. The server is asked for as many messages at once as c.Connect.ReceiveMaximum.
 func Open(ctx context.Context, rw io.ReadWriteCloser, c Config) (*Conn, error) {
 	n := &Conn{
@@ -128,7 +128,7 @@ func (n *Conn) welcome(a packet.Connack) error {
 	if !a.Code.Failure() {
 		return nil
 	}
-	err := &Refused{Code: a.Code, Reason: a.Reason}
+	err := &RefusedError{Code: a.Code, Reason: a.Reason}
 	n.fail(err)
 	n.working.Wait()
 	return err
@@ -137,7 +137,7 @@ func (n *Conn) welcome(a packet.Connack) error {
 // Done is closed when the connection has ended.
 func (n *Conn) Done() <-chan struct{} { return n.done }
 
-// Err says why it has ended, nil while it has not: *Disconnected, ErrClosed, ErrSilent, or what broke.
+// Err says why it has ended, nil while it has not: *DisconnectedError, ErrClosed, ErrSilent, or what broke.
 func (n *Conn) Err() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

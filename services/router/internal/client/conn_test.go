@@ -30,10 +30,10 @@ func TestWhatIsPublishedIsAcknowledged(t *testing.T) {
 			done <- err
 		}()
 		p := s.Expect(packets.Publish)
-		switch {
-		case test.qos == 1:
+		switch test.qos {
+		case 1:
 			s.SendRaw([]byte{0x40, 3, byte(p.PacketID >> 8), byte(p.PacketID), byte(test.code)})
-		case test.qos == 2:
+		case 2:
 			s.Send(ackOf(packets.Pubrec, p.PacketID, test.code))
 			if !test.code.Failure() {
 				s.ExpectAck(packets.Pubrel, p.PacketID)
@@ -151,7 +151,7 @@ func TestAConnectionSaysWhyItHasEnded(t *testing.T) {
 		Properties: packets.Properties{ReasonString: "elsewhere"},
 	})
 	<-c.Done()
-	var d *Disconnected
+	var d *DisconnectedError
 	if !errors.As(c.Err(), &d) || d.Code != packet.SessionTakenOver || d.Reason != "elsewhere" {
 		t.Errorf("%v, want a DISCONNECT", c.Err())
 	}
@@ -184,7 +184,7 @@ func TestAConnectionThatIsNotTaken(t *testing.T) {
 		s.Send(ack)
 	}()
 	_, err := Open(within(t), near, Config{})
-	var r *Refused
+	var r *RefusedError
 	if !errors.As(err, &r) || r.Code != packet.ServerUnavailable || r.Reason != "later" {
 		t.Errorf("%v, want a CONNACK", err)
 	}

@@ -74,7 +74,7 @@ func (n *Conn) handle(first byte, body []byte, owned bool) error {
 		if err != nil {
 			return fmt.Errorf("DISCONNECT: %w", err)
 		}
-		return &Disconnected{Code: d.Code, Reason: d.Reason}
+		return &DisconnectedError{Code: d.Code, Reason: d.Reason}
 	default:
 		return fmt.Errorf("%s: %w", t, errUnasked)
 	}

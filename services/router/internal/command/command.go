@@ -214,12 +214,12 @@ func timeoutOf(r *messagingv1.CommandRequest) time.Duration {
 	return min(time.Duration(r.GetTimeoutMs())*time.Millisecond, mostTimeout)
 }
 
-// invalid is what is wrong with a request.
-type invalid struct{ err error }
+// invalidError is what is wrong with a request.
+type invalidError struct{ err error }
 
-func (i *invalid) Error() string { return i.err.Error() }
+func (i *invalidError) Error() string { return i.err.Error() }
 
-func wrong(format string, args ...any) error { return &invalid{fmt.Errorf(format, args...)} }
+func wrong(format string, args ...any) error { return &invalidError{fmt.Errorf(format, args...)} }
 
 // do is Do. ctx ends when the answer may not come any more.
 func (c *Commander) do(ctx context.Context, r *messagingv1.CommandRequest, until time.Time) (answer, *messagingv1.Receipt, error) {
@@ -295,7 +295,7 @@ func (c *Commander) await(
 				return answer{}, nil, s.err
 			}
 			if receipt = s.receipt; !underWay(receipt.GetOutcome()) {
-				return answer{}, receipt, &undelivered{receipt}
+				return answer{}, receipt, &undeliveredError{receipt}
 			}
 		case <-lost:
 			return answer{}, receipt, errLost
@@ -316,10 +316,10 @@ func underWay(o messagingv1.Outcome) bool {
 	}
 }
 
-// undelivered: the command has not reached the device.
-type undelivered struct{ receipt *messagingv1.Receipt }
+// undeliveredError: the command has not reached the device.
+type undeliveredError struct{ receipt *messagingv1.Receipt }
 
-func (u *undelivered) Error() string { return "not delivered: " + u.receipt.GetOutcome().String() }
+func (u *undeliveredError) Error() string { return "not delivered: " + u.receipt.GetOutcome().String() }
 
 // open is the message of a command, which expires with its time unless it says otherwise.
 func open(r *messagingv1.CommandRequest, w *way, until time.Time) (*message.Message, error) {
@@ -366,8 +366,8 @@ func open(r *messagingv1.CommandRequest, w *way, until time.Time) (*message.Mess
 
 // failed is the status of a command without an answer. ctx is the caller's.
 func failed(ctx context.Context, receipt *messagingv1.Receipt, err error) error {
-	var i *invalid
-	var u *undelivered
+	var i *invalidError
+	var u *undeliveredError
 	s := status.New(codes.Unavailable, "it is not known whether the device has the command: "+err.Error())
 	switch {
 	case ctx.Err() != nil:
@@ -385,8 +385,8 @@ func failed(ctx context.Context, receipt *messagingv1.Receipt, err error) error 
 	case errors.Is(err, context.DeadlineExceeded):
 		s = status.New(codes.DeadlineExceeded, "the device has not answered in time")
 	default:
-		var n *noLine
-		var l *notListening
+		var n *noLineError
+		var l *notListeningError
 		if errors.As(err, &n) || errors.As(err, &l) {
 			s = status.New(codes.Unavailable, "nothing was sent: "+err.Error())
 		}

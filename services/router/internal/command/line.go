@@ -148,16 +148,16 @@ func subscribe(ctx context.Context, conn *client.Conn, topics ...string) error {
 	}
 	for _, code := range granted {
 		if code.Failure() {
-			return &notListening{code}
+			return &notListeningError{code}
 		}
 	}
 	return nil
 }
 
-// notListening: the topic of answers cannot be subscribed to.
-type notListening struct{ code packet.Code }
+// notListeningError: the topic of answers cannot be subscribed to.
+type notListeningError struct{ code packet.Code }
 
-func (n *notListening) Error() string { return "subscribe to the topic of answers: " + n.code.String() }
+func (n *notListeningError) Error() string { return "subscribe to the topic of answers: " + n.code.String() }
 
 func (l *line) set(conn *client.Conn, trouble error) {
 	l.mu.Lock()
@@ -176,7 +176,7 @@ func (l *line) get(ctx context.Context) (*client.Conn, error) {
 		l.mu.Unlock()
 		switch {
 		case over:
-			return nil, &noLine{trouble}
+			return nil, &noLineError{trouble}
 		case conn != nil:
 			return conn, nil
 		}
@@ -184,18 +184,18 @@ func (l *line) get(ctx context.Context) (*client.Conn, error) {
 		case <-changed:
 		case <-ctx.Done():
 			if trouble != nil {
-				return nil, &noLine{trouble}
+				return nil, &noLineError{trouble}
 			}
 			return nil, context.Cause(ctx)
 		}
 	}
 }
 
-// noLine: there is no connection, and why.
-type noLine struct{ err error }
+// noLineError: there is no connection, and why.
+type noLineError struct{ err error }
 
-func (n *noLine) Error() string { return "no connection for commands: " + n.err.Error() }
-func (n *noLine) Unwrap() error { return n.err }
+func (n *noLineError) Error() string { return "no connection for commands: " + n.err.Error() }
+func (n *noLineError) Unwrap() error { return n.err }
 
 // listen subscribes to a reply topic until release is called, and returns the connection on which that is so.
 func (l *line) listen(ctx context.Context, topic string) (conn *client.Conn, release func(), err error) {

@@ -212,7 +212,7 @@ func failed(ctx context.Context, c *client.Conn, err error) error {
 	if ctx.Err() != nil {
 		return status.FromContextError(ctx.Err()).Err()
 	}
-	var d *client.Disconnected
+	var d *client.DisconnectedError
 	switch {
 	case errors.As(c.Err(), &d) && d.Code == packet.SessionTakenOver:
 		return status.Error(codes.Aborted, "another stream was opened under the same durable name")

@@ -73,7 +73,7 @@ func (c *Channel) validate() error {
 	return errors.Join(errs...)
 }
 
-// ErrNotOneLevel: a client id that would be more than one level of a topic, or a filter.
+// ErrNotOneLevel says that a client id would be more than one level of a topic, or a filter.
 var ErrNotOneLevel = errors.New("the cluster's channel has no topic for a client id with / + or #")
 
 // Commands is the topic of a command for a client. The error is ErrNotOneLevel, or one of package topic.
