@@ -157,7 +157,9 @@ func subscribe(ctx context.Context, conn *client.Conn, topics ...string) error {
 // notListeningError: the topic of answers cannot be subscribed to.
 type notListeningError struct{ code packet.Code }
 
-func (n *notListeningError) Error() string { return "subscribe to the topic of answers: " + n.code.String() }
+func (n *notListeningError) Error() string {
+	return "subscribe to the topic of answers: " + n.code.String()
+}
 
 func (l *line) set(conn *client.Conn, trouble error) {
 	l.mu.Lock()

@@ -34,7 +34,7 @@ func newCorrelation() (c correlation) {
 type pending struct {
 	clientID    string
 	correlation correlation
-	reply       reply // of an empty topic: the answer has the correlation
+	reply       reply       // of an empty topic: the answer has the correlation
 	answer      chan answer // of one element
 	has         atomic.Bool // its answer, which may have been taken out of the channel
 }
