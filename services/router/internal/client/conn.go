@@ -80,6 +80,7 @@ type Conn struct {
 	window    chan struct{} // one for each message in flight
 	wake      chan struct{} // there is something to write
 	connacked chan packet.Connack
+	keepAlive chan uint16 // the server's, in seconds, when it has one
 	done      chan struct{}
 	working   sync.WaitGroup
 
@@ -105,6 +106,7 @@ type request struct {
 func Open(ctx context.Context, rw io.ReadWriteCloser, c Config) (*Conn, error) {
 	n := &Conn{
 		rw: rw, onPublish: c.OnPublish, wake: make(chan struct{}, 1), connacked: make(chan packet.Connack, 1), done: make(chan struct{}),
+		keepAlive: make(chan uint16, 1),
 		room: make(chan struct{}), asked: make(map[uint16]*request),
 	}
 	n.out = packet.AppendConnect(nil, &c.Connect)
@@ -126,6 +128,9 @@ func (n *Conn) welcome(a packet.Connack) error {
 	n.Connack = a
 	n.window = make(chan struct{}, a.ReceiveMaximum)
 	if !a.Code.Failure() {
+		if a.HasServerKeepAlive {
+			n.keepAlive <- a.ServerKeepAlive // MQTT-3.2.2-21
+		}
 		return nil
 	}
 	err := &RefusedError{Code: a.Code, Reason: a.Reason}
@@ -199,6 +204,9 @@ func (n *Conn) write(keepAlive uint16) {
 		select {
 		case <-n.done:
 			return
+		case keepAlive = <-n.keepAlive:
+			ping.Reset(pingEvery(keepAlive))
+			continue
 		case <-ping.C:
 			n.mu.Lock()
 			silent := n.pinged
@@ -239,8 +247,7 @@ func (n *Conn) broken(err error) {
 	}
 }
 
-// pingEvery is how often to ping with a Keep Alive, in seconds. Without one, as over a tunnel, where gRPC looks after the
-// connection, it is often enough for any Server Keep Alive of a gateway.
+// pingEvery is how often to ping with a Keep Alive, in seconds; without one, now and then.
 func pingEvery(keepAlive uint16) time.Duration {
 	if keepAlive == 0 {
 		return 5 * time.Minute

@@ -212,3 +212,11 @@ func TestASilentServerIsNoticed(t *testing.T) {
 	s.Expect(packets.Pingreq)
 	ends(t, c, ErrSilent)
 }
+
+func TestTheServersKeepAliveCounts(t *testing.T) {
+	ack := connack()
+	ack.Properties.ServerKeepAlive, ack.Properties.ServerKeepAliveFlag = 1, true
+	c, s := open(t, ack, nil)
+	s.Expect(packets.Pingreq)
+	ends(t, c, ErrSilent)
+}
