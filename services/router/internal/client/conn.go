@@ -107,7 +107,7 @@ func Open(ctx context.Context, rw io.ReadWriteCloser, c Config) (*Conn, error) {
 	n := &Conn{
 		rw: rw, onPublish: c.OnPublish, wake: make(chan struct{}, 1), connacked: make(chan packet.Connack, 1), done: make(chan struct{}),
 		keepAlive: make(chan uint16, 1),
-		room: make(chan struct{}), asked: make(map[uint16]*request),
+		room:      make(chan struct{}), asked: make(map[uint16]*request),
 	}
 	n.out = packet.AppendConnect(nil, &c.Connect)
 	n.wake <- struct{}{}
