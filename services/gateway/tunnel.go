@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"io"
 	"net"
 
 	"google.golang.org/grpc/codes"
@@ -61,22 +62,24 @@ func receive(s gatewayv1.TunnelService_ConnectServer, to net.Conn) {
 	}
 }
 
-// send sends what a connection writes, until it is over. That the stream has ended is receive's to see, which closes the
-// other end.
+// send sends what a connection writes, until it is over or the stream has ended, of which this returns the error.
 func send(s gatewayv1.TunnelService_ConnectServer, from net.Conn) error {
-	b := make([]byte, tunnelBytes)
-	for {
-		n, readErr := from.Read(b)
-		if n > 0 {
-			if err := s.Send(&gatewayv1.ConnectResponse{Bytes: b[:n]}); err != nil {
-				return err
-			}
-		}
-		if readErr != nil {
-			break
-		}
+	to := &responses{stream: s}
+	_, _ = io.CopyBuffer(to, struct{ io.Reader }{from}, make([]byte, tunnelBytes))
+	return to.err
+}
+
+// responses writes to a stream.
+type responses struct {
+	stream gatewayv1.TunnelService_ConnectServer
+	err    error
+}
+
+func (r *responses) Write(p []byte) (int, error) {
+	if r.err = r.stream.Send(&gatewayv1.ConnectResponse{Bytes: p}); r.err != nil {
+		return 0, r.err
 	}
-	return nil
+	return len(p), nil
 }
 
 // serveTunnel handles the connection of one of the cluster's own services in the incarnation that is in force.
