@@ -31,8 +31,8 @@ fmt: ## Format Go and protos
 	$(TOOL) buf format -w && $(TOOL) golangci-lint fmt
 	cd test/peers && GOWORK=off go tool -modfile=../../tools/go.mod golangci-lint fmt --config ../../.golangci.yml
 
-generate: ## Generate api/gen from api/proto
-	$(TOOL) buf generate
+generate: ## Generate code from the protos: api/gen, and the REST API of the router
+	$(TOOL) buf generate && $(TOOL) buf generate --template buf.gen.rest.yaml
 
 check: ## Run everything that CI runs
 	.ci/run

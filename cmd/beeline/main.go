@@ -30,7 +30,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		upCommand(), pubCommand(), subCommand(), benchCommand(), certsCommand(), storeCommand(),
+		upCommand(), pubCommand(), subCommand(), benchCommand(), certsCommand(), tokenCommand(), storeCommand(),
 		placementCommand(), clusterCommand(), gatewaysCommand(), rebalanceCommand(),
 	)
 	return root

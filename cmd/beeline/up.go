@@ -29,8 +29,10 @@ type upOptions struct {
 	firstPort int
 	// routerPort is negative when it is to be free if the gateways' are, and the usual one otherwise.
 	routerPort int
-	pprof      bool
-	log        telemetry.LogConfig
+	// restPort likewise.
+	restPort int
+	pprof    bool
+	log      telemetry.LogConfig
 }
 
 func upCommand() *cobra.Command {
@@ -53,6 +55,7 @@ func upCommand() *cobra.Command {
 	f.StringVar(&o.dir, "data", "beeline-data", "directory for data and certificates")
 	f.IntVar(&o.firstPort, "first-port", 18831, "MQTT port of the first gateway, the others follow; 0 takes free ports")
 	f.IntVar(&o.routerPort, "router-port", -1, "MQTT port of the router; default 1883, with TLS on 8883 and WebSocket on 8083, or free ports if --first-port is 0")
+	f.IntVar(&o.restPort, "rest-port", -1, "port of the router's REST API; default 8080, or a free port if --first-port is 0")
 	f.BoolVar(&o.pprof, "pprof", false, "serve profiles under /debug/pprof on the admin addresses")
 	f.TextVar(&o.log.Level, "log-level", o.log.Level, "debug, info, warn or error")
 	f.StringVar(&o.log.Format, "log-format", o.log.Format, "text or json")
@@ -69,6 +72,9 @@ func (o *upOptions) check() error {
 	if o.routerPort > math.MaxUint16 {
 		return fmt.Errorf("--router-port %d: there is no such port", o.routerPort)
 	}
+	if o.restPort > math.MaxUint16 {
+		return fmt.Errorf("--rest-port %d: there is no such port", o.restPort)
+	}
 	if err := o.log.Validate(); err != nil {
 		return fmt.Errorf("--log-%w", err)
 	}
@@ -77,13 +83,21 @@ func (o *upOptions) check() error {
 
 // router is where the router listens.
 func (o *upOptions) router() *local.RouterPorts {
+	ports := &local.RouterPorts{}
 	switch {
 	case o.routerPort < 0 && o.firstPort == 0:
-		return &local.RouterPorts{}
 	case o.routerPort < 0, o.routerPort == mqttPort:
-		return &local.RouterPorts{MQTT: mqttPort, MQTTS: 8883, WebSocket: 8083}
+		ports.MQTT, ports.MQTTS, ports.WebSocket = mqttPort, 8883, 8083
+	default:
+		ports.MQTT = o.routerPort
 	}
-	return &local.RouterPorts{MQTT: o.routerPort}
+	switch {
+	case o.restPort >= 0:
+		ports.REST = o.restPort
+	case o.firstPort > 0:
+		ports.REST = 8080
+	}
+	return ports
 }
 
 // lock keeps the data directory for this process, until unlock is called or the process ends.
@@ -151,14 +165,15 @@ type endpoints struct {
 	Etcd     string            `json:"etcd"`
 	Sessions []serviceEndpoint `json:"sessions"`
 	Gateways []gatewayEndpoint `json:"gateways"`
-	Router   gatewayEndpoint   `json:"router"`
+	Router   routerEndpoint    `json:"router"`
 	Operator operatorFiles     `json:"operator"`
 }
 
-// operatorFiles are the certificate with which the router can be managed.
+// operatorFiles are the certificate with which the router can be managed, and the token that is as good.
 type operatorFiles struct {
-	CertFile string `json:"cert_file"`
-	KeyFile  string `json:"key_file"`
+	CertFile  string `json:"cert_file"`
+	KeyFile   string `json:"key_file"`
+	TokenFile string `json:"token_file"`
 }
 
 type serviceEndpoint struct {
@@ -172,6 +187,12 @@ type gatewayEndpoint struct {
 	MQTT      string `json:"mqtt"`
 	MQTTS     string `json:"mqtts"`
 	WebSocket string `json:"ws"`
+}
+
+type routerEndpoint struct {
+	gatewayEndpoint
+
+	REST string `json:"rest"`
 }
 
 func endpointsOf(c *local.Cluster) endpoints {
@@ -191,13 +212,16 @@ func endpointsOf(c *local.Cluster) endpoints {
 		})
 	}
 	r := c.Router()
-	e.Router = gatewayEndpoint{
-		serviceEndpoint: of(r.Process),
-		MQTT:            "mqtt://" + r.Service.Addr("mqtt").String(),
-		MQTTS:           "mqtts://" + r.Service.Addr("mqtts").String(),
-		WebSocket:       "ws://" + r.Service.Addr("ws").String() + "/mqtt",
+	e.Router = routerEndpoint{
+		gatewayEndpoint: gatewayEndpoint{
+			serviceEndpoint: of(r.Process),
+			MQTT:            "mqtt://" + r.Service.Addr("mqtt").String(),
+			MQTTS:           "mqtts://" + r.Service.Addr("mqtts").String(),
+			WebSocket:       "ws://" + r.Service.Addr("ws").String() + "/mqtt",
+		},
+		REST: "http://" + r.Service.REST().String(),
 	}
-	e.Operator = operatorFiles{CertFile: r.Operator.Cert, KeyFile: r.Operator.Key}
+	e.Operator = operatorFiles{CertFile: r.Operator.Cert, KeyFile: r.Operator.Key, TokenFile: r.OperatorToken}
 	return e
 }
 
@@ -227,6 +251,7 @@ func (e endpoints) explain(out io.Writer) {
 	for i, g := range e.Gateways {
 		fmt.Fprintf(out, "  gateway %d   %s   %s   %s   metrics %s/metrics\n", i+1, g.MQTT, g.MQTTS, g.WebSocket, g.Admin)
 	}
+	fmt.Fprintf(out, "  services    grpc %s   REST %s   token in %s\n", e.Router.GRPC, e.Router.REST, e.Operator.TokenFile)
 	fmt.Fprintf(out, "  authority   %s\n\nTry, in two other terminals:\n\n", e.CAFile)
 	first, last := e.Gateways[0].MQTT, e.Gateways[len(e.Gateways)-1].MQTT
 	fmt.Fprintf(out, "  bin/beeline sub -u %s -i ann -t 'news/#'\n", last)

@@ -165,9 +165,9 @@ func TestEndpointsAreWhatTheDocumentationSays(t *testing.T) {
 	want := map[string]any{
 		"router": map[string]any{
 			"grpc": r.Node.Address(), "admin": "http://" + r.Node.AdminAddress(), "mqtt": "mqtt://" + r.Service.Addr("mqtt").String(),
-			"mqtts": "mqtts://" + r.Service.Addr("mqtts").String(), "ws": "ws://" + r.Service.Addr("ws").String() + "/mqtt",
+			"mqtts": "mqtts://" + r.Service.Addr("mqtts").String(), "ws": "ws://" + r.Service.Addr("ws").String() + "/mqtt", "rest": "http://" + r.Service.REST().String(),
 		},
-		"operator": map[string]any{"cert_file": r.Operator.Cert, "key_file": r.Operator.Key},
+		"operator": map[string]any{"cert_file": r.Operator.Cert, "key_file": r.Operator.Key, "token_file": r.OperatorToken},
 		"ca_file":  shared.CAFile(), "etcd": shared.Etcd(),
 		"sessions": []any{map[string]any{"grpc": s[0].Node.Address(), "admin": "http://" + s[0].Node.AdminAddress()}},
 		"gateways": []any{gateway(0), gateway(1)},

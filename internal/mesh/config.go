@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/beeline-mqtt/beeline/internal/routes"
+	"github.com/beeline-mqtt/beeline/internal/trace"
 )
 
 // Config is what a Mesh has to know. Zero durations and sizes stand for their defaults.
@@ -34,7 +35,7 @@ type Config struct {
 	ReconnectMax time.Duration
 }
 
-// Deps is what a Mesh works with. Every field is required.
+// Deps is what a Mesh works with. Every field but Trace is required.
 type Deps struct {
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer
@@ -46,6 +47,8 @@ type Deps struct {
 	Dial func(address string) (*grpc.ClientConn, error)
 	// Serving says whether this incarnation is in force. Nothing received is handed on when it is not.
 	Serving func() bool
+	// Trace shows what becomes of messages to whoever follows them; nil: nobody can.
+	Trace *trace.Tap
 }
 
 // minLinkBytes leaves room for what a receiver holds back before it returns credit.

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/mem"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/trace"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 )
 
@@ -123,7 +124,11 @@ func (l *Link) Flush(*turn.Turn) {
 
 // push takes a delivery into the window. mu is held.
 func (l *Link) push(d Delivery, w Waiter) bool {
-	return l.estate.takes(&d) && d.Message.Size() <= MaxMessageBytes && l.out.push(d, w)
+	taken := l.estate.takes(&d) && d.Message.Size() <= MaxMessageBytes && l.out.push(d, w)
+	if taken && l.m.deps.Trace.On() {
+		l.m.deps.Trace.Step(trace.Forwarded, d.Message, l.peer.ID, "")
+	}
+	return taken
 }
 
 // settleAside decides about a delivery that push has not taken, in the turn t if there is one.
@@ -276,8 +281,12 @@ func (l *Link) tell(settled []settlement) {
 	l.telling = true
 	l.mu.Unlock()
 	t := turn.Turn{Now: time.Now()}
+	following := l.m.deps.Trace.On()
 	for i := range settled {
 		s := &settled[i]
+		if following {
+			l.m.deps.Trace.Step(trace.Receipt, s.delivery.Message, l.peer.ID, s.receipt.Outcome.String())
+		}
 		s.waiter.Settled(l, s.delivery, s.receipt, &t)
 	}
 	l.mu.Lock()

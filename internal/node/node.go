@@ -158,7 +158,7 @@ func New(ctx context.Context, cfg Config, service string, log io.Writer, opts Op
 		return nil, fmt.Errorf("make metrics: %w", err)
 	}
 	n.admin = telemetry.NewAdmin(cfg.Admin, telemetry.AdminDeps{Logger: n.Logger, Metrics: n.Metrics, Readiness: n.Readiness})
-	if n.Server, err = rpc.NewServer(cfg.RPC, rpc.ServerDeps{Logger: n.Logger, Metrics: n.Metrics}, opts.Server...); err != nil {
+	if n.Server, err = rpc.NewServer(cfg.RPC, rpc.ServerDeps{Logger: n.Logger, Metrics: n.Metrics, Public: opts.Public}, opts.Server...); err != nil {
 		return nil, fmt.Errorf("rpc: %w", err)
 	}
 	if n.Dialer, err = rpc.NewDialer(cfg.RPC, opts.Dial...); err != nil {
@@ -177,6 +177,8 @@ func New(ctx context.Context, cfg Config, service string, log io.Writer, opts Op
 type Options struct {
 	Server []grpc.ServerOption
 	Dial   []grpc.DialOption
+	// Public makes the gRPC server one for others than services, too: see rpc.ServerDeps.
+	Public bool
 }
 
 func connect(c Etcd) (*clientv3.Client, error) {

@@ -39,6 +39,23 @@ func (f Files) Mutual() (*tls.Config, error) {
 	}, nil
 }
 
+// Public is Mutual for a server that is called by others than services, too: a client may have no certificate. One
+// that it shows has to be right.
+func (f Files) Public() (*tls.Config, error) {
+	cfg, err := f.Mutual()
+	if err != nil {
+		return nil, err
+	}
+	cfg.ClientAuth = tls.VerifyClientCertIfGiven
+	cfg.VerifyConnection = func(state tls.ConnectionState) error {
+		if len(state.PeerCertificates) == 0 {
+			return nil
+		}
+		return requireIdentity(state)
+	}
+	return cfg, nil
+}
+
 // Server returns the TLS configuration of a public server: TLS 1.2 or later, no client certificates.
 func (f Files) Server() (*tls.Config, error) {
 	cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)

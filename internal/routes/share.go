@@ -84,6 +84,19 @@ func (s *Share[P]) set(p P, members uint32) {
 	s.bound()
 }
 
+// each calls f, without a lock held, for each peer with the number of its members.
+func (s *Share[P]) each(f func(p P, members uint32)) {
+	s.mu.Lock()
+	all := make([]member[P], len(s.members))
+	for i, m := range s.members {
+		all[i] = *m
+	}
+	s.mu.Unlock()
+	for _, m := range all {
+		f(m.peer, uint32(m.weight))
+	}
+}
+
 // remove takes p out and returns how many peers are left.
 func (s *Share[P]) remove(p P) (left int) {
 	s.mu.Lock()

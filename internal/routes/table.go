@@ -323,6 +323,37 @@ func (t *Table[P]) Shares(name string, dst []*Share[P]) []*Share[P] {
 	return dst
 }
 
+// PeerRoute is one route of a peer.
+type PeerRoute[P comparable] struct {
+	Peer P
+	Route
+}
+
+// Explain returns the routes that match name, ordinary ones and shared subscriptions, in no order and at most so many. It is
+// Match and Shares for who wants to know why, and slower.
+func (t *Table[P]) Explain(name string, most int) (found []PeerRoute[P]) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	add := func(r PeerRoute[P]) {
+		if len(found) < most {
+			found = append(found, r)
+		}
+	}
+	t.ordinary.EachMatch(name, func(filter string, h *holders[P]) {
+		for _, x := range h.list {
+			add(PeerRoute[P]{x.Peer, Route{Filter: filter, Members: 1, Durable: x.Durable}})
+		}
+	})
+	t.shared.EachMatch(name, func(_ string, g *groups[P]) {
+		for _, s := range g.list {
+			s.each(func(p P, members uint32) {
+				add(PeerRoute[P]{p, Route{Filter: s.filter, Group: s.group, Members: members}})
+			})
+		}
+	})
+	return found
+}
+
 // Digest returns the number of routes of p and the hash of them all, to be compared with what DigestOf makes
 // of the routes that p has. It costs the same however many there are.
 func (t *Table[P]) Digest(p P) (count, hash uint64) {

@@ -323,3 +323,28 @@ func TestMatchingDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations for %d peers and %d shares, want 0 for 3 and 4", n, len(found), len(shares))
 	}
 }
+
+func TestExplainNamesEachRouteThatMatches(t *testing.T) {
+	tab := routes.NewTable[string]()
+	tab.Announce("a", ordinary("x/+"))
+	tab.Announce("a", ordinary("y"))
+	tab.Announce("b", route{Filter: "x/+", Members: 1, Durable: true})
+	tab.Announce("b", ordinary("#"))
+	tab.Announce("c", shared("g", "x/1", 3))
+	tab.Announce("a", shared("g", "x/1", 2))
+	tab.Announce("a", shared("h", "z", 2))
+	got := make(map[routes.PeerRoute[string]]bool)
+	for _, r := range tab.Explain("x/1", 100) {
+		got[r] = true
+	}
+	want := map[routes.PeerRoute[string]]bool{
+		{Peer: "a", Route: ordinary("x/+")}: true, {Peer: "b", Route: route{Filter: "x/+", Members: 1, Durable: true}}: true,
+		{Peer: "b", Route: ordinary("#")}: true, {Peer: "c", Route: shared("g", "x/1", 3)}: true, {Peer: "a", Route: shared("g", "x/1", 2)}: true,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if n := len(tab.Explain("x/1", 2)); n != 2 {
+		t.Errorf("%d routes, want no more than 2", n)
+	}
+}

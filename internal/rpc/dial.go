@@ -29,7 +29,7 @@ type Dialer struct {
 
 // NewDialer reads the certificates. opts come after the dialer's own, so they win where only one can.
 func NewDialer(cfg Config, opts ...grpc.DialOption) (*Dialer, error) {
-	creds, err := cfg.TLS.credentials()
+	creds, err := cfg.TLS.credentials(false)
 	if err != nil {
 		return nil, fmt.Errorf("make gRPC dialer: %w", err)
 	}

@@ -19,6 +19,8 @@ const (
 	NotAlive Reason = "NOT_ALIVE"
 	// Fenced: the caller does not hold the session at that epoch any more. FAILED_PRECONDITION.
 	Fenced Reason = "FENCED"
+	// Held: a gateway holds the session; ask it. FAILED_PRECONDITION.
+	Held Reason = "HELD"
 	// Stopping: this process is about to end; try another, or again. UNAVAILABLE.
 	Stopping Reason = "STOPPING"
 )
@@ -28,7 +30,7 @@ const domain = "beeline"
 
 func (r Reason) code() codes.Code {
 	switch r {
-	case NotActive, NotAlive, Fenced:
+	case NotActive, NotAlive, Fenced, Held:
 		return codes.FailedPrecondition
 	case Stopping:
 		return codes.Unavailable

@@ -18,8 +18,9 @@ import (
 )
 
 // observer makes the interceptors of a server. Recovery is the innermost: a panic counts and is logged as the
-// Internal error that the peer gets.
+// Internal error that the peer gets. The guard of a public server stands before it: what it refuses counts and is logged.
 type observer struct {
+	guard   *guard // nil: the server is not public
 	logger  *slog.Logger
 	metrics *grpcprom.ServerMetrics
 	panics  prometheus.Counter
@@ -49,6 +50,7 @@ func (o *observer) unary() []grpc.UnaryServerInterceptor {
 	return []grpc.UnaryServerInterceptor{
 		o.metrics.UnaryServerInterceptor(),
 		logging.UnaryServerInterceptor(o.calls(), o.logOptions()...),
+		o.guard.unary,
 		recovery.UnaryServerInterceptor(recovery.WithRecoveryHandlerContext(o.recovered)),
 	}
 }
@@ -62,6 +64,7 @@ func (o *observer) stream() []grpc.StreamServerInterceptor {
 	return []grpc.StreamServerInterceptor{
 		selector.StreamServerInterceptor(o.metrics.StreamServerInterceptor(), oneWay),
 		selector.StreamServerInterceptor(logging.StreamServerInterceptor(o.calls(), o.logOptions()...), oneWay),
+		o.guard.stream,
 		recovery.StreamServerInterceptor(recovery.WithRecoveryHandlerContext(o.recovered)),
 	}
 }

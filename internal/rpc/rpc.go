@@ -89,19 +89,23 @@ func (c TLSConfig) Validate() error {
 	return nil
 }
 
-// load returns the TLS configuration for both ends; nil when Insecure.
-func (c TLSConfig) load() (*tls.Config, error) {
+// load returns the TLS configuration for both ends, or that of a public server; nil when Insecure.
+func (c TLSConfig) load(public bool) (*tls.Config, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
 	if c.Insecure {
 		return nil, nil //nolint:nilnil // nil is what crypto/tls and others take for no TLS
 	}
-	return pki.Files{Cert: c.CertFile, Key: c.KeyFile, CA: c.CAFile}.Mutual()
+	files := pki.Files{Cert: c.CertFile, Key: c.KeyFile, CA: c.CAFile}
+	if public {
+		return files.Public()
+	}
+	return files.Mutual()
 }
 
-func (c TLSConfig) credentials() (credentials.TransportCredentials, error) {
-	cfg, err := c.load()
+func (c TLSConfig) credentials(public bool) (credentials.TransportCredentials, error) {
+	cfg, err := c.load(public)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("tls: %w", err)
@@ -113,14 +117,31 @@ func (c TLSConfig) credentials() (credentials.TransportCredentials, error) {
 }
 
 // PeerIdentity returns who is at the other end of the call with the context ctx. Without TLS nobody has an
-// identity: the error wraps pki.ErrNoIdentity.
+// identity, and a client of a public server need not have one: the error wraps pki.ErrNoIdentity.
 func PeerIdentity(ctx context.Context) (pki.Identity, error) {
 	if p, ok := peer.FromContext(ctx); ok {
-		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(info.State.PeerCertificates) > 0 {
-			return pki.IdentityOf(info.State.PeerCertificates[0])
+		switch info := p.AuthInfo.(type) {
+		case credentials.TLSInfo:
+			if len(info.State.PeerCertificates) > 0 {
+				return pki.IdentityOf(info.State.PeerCertificates[0])
+			}
+		case inProcess:
+			return represented(ctx)
 		}
 	}
 	return pki.Identity{}, fmt.Errorf("connection without a certificate: %w", pki.ErrNoIdentity)
+}
+
+// Trusted reports whether the call with the context ctx came to a server without TLS, which trusts whoever reaches it.
+func Trusted(ctx context.Context) bool {
+	p, ok := peer.FromContext(ctx)
+	if !ok || p.AuthInfo == nil {
+		return false
+	}
+	if within, ok := p.AuthInfo.(inProcess); ok {
+		return within.trusted
+	}
+	return p.AuthInfo.AuthType() == insecure.NewCredentials().Info().SecurityProtocol
 }
 
 // RequireRole returns an error of the code PermissionDenied unless the caller's certificate is of one of the roles.
@@ -130,7 +151,8 @@ func RequireRole(ctx context.Context, roles ...string) error {
 	if !ok {
 		return status.Error(codes.PermissionDenied, "the caller is not known")
 	}
-	if _, secure := p.AuthInfo.(credentials.TLSInfo); !secure {
+	_, within := p.AuthInfo.(inProcess)
+	if _, secure := p.AuthInfo.(credentials.TLSInfo); !secure && (!within || Trusted(ctx)) {
 		return nil
 	}
 	id, err := PeerIdentity(ctx)

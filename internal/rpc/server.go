@@ -23,6 +23,9 @@ import (
 type ServerDeps struct {
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer
+	// Public makes it a server for others than services, too: a caller may have no certificate, and the server's guard decides
+	// about each call.
+	Public bool
 }
 
 // Server is a gRPC server with the health and reflection services.
@@ -30,6 +33,8 @@ type Server struct {
 	server *grpc.Server
 	health *health.Server
 	logger *slog.Logger
+	guard  *guard
+	within *within
 	cfg    Config
 }
 
@@ -38,7 +43,7 @@ var _ grpc.ServiceRegistrar = (*Server)(nil)
 // NewServer makes a server. Services are registered before its part runs. opts come after the server's own, so
 // they win where only one can.
 func NewServer(cfg Config, deps ServerDeps, opts ...grpc.ServerOption) (*Server, error) {
-	creds, err := cfg.TLS.credentials()
+	creds, err := cfg.TLS.credentials(deps.Public)
 	if err != nil {
 		return nil, fmt.Errorf("make gRPC server: %w", err)
 	}
@@ -46,8 +51,11 @@ func NewServer(cfg Config, deps ServerDeps, opts ...grpc.ServerOption) (*Server,
 	if err != nil {
 		return nil, fmt.Errorf("make gRPC server: %w", err)
 	}
+	if deps.Public {
+		watch.guard = new(guard)
+	}
 	own := []grpc.ServerOption{
-		grpc.Creds(creds),
+		grpc.Creds(withinCredentials{TransportCredentials: creds, trusted: cfg.TLS.Insecure}),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.StaticStreamWindowSize(window),
 		grpc.StaticConnWindowSize(window),
@@ -63,6 +71,8 @@ func NewServer(cfg Config, deps ServerDeps, opts ...grpc.ServerOption) (*Server,
 		server: grpc.NewServer(append(own, opts...)...),
 		health: health.NewServer(),
 		logger: deps.Logger,
+		guard:  watch.guard,
+		within: newWithin(),
 		cfg:    cfg,
 	}
 	healthv1.RegisterHealthServer(s.server, s.health)
@@ -83,18 +93,26 @@ func (s *Server) Part(l net.Listener) lifecycle.Part {
 		if s.cfg.TLS.Insecure {
 			s.logger.WarnContext(ctx, "services talk without TLS: whoever reaches the port is trusted", slog.String("address", l.Addr().String()))
 		}
-		served := make(chan error, 1)
+		served := make(chan error, 2)
 		go func() { served <- s.server.Serve(tcp.Listener{Listener: l}) }()
+		go func() { served <- s.server.Serve(s.within) }()
 		started()
+		var failed error
+		left := cap(served)
 		select {
-		case err := <-served:
-			return fmt.Errorf("serve: %w", err)
+		case failed = <-served:
+			left--
 		case <-ctx.Done():
 		}
 		s.health.Shutdown()
 		s.stop()
-		if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-			return fmt.Errorf("serve: %w", err)
+		for range left {
+			if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+				failed = errors.Join(failed, err)
+			}
+		}
+		if failed != nil {
+			return fmt.Errorf("serve: %w", failed)
 		}
 		return nil
 	}}

@@ -23,7 +23,7 @@ type Options struct {
 	NoLocal bool
 	// RetainAsPublished keeps the RETAIN flag of forwarded messages (MQTT-3.3.1-12, MQTT-3.3.1-13).
 	RetainAsPublished bool
-	// RetainHandling is 0, 1 or 2; the index has no use for it.
+	// RetainHandling is 0, 1 or 2; the index keeps it for Get.
 	RetainHandling byte
 	// ID is the Subscription Identifier, 0 for none.
 	ID uint32
@@ -63,7 +63,7 @@ func New[K comparable]() *Index[K] {
 // Who acts on first and on Unsubscribe's last, as by announcing routes, has to see to it that what it does for
 // one filter happens in the order of these calls.
 func (x *Index[K]) Subscribe(filter string, k K, o Options) (first, replaced bool) {
-	sub := subscription[K]{key: k, qos: o.QoS, noLocal: o.NoLocal, retainAsPublished: o.RetainAsPublished}
+	sub := subscription[K]{key: k, qos: o.QoS, noLocal: o.NoLocal, retainAsPublished: o.RetainAsPublished, retainHandling: o.RetainHandling}
 	if o.ID != 0 {
 		sub.id = &[1]uint32{o.ID}
 	}
@@ -114,6 +114,29 @@ func (x *Index[K]) Count(filter string) int {
 		return len(s.list)
 	}
 	return 0
+}
+
+// Get returns the options of k's subscription to filter, and whether it has one.
+func (x *Index[K]) Get(filter string, k K) (Options, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	s := x.filters.Get(filter)
+	if s == nil {
+		return Options{}, false
+	}
+	i := s.find(k)
+	if i < 0 {
+		return Options{}, false
+	}
+	return s.list[i].options(), true
+}
+
+// Filters returns the filters that match name, in no order. It explains what Match does, and is slower.
+func (x *Index[K]) Filters(name string) (filters []string) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	x.filters.EachMatch(name, func(filter string, _ *subscribers[K]) { filters = append(filters, filter) })
+	return filters
 }
 
 // Len returns the number of subscriptions.

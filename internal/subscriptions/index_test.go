@@ -359,3 +359,31 @@ func TestMatchDoesNotAllocate(t *testing.T) {
 		}
 	}
 }
+
+func TestTheOptionsOfASubscriptionAreKept(t *testing.T) {
+	x := subscriptions.New[string]()
+	want := options{QoS: 1, NoLocal: true, RetainAsPublished: true, RetainHandling: 2, ID: 7}
+	x.Subscribe("a/+", "alice", want)
+	x.Subscribe("a/b", "alice", options{})
+	if got, ok := x.Get("a/+", "alice"); !ok || got != want {
+		t.Errorf("Get = %+v, %v, want %+v", got, ok, want)
+	}
+	for filter, k := range map[string]string{"a/+": "bob", "a": "alice"} {
+		if got, ok := x.Get(filter, k); ok {
+			t.Errorf("Get(%q, %q) = %+v, though there is none", filter, k, got)
+		}
+	}
+}
+
+func TestFiltersSayWhatMatches(t *testing.T) {
+	x := subscriptions.New[string]()
+	for _, f := range []string{"a/b", "a/+", "#", "b/#", "+/b/c"} {
+		x.Subscribe(f, "alice", options{})
+		x.Subscribe(f, "bob", options{})
+	}
+	got := x.Filters("a/b")
+	slices.Sort(got)
+	if want := []string{"#", "a/+", "a/b"}; !slices.Equal(got, want) {
+		t.Errorf("Filters = %v, want %v", got, want)
+	}
+}

@@ -11,6 +11,16 @@ type subscription[K comparable] struct {
 	qos               byte
 	noLocal           bool
 	retainAsPublished bool
+	retainHandling    byte
+}
+
+// options are what it was made with.
+func (s *subscription[K]) options() Options {
+	o := Options{QoS: s.qos, NoLocal: s.noLocal, RetainAsPublished: s.retainAsPublished, RetainHandling: s.retainHandling}
+	if s.id != nil {
+		o.ID = s.id[0]
+	}
+	return o
 }
 
 // subscribers are the subscriptions to one filter, in no order, at most one for each key.

@@ -1,6 +1,9 @@
 package topic
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Map keeps one value of type V for each topic filter and finds the values whose filter matches a name, by
 // the rules of Match. The zero Map is empty and ready.
@@ -10,7 +13,7 @@ import "strings"
 // agree with the name so far, not with all filters.
 //
 // A value has a fixed address from Add to Delete. Any number of calls that only read (Get, AppendMatches,
-// Len) may run at once; Add and Delete must run alone.
+// EachMatch, Len) may run at once; Add and Delete must run alone.
 type Map[V any] struct {
 	exact map[string]*V
 	// edges holds the children of all nodes in one map, except for one child of each, which the node itself
@@ -137,6 +140,58 @@ func (m *Map[V]) walk(dst []*V, n *node[V], rest string, more bool) []*V {
 		n = m.child(n, level)
 	}
 	return dst
+}
+
+// EachMatch calls f with each filter that matches name, and its value. It is AppendMatches for who wants to know why, and
+// slower.
+func (m *Map[V]) EachMatch(name string, f func(filter string, v *V)) {
+	if IsAddressed(name) {
+		return
+	}
+	if v := m.exact[name]; v != nil {
+		f(name, v)
+	}
+	m.visit(&m.root, name, !isApart(name), f)
+}
+
+// visit is EachMatch at and below n: rest is what is left of the name. wild says that n's own wildcards count
+// (MQTT-4.7.2-1).
+func (m *Map[V]) visit(n *node[V], rest string, wild bool, f func(string, *V)) {
+	if n.below != nil && wild {
+		f(n.path("#"), n.below)
+	}
+	level, rest, more := strings.Cut(rest, "/")
+	next := []*node[V]{m.child(n, level)}
+	if wild {
+		next = append(next, n.plus)
+	}
+	for _, c := range next {
+		switch {
+		case c == nil:
+		case more:
+			m.visit(c, rest, true, f)
+		default:
+			if c.here != nil {
+				f(c.path(""), c.here)
+			}
+			if c.below != nil {
+				f(c.path("#"), c.below)
+			}
+		}
+	}
+}
+
+// path is the filter that leads to n, with a last level if there is one.
+func (n *node[V]) path(last string) string {
+	var levels []string
+	if last != "" {
+		levels = append(levels, last)
+	}
+	for ; n.parent != nil; n = n.parent {
+		levels = append(levels, n.level)
+	}
+	slices.Reverse(levels)
+	return strings.Join(levels, "/")
 }
 
 func (m *Map[V]) child(n *node[V], level string) *node[V] {

@@ -56,6 +56,19 @@ func matches(m *Map[string], name string) []string {
 	return got
 }
 
+// named returns the filters with which EachMatch names the values that match name, sorted; it has to be their own.
+func named(m *Map[string], name string) []string {
+	var got []string
+	m.EachMatch(name, func(filter string, v *string) {
+		if *v != filter {
+			filter += " has the value of " + *v
+		}
+		got = append(got, filter)
+	})
+	slices.Sort(got)
+	return got
+}
+
 func mapOf(filters ...string) *Map[string] {
 	var m Map[string]
 	for _, f := range filters {
@@ -232,6 +245,9 @@ func TestMapAgreesWithMatch(t *testing.T) {
 				slices.Sort(want)
 				if diff := cmp.Diff(want, matches(&m, name)); diff != "" {
 					t.Fatalf("%q among %v: %s", name, model, diff)
+				}
+				if diff := cmp.Diff(want, named(&m, name)); diff != "" {
+					t.Fatalf("EachMatch(%q) among %v: %s", name, model, diff)
 				}
 			},
 			"": func(t *rapid.T) {

@@ -27,6 +27,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 	"github.com/beeline-mqtt/beeline/internal/listener"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/trace"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 )
@@ -58,8 +59,9 @@ type Gateway struct {
 	life      atomic.Pointer[life]
 	missing   atomic.Pointer[string] // why there is no life
 	drainer   *drainer
-	shown     atomic.Bool          // etcd shows that it drains
-	turns     atomic.Uint64        // clients that were told where to go
+	shown     atomic.Bool   // etcd shows that it drains
+	turns     atomic.Uint64 // clients that were told where to go
+	tap       *trace.Tap
 	lost      *cluster.Incarnation // the last one, when it was lost; of the goroutine that lives
 	closed    client.Deps          // for connections that come while there is no incarnation
 	tunnels   tunnels
@@ -82,7 +84,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if deps.Authorize == nil {
 		deps.Authorize = auth.AllowAll
 	}
-	g := &Gateway{cfg: cfg, deps: deps, drainer: newDrainer(cfg.Drain)}
+	g := &Gateway{cfg: cfg, deps: deps, drainer: newDrainer(cfg.Drain), tap: trace.New()}
 	var err error
 	if g.listeners, err = listener.ListenAll(cfg.Listeners, cfg.MaxConnections, deps.Logger); err != nil {
 		return nil, err
@@ -105,6 +107,8 @@ func (g *Gateway) Register(s grpc.ServiceRegistrar) {
 	meshv1.RegisterMeshServiceServer(s, &g.door)
 	gatewayv1.RegisterDrainServiceServer(s, &drainService{gateway: g})
 	gatewayv1.RegisterTunnelServiceServer(s, &g.tunnels)
+	gatewayv1.RegisterInspectServiceServer(s, &inspector{gateway: g})
+	trace.Register(s, g.tap)
 }
 
 // Addr returns the address of a listener by its name, nil when there is none.
@@ -152,6 +156,7 @@ func (g *Gateway) notReady(why string) { g.missing.Store(&why) }
 // reach this one's gRPC server. On the way out it is drained, which takes Config.Drain.Timeout at most, the clients that
 // are left are told, leases given up and peers bidden goodbye.
 func (g *Gateway) Run(ctx context.Context, address string) error {
+	defer g.tap.Close()
 	accepting, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var serving sync.WaitGroup

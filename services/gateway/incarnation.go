@@ -95,6 +95,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		g.lost = nil
 	}
 	logger := g.deps.Logger.With(slog.String("incarnation", inc.ID()))
+	g.tap.Lives(inc.ID())
 
 	table := routes.NewTable[*mesh.Link]()
 	peers := newPeers(inc.ID())
@@ -105,7 +106,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		UnresolvedBytes: int(g.cfg.UnresolvedBytes), ReceiptTimeout: g.cfg.Limits.ReceiptTimeout,
 		Linger: g.cfg.Limits.ReceiptTimeout, StoreAfter: g.cfg.Limits.StoreAfter,
 	}, broker.Deps{
-		Routes: table, LookUp: directory.LookUp, Keeper: activeOf(sessions), Metrics: g.metrics.broker, Logger: logger,
+		Routes: table, LookUp: directory.LookUp, Keeper: activeOf(sessions), Metrics: g.metrics.broker, Logger: logger, Trace: g.tap,
 	})
 	keeper := lease.New(lease.Config{
 		Incarnation: inc.ID(), OnEvict: b.Evict, OnForget: b.Forget, OnPublish: b.PublishFor,
@@ -114,7 +115,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	m, err := mesh.New(mesh.Config{
 		Incarnation: inc.ID(), Revision: inc.Revision(), LinkBytes: int(g.cfg.LinkBytes), RouteAckTimeout: g.cfg.RouteAckTimeout,
 	}, mesh.Deps{
-		Logger: logger, Metrics: registered, Routes: table, Accept: b.Accept, Dial: g.deps.Dial, Serving: inc.Serving,
+		Logger: logger, Metrics: registered, Routes: table, Accept: b.Accept, Dial: g.deps.Dial, Serving: inc.Serving, Trace: g.tap,
 	})
 	if err != nil {
 		inc.Leave(ctx)
@@ -126,7 +127,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	l := &life{limits: &g.cfg.Limits, broker: b, peers: peers, deps: client.Deps{
 		Broker: b, Journal: b, Authenticate: g.deps.Authenticate, Authorize: g.deps.Authorize,
 		Serving: inc.Serving, Available: keeper.Available, Draining: g.refusing,
-		Incarnation: inc.ID(), NextSequence: counter(), Metrics: g.metrics.clients, Logger: logger,
+		Incarnation: inc.ID(), NextSequence: counter(), Metrics: g.metrics.clients, Logger: logger, Trace: g.tap,
 	}}
 	l.tunnel.limits, l.tunnel.deps = tunnelLimits(g.cfg.Limits), tunnelDeps(l.deps)
 	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))

@@ -7,6 +7,8 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/config"
 	"github.com/beeline-mqtt/beeline/internal/listener"
 	"github.com/beeline-mqtt/beeline/services/router/internal/book"
+	"github.com/beeline-mqtt/beeline/services/router/internal/gate"
+	"github.com/beeline-mqtt/beeline/services/router/internal/rest"
 )
 
 // Listener configures one place where devices connect.
@@ -34,6 +36,10 @@ type Config struct {
 	Idle time.Duration `koanf:"idle" help:"how long nothing may pass; 0: for ever"`
 	// Book bounds what is kept of the route store.
 	Book book.Config `koanf:"book"`
+	// Access says who may call the public services. Holders of certificates with a role may in any case.
+	Access gate.Config `koanf:"access"`
+	// REST is where the public services are served over HTTP.
+	REST rest.Config `koanf:"rest"`
 	// Listeners are where devices connect.
 	Listeners []Listener `koanf:"listeners" help:"where devices connect"`
 }
@@ -50,6 +56,7 @@ func DefaultConfig() Config {
 		Attempts:          3,
 		Idle:              0,
 		Book:              book.DefaultConfig(),
+		Access:            gate.DefaultConfig(),
 		Listeners:         []Listener{{Name: "tcp", Address: ":1883"}},
 	}
 }

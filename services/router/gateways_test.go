@@ -275,15 +275,3 @@ func TestWhatCannotBeRebalanced(t *testing.T) {
 		t.Errorf("ordered: %v", g[0].orders)
 	}
 }
-
-func TestGatewaysAreManagedByOperators(t *testing.T) {
-	s, ctx := new(gateways), t.Context()
-	_, err := s.ListGateways(ctx, nil)
-	wantCode(t, "list", err, codes.PermissionDenied)
-	_, err = s.DrainGateway(ctx, nil)
-	wantCode(t, "drain", err, codes.PermissionDenied)
-	_, err = s.ResumeGateway(ctx, nil)
-	wantCode(t, "resume", err, codes.PermissionDenied)
-	_, err = s.Rebalance(ctx, nil)
-	wantCode(t, "rebalance", err, codes.PermissionDenied)
-}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -17,7 +18,10 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/lifecycle"
 	"github.com/beeline-mqtt/beeline/internal/listener"
+	"github.com/beeline-mqtt/beeline/services/router/internal/administration"
 	"github.com/beeline-mqtt/beeline/services/router/internal/fleet"
+	"github.com/beeline-mqtt/beeline/services/router/internal/gate"
+	"github.com/beeline-mqtt/beeline/services/router/internal/rest"
 	"github.com/beeline-mqtt/beeline/services/router/internal/splice"
 )
 
@@ -39,10 +43,15 @@ type Router struct {
 	sources   *tally[netip.Addr]
 	placer    *placer
 	fleet     *fleet.Fleet
-	pool      *splice.Pool
 
 	subscribing *subscribing
 	commanding  *commanding
+	// administration is what operators call.
+	administration *administration.Service
+	gate           *gate.Gate
+	rest           *rest.Server     // nil: there is none
+	within         *grpc.ClientConn // from REST to the process's server
+	pool           *splice.Pool
 }
 
 // New makes a router and binds its listeners. Nobody is accepted before Run.
@@ -58,7 +67,19 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	}
 	r.subscribing, r.commanding = newSubscribing(r), newCommanding(r)
 	r.placer.onClusters = func() { r.commanding.follow(r.placer) }
+	r.administration = administration.New(administration.Deps{Fleet: r.fleet, LookUp: r.placer.own.directory.LookUp})
+	if r.gate, err = gate.New(cfg.Access, gate.Deps{Logger: deps.Logger, Metrics: deps.Metrics, Now: time.Now}); err != nil {
+		return nil, err
+	}
+	if cfg.REST.Address != "" {
+		if r.rest, err = rest.Listen(context.Background(), cfg.REST, deps.Logger); err != nil {
+			return nil, err
+		}
+	}
 	if r.listeners, err = listener.ListenAll(cfg.Listeners, cfg.MaxConnections, deps.Logger); err != nil {
+		if r.rest != nil {
+			_ = r.rest.Close()
+		}
 		return nil, err
 	}
 	return r, nil
@@ -73,11 +94,14 @@ func (r *Router) Ready() error { return r.placer.ready() }
 // Run takes devices to nodes until ctx ends. It takes none before it knows the nodes.
 func (r *Router) Run(ctx context.Context) error {
 	defer r.pool.Close()
+	defer r.administration.Close()
 	return lifecycle.Run(ctx, stopGrace,
 		lifecycle.Simple("fleet", r.fleet.Run),
+		lifecycle.Simple("access", r.gate.Run),
 		lifecycle.Simple("placement", r.placer.run),
 		lifecycle.Simple("subscribe", r.subscribing.run),
 		lifecycle.Simple("commands", r.commanding.commander.Run),
+		lifecycle.Simple("rest", r.serveREST),
 		lifecycle.Part{Name: "door", Run: func(ctx context.Context, started func()) error {
 			started()
 			return r.accept(ctx)

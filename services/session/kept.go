@@ -6,6 +6,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/pages"
 	"github.com/beeline-mqtt/beeline/services/session/internal/away"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
 	"github.com/beeline-mqtt/beeline/services/session/internal/groups"
@@ -16,7 +17,7 @@ import (
 type kept interface {
 	keeper
 	receiver
-	reader
+	operator
 	grouper
 	// Close is called at the end of the term, when nothing else is called any more. It waits.
 	io.Closer
@@ -73,6 +74,16 @@ type grouper interface {
 	Manage(members []store.Member, done func())
 	// UserClients has the clients with a session that have connected as a user last, in no order.
 	UserClients(user string) []string
+}
+
+// operator shows, and ends, what operators ask for. List and Receivers answer from memory, Peek waits for the disk, Remove
+// for nothing. See package away.
+type operator interface {
+	reader
+	List(r pages.Range, most int) (sessions []away.Absent, complete string)
+	Receivers(topic string, most int) (all []away.Receiver, total int)
+	Peek(client string, id journal.SessionID, most int) ([]journal.Entry, error)
+	Remove(client string, done func(error))
 }
 
 // desk is what a term does for what it keeps. Nothing here waits.

@@ -10,6 +10,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/routes"
 	"github.com/beeline-mqtt/beeline/internal/telemetry"
+	"github.com/beeline-mqtt/beeline/internal/trace"
 	"github.com/beeline-mqtt/beeline/services/session/internal/away"
 )
 
@@ -29,7 +30,7 @@ func newLife(s *Session, i *cluster.Incarnation) (*life, error) {
 	var err error
 	l.mesh, err = mesh.New(mesh.Config{Incarnation: i.ID(), Revision: i.Revision()}, mesh.Deps{
 		Logger: s.deps.Logger, Metrics: l.metrics, Routes: routes.NewTable[*mesh.Link](), Accept: l.accept,
-		Dial: s.deps.Dial, Serving: i.Serving,
+		Dial: s.deps.Dial, Serving: i.Serving, Trace: s.tap,
 	})
 	if err != nil {
 		l.metrics.End()
@@ -70,6 +71,9 @@ type inbound struct {
 
 // Deliver implements mesh.Inbound.
 func (i inbound) Deliver(d mesh.Delivery, later mesh.Later) mesh.Receipt {
+	if tap := i.life.session.tap; tap.On() {
+		tap.Step(trace.Arrived, d.Message, i.peer, "")
+	}
 	k := i.life.holder.Load()
 	if k == nil {
 		return nobody(d)

@@ -25,7 +25,7 @@ const (
 )
 
 // reading is serving, for calls that read what the present term keeps.
-func (s *Session) reading(ctx context.Context, roles ...string) (r reader, done func(), err error) {
+func (s *Session) reading(ctx context.Context, roles ...string) (k kept, done func(), err error) {
 	t, done, err := s.serving(ctx, roles...)
 	if err != nil {
 		return nil, nil, err
@@ -86,7 +86,7 @@ func (s *Session) ReadInbox(ctx context.Context, r *sessionv1.ReadInboxRequest) 
 
 // ReadRetained implements the service.
 func (s *Session) ReadRetained(ctx context.Context, r *sessionv1.ReadRetainedRequest) (*sessionv1.ReadRetainedResponse, error) {
-	from, done, err := s.reading(ctx, "gateway")
+	from, done, err := s.reading(ctx, "gateway", "router")
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,16 @@ func (s *Session) InspectSession(ctx context.Context, r *sessionv1.InspectSessio
 	if !known {
 		return nil, status.Error(codes.NotFound, "the client has no durable session")
 	}
-	return inspection(i, time.Now()), nil
+	w := inspection(i, time.Now())
+	if r.GetInboxEntries() == 0 {
+		return w, nil
+	}
+	entries, err := from.Peek(r.GetClientId(), i.Record.Session, min(int(r.GetInboxEntries()), mostPeeked))
+	if err != nil {
+		return nil, unread(err)
+	}
+	w.Inbox = peeked(entries)
+	return w, nil
 }
 
 func inspection(i away.Inspection, now time.Time) *sessionv1.InspectSessionResponse {
@@ -133,7 +142,7 @@ func inspection(i away.Inspection, now time.Time) *sessionv1.InspectSessionRespo
 		SessionId: uint64(i.Record.Session), Holder: i.Record.Holder, Epoch: i.Record.Epoch,
 		SessionExpirySeconds: i.Record.Expiry,
 		InboxMessages:        i.Stats.Messages, InboxBytes: i.Stats.Bytes,
-		InboxDropped: i.Stats.Dropped, LastDropReason: i.Stats.LastDropReason.String(),
+		Groups: i.Groups, InboxDropped: i.Stats.Dropped, LastDropReason: i.Stats.LastDropReason.String(),
 	}
 	for _, sub := range i.Subscriptions {
 		w.Subscriptions = append(w.Subscriptions, journal.SubscriptionToWire(sub))

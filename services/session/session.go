@@ -25,6 +25,7 @@ import (
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
+	"github.com/beeline-mqtt/beeline/internal/trace"
 	"github.com/beeline-mqtt/beeline/services/session/internal/away"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store/pebble"
@@ -57,6 +58,8 @@ type Session struct {
 	// holders are the metrics of what terms hold, one after the other; door leads to the mesh of the incarnation.
 	holders *away.Metrics
 	door    mesh.Door
+	// tap shows messages to whoever follows them.
+	tap *trace.Tap
 	// streams are counted so that Run waits for their goroutines.
 	streams sync.WaitGroup
 	// numbers tell the answers to one stream of a gateway from those to the next.
@@ -90,7 +93,7 @@ func New(c Config, d Deps) (*Session, error) {
 	}
 	cd := cluster.Deps{Client: d.Etcd, Keys: cluster.Keys(c.Cluster), Logger: d.Logger, Metrics: d.Metrics}
 	return &Session{
-		config: c, deps: d, cluster: cd, metrics: m, holders: holders, outbox: outboxFrames,
+		config: c, deps: d, cluster: cd, metrics: m, holders: holders, outbox: outboxFrames, tap: trace.New(),
 		sessions: cluster.NewSessions(cd, d.Dial),
 		probe:    cluster.NewProbe(cd, c.BlindAfter/3, c.BlindAfter),
 	}, nil
@@ -102,6 +105,7 @@ func (s *Session) Register(r grpc.ServiceRegistrar) {
 	sessionv1.RegisterSessionServiceServer(r, s)
 	meshv1.RegisterMeshServiceServer(r, &s.door)
 	messagingv1.RegisterGroupServiceServer(r, &groupService{s: s})
+	trace.Register(r, s.tap)
 }
 
 // Ready reports why the instance can neither be active nor take the active one's place; nil when it can.
@@ -122,6 +126,7 @@ func (s *Session) Active() bool { return s.current() != nil }
 // returns nil when all streams have ended. It fails with a store of which nothing better can be hoped: one that is corrupt
 // or from a newer version.
 func (s *Session) Run(ctx context.Context) (hopeless error) {
+	defer s.tap.Close()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	s.mu.Lock()
@@ -185,6 +190,7 @@ func (s *Session) live(ctx context.Context, former *cluster.Incarnation) (*clust
 	if former != nil {
 		former.Leave(ctx)
 	}
+	s.tap.Lives(i.ID())
 	s.joined.Store(true)
 	defer s.joined.Store(false)
 	s.deps.Logger.InfoContext(ctx, "joined the cluster", slog.String("incarnation", i.ID()))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/pages"
 	"github.com/beeline-mqtt/beeline/services/session"
 	"github.com/beeline-mqtt/beeline/services/session/internal/away"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
@@ -223,3 +224,9 @@ func (s *shelf) Inspect(client string) (i away.Inspection, known bool, err error
 	i.Record.Holder, i.Record.Epoch = h.Gateway, h.Epoch
 	return i, known, s.did("inspect %s", client)
 }
+
+// List, Receivers, Peek and Remove: nobody looks.
+func (*shelf) List(pages.Range, int) ([]away.Absent, string)                { return nil, "" }
+func (*shelf) Receivers(string, int) ([]away.Receiver, int)                 { return nil, 0 }
+func (*shelf) Peek(string, journal.SessionID, int) ([]journal.Entry, error) { return nil, nil }
+func (*shelf) Remove(_ string, done func(error))                            { done(away.ErrNoSession) }

@@ -53,8 +53,8 @@ type Config struct {
 	Dial func(i int) []grpc.DialOption
 }
 
-// RouterPorts are where devices reach the router; 0 takes a free one.
-type RouterPorts struct{ MQTT, MQTTS, WebSocket int }
+// RouterPorts are where devices reach the router, and services its REST API; 0 takes a free one.
+type RouterPorts struct{ MQTT, MQTTS, WebSocket, REST int }
 
 // Cluster is a running cluster. Its methods are safe for concurrent use.
 type Cluster struct {

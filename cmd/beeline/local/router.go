@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 
@@ -19,6 +20,8 @@ type Router struct {
 	Service *router.Router
 	// Operator are the files with which it can be managed.
 	Operator pki.Files
+	// OperatorToken is the path of a file with a token that is as good.
+	OperatorToken string
 }
 
 // Router returns the router, nil when there is none.
@@ -42,13 +45,19 @@ func (c *Cluster) startRouter(ctx context.Context, ports RouterPorts) (*Router, 
 	if err != nil {
 		return nil, fmt.Errorf("certificate of the operator: %w", err)
 	}
-	n, err := c.node(ctx, "router", node.Options{})
+	token, tokens := filepath.Join(c.cfg.Dir, "operator-token"), filepath.Join(c.cfg.Dir, "tokens.yaml")
+	if err := provideToken(token, tokens); err != nil {
+		return nil, fmt.Errorf("token of the operator: %w", err)
+	}
+	n, err := c.node(ctx, "router", node.Options{Public: true})
 	if err != nil {
 		return nil, err
 	}
 	at := func(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 	cfg := router.DefaultConfig()
 	cfg.SecretFile = secret
+	cfg.Access.TokensFile = tokens
+	cfg.REST.Address = at(ports.REST)
 	cfg.Listeners = []router.Listener{
 		{Name: "mqtt", Address: at(ports.MQTT)},
 		{Name: "mqtts", Address: at(ports.MQTTS), CertFile: tls.Cert, KeyFile: tls.Key},
@@ -58,11 +67,31 @@ func (c *Cluster) startRouter(ctx context.Context, ports RouterPorts) (*Router, 
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("router: %w", err), n.Close())
 	}
-	r.Register(n.Server)
+	if err := r.Serve(n.Server); err != nil {
+		return nil, errors.Join(fmt.Errorf("router: %w", err), n.Close())
+	}
 	n.Readiness.Add("router", r.Ready)
 	p := c.run(n, "router", r.Run)
 	if err := c.waitReady(ctx, p, func() bool { return true }); err != nil {
 		return nil, errors.Join(fmt.Errorf("router: %w", err), p.Stop())
 	}
-	return &Router{Process: p, Service: r, Operator: operator}, nil
+	return &Router{Process: p, Service: r, Operator: operator, OperatorToken: token}, nil
+}
+
+// provideToken sees to it that there is a token file, which is the user's to extend, with a token of the operator, which is in
+// a file of its own.
+func provideToken(path, tokens string) error {
+	_, err := os.Stat(path)
+	_, tokensErr := os.Stat(tokens)
+	if err == nil && tokensErr == nil {
+		return nil
+	}
+	token, entry, err := router.NewToken("operator", "operator", nil)
+	if err != nil {
+		return err
+	}
+	if err := router.AppendToken(tokens, entry); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(token+"\n"), 0o600)
 }

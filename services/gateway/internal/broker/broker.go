@@ -18,6 +18,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/routes"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/internal/trace"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
 )
@@ -89,6 +90,8 @@ type Deps struct {
 	LookUp  func(ctx context.Context, clientIDs []string) (map[string]cluster.Lease, error)
 	Metrics *Metrics
 	Logger  *slog.Logger
+	// Trace shows what becomes of messages to whoever follows them; nil: nobody can.
+	Trace *trace.Tap
 }
 
 // Broker is safe for concurrent use.

@@ -286,6 +286,7 @@ func (d *direct) send(l *mesh.Link, id string, epoch uint64, m *message.Message,
 	if p == nil {
 		if !l.SendInTurn(t, x, unasked{d}) {
 			d.b.deps.Metrics.dropped(dropLinkFull)
+			d.b.traceDrop(m, dropLinkFull)
 		}
 		return
 	}
@@ -359,6 +360,7 @@ func (b *Broker) addressed(c *client.Client, m *message.Message) (d client.Deliv
 
 // giveUp ends the waiting of one message.
 func (d *direct) giveUp(x unsent, code packet.Code, reason dropReason, t *turn.Turn) {
+	d.b.traceDrop(x.m, reason)
 	if x.p == nil {
 		d.b.deps.Metrics.dropped(reason)
 		return

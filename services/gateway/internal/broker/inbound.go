@@ -11,6 +11,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
 	"github.com/beeline-mqtt/beeline/internal/topic"
+	"github.com/beeline-mqtt/beeline/internal/trace"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 )
@@ -19,19 +20,23 @@ import (
 // a connection is written at once, at the end of the frame.
 type inbound struct {
 	b     *Broker
+	peer  string
 	turn  turn.Turn
 	local []subscriptions.Match[*client.Client]
 }
 
 // Accept makes the receiving end for a peer. It is the mesh's Deps.Accept.
-func (b *Broker) Accept(string) mesh.Inbound {
-	return &inbound{b: b}
+func (b *Broker) Accept(peer string) mesh.Inbound {
+	return &inbound{b: b, peer: peer}
 }
 
 // Deliver takes one delivery.
 func (i *inbound) Deliver(d mesh.Delivery, later mesh.Later) mesh.Receipt {
 	if i.turn.Now.IsZero() {
 		i.turn.Now = time.Now()
+	}
+	if i.b.deps.Trace.On() {
+		i.b.deps.Trace.Step(trace.Arrived, d.Message, i.peer, "")
 	}
 	switch d.Target.Kind {
 	case mesh.TargetMatch:
@@ -83,6 +88,7 @@ func (i *inbound) share(d mesh.Delivery, later mesh.Later) mesh.Receipt {
 	if !i.b.deliverShared(s, d.Message, membership{later}, &i.turn) {
 		if d.Message.QoS == 0 {
 			i.b.deps.Metrics.dropped(dropNoMember) // nobody at the other end waits for the answer
+			i.b.traceDrop(d.Message, dropNoMember)
 		}
 		return mesh.Receipt{Outcome: mesh.NoMember}
 	}

@@ -37,6 +37,9 @@ func (b *Broker) Publish(from *client.Client, id uint16, m *message.Message, t *
 
 // send is Publish for a publication that waits, nil at QoS 0.
 func (b *Broker) send(from *client.Client, m *message.Message, p *publication, t *turn.Turn) {
+	if b.deps.Trace.On() {
+		b.traceReceived(m, p)
+	}
 	switch {
 	case topic.IsDirect(m.Topic):
 		b.direct.publish(m, p, t)
@@ -146,6 +149,7 @@ func (b *Broker) forward(l *mesh.Link, d mesh.Delivery, p *publication, t *turn.
 	if p == nil {
 		if !l.SendInTurn(t, d, nil) {
 			b.deps.Metrics.dropped(dropLinkFull)
+			b.traceDrop(d.Message, dropLinkFull)
 		}
 		return
 	}

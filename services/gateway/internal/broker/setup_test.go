@@ -21,6 +21,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/routes"
 	"github.com/beeline-mqtt/beeline/internal/tcp"
+	"github.com/beeline-mqtt/beeline/internal/trace"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/lease"
@@ -83,6 +84,7 @@ type gateway struct {
 	answers  *valve // in what the gateway answers to its peers
 	revision int64
 	clerk    clerk
+	tap      *trace.Tap
 	full     atomic.Bool // the store takes nothing that may wait
 	failing  error       // what reads of the store answer, where set; guarded by registry.mu
 
@@ -162,7 +164,7 @@ func (r *registry) gateway(t testing.TB, id string, revision int64, o options) *
 	g := &gateway{
 		t: t, id: id, registry: r, revision: revision, metrics: prometheus.NewRegistry(), limits: client.DefaultLimits(),
 		table: routes.NewTable[*mesh.Link](), answers: new(valve), valves: make(map[string]*valve), arrived: make(map[string]*client.Client),
-		clerk: clerk{wake: make(chan struct{}, 1)},
+		clerk: clerk{wake: make(chan struct{}, 1)}, tap: trace.New(),
 	}
 	g.limits.Patience = 200 * time.Millisecond
 	if o.limits != nil {
@@ -176,7 +178,7 @@ func (r *registry) gateway(t testing.TB, id string, revision int64, o options) *
 		o.config(&cfg)
 	}
 	logger := discard()
-	deps := Deps{Routes: g.table, LookUp: g.lookUp, Metrics: NewMetrics(g.metrics), Logger: logger}
+	deps := Deps{Routes: g.table, LookUp: g.lookUp, Metrics: NewMetrics(g.metrics), Logger: logger, Trace: g.tap}
 	if r.service != nil {
 		deps.Keeper = func() string { return "s" }
 	}
@@ -186,7 +188,7 @@ func (r *registry) gateway(t testing.TB, id string, revision int64, o options) *
 		Incarnation: id, Revision: revision, ReconnectMin: time.Millisecond, LinkBytes: o.linkBytes, RouteAckTimeout: o.routeAck,
 	}, mesh.Deps{
 		Logger: logger, Metrics: g.metrics, Routes: g.table, Accept: g.Accept, Dial: g.dial,
-		Serving: func() bool { return true },
+		Serving: func() bool { return true }, Trace: g.tap,
 	})
 	if err != nil {
 		t.Fatal(err)

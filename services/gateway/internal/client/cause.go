@@ -32,6 +32,7 @@ const (
 	closedShutdown    closedReason = "shutdown"
 	closedPanic       closedReason = "panic"
 	closedMoved       closedReason = "moved"
+	closedByOperator  closedReason = "operator"
 )
 
 // Cause is why a connection ends, and what the client is told about it.
@@ -66,6 +67,15 @@ func Moved(reference string) Cause {
 	c := Cause{Code: packet.AdministrativeAction, Reason: "this gateway is being drained", NoWill: true, reason: closedMoved}
 	if reference != "" {
 		c.Code, c.Reference = packet.UseAnotherServer, reference
+	}
+	return c
+}
+
+// ByOperator is the cause when an operator ends the connection, or the session with it. The will is published.
+func ByOperator(withSession bool) Cause {
+	c := Cause{Code: packet.AdministrativeAction, Reason: "ended by an operator", reason: closedByOperator}
+	if withSession {
+		c.expiry = new(uint32)
 	}
 	return c
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
 	"github.com/beeline-mqtt/beeline/internal/tcp"
+	"github.com/beeline-mqtt/beeline/internal/trace"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/conn"
@@ -74,6 +75,8 @@ type Deps struct {
 	NextSequence func() uint64
 	Metrics      *Metrics
 	Logger       *slog.Logger
+	// Trace shows what becomes of messages to whoever follows them; nil: nobody can.
+	Trace *trace.Tap
 }
 
 // state is where a client is in its life. It only grows.
@@ -100,10 +103,13 @@ type Client struct {
 	reader    *packet.Reader
 	turn      turn.Turn // of the reading goroutine, as is aliasesIn
 	aliasesIn []string
+	listener  string
+	since     int64 // when the client was told that it is connected, unix nanoseconds; guarded by mu
 	// resolved from CONNECT
 	will          *packet.Will
 	keepAlive     time.Duration // 0: none
 	maximumPacket int           // what the client takes; 0: any size
+	receiveMax    uint16        // the client's Receive Maximum
 	problemInfo   bool
 	cleanStart    bool
 	expiry        uint32 // Session Expiry Interval: 0 when the session ends with the connection
@@ -116,6 +122,10 @@ type Client struct {
 	greedy   bool          // the last read took all it could; of the reading goroutine
 	paused   atomic.Bool   // the socket is not read for now
 	stopped  chan struct{} // closed when the connection is to end
+
+	// changing is held while filters are added or dropped, until the broker and the journal have been told, and while the
+	// session ends: others than the reading goroutine do that, too. It is taken before mu.
+	changing sync.Mutex
 
 	mu         sync.Mutex // guards what follows, and out
 	state      state

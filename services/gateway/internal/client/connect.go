@@ -93,7 +93,7 @@ func (c *Client) malformed(body []byte, err error) *refusal {
 
 // accept decides on a CONNECT and prepares the client for it; everything but the lease.
 func (c *Client) accept(ctx context.Context, p *packet.Connect, listener string) (packet.Connack, error) {
-	c.problemInfo = p.RequestProblemInfo
+	c.listener, c.receiveMax, c.problemInfo = listener, p.ReceiveMaximum, p.RequestProblemInfo
 	c.maximumPacket = int(p.MaximumPacketSize)
 	ack, err := c.name(p)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/engine"
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
+	"github.com/beeline-mqtt/beeline/internal/trace"
 	"github.com/beeline-mqtt/beeline/internal/turn"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/conn"
 )
@@ -16,6 +17,7 @@ import (
 func (c *Client) Deliver(d Delivery, t *turn.Turn) engine.Outcome {
 	if !c.fits(d.Message, packet.PublishOptions{QoS: d.QoS, Retain: d.Retain, IDs: d.IDs}) {
 		c.deps.Metrics.dropped(dropTooLarge, 1)
+		c.traceDrop(d.Message, dropTooLarge)
 		return engine.Queued
 	}
 	c.mu.Lock()
@@ -38,6 +40,7 @@ func (c *Client) Deliver(d Delivery, t *turn.Turn) engine.Outcome {
 	a := c.session.Offer(d, t.Now)
 	if a == engine.Dropped {
 		c.deps.Metrics.dropped(dropQueueFull, 1)
+		c.traceDrop(d.Message, dropQueueFull)
 	}
 	c.fill(t.Now)
 	c.flag(t)
@@ -165,8 +168,21 @@ func (c *Client) encode(dst []byte, o engine.Outgoing, now time.Time) []byte {
 		po.Alias, po.OmitTopic = c.aliases.use(o.Message.Topic)
 	}
 	c.deps.Metrics.sent(o.QoS)
+	if c.deps.Trace.On() {
+		c.deps.Trace.Step(trace.Delivered, o.Message, c.ID, qosName(o.QoS))
+	}
 	return packet.AppendPublish(dst, c.Version, o.Message, po, now)
 }
+
+// traceDrop shows that the client does not get a message.
+func (c *Client) traceDrop(m *message.Message, why dropReason) {
+	if c.deps.Trace.On() {
+		c.deps.Trace.Step(trace.Dropped, m, c.ID, string(why))
+	}
+}
+
+// qosName is a QoS as it is shown.
+func qosName(qos byte) string { return "QoS " + string('0'+rune(qos)) }
 
 // aliasFits reports whether a topic alias may be given: the three bytes that it takes must not make a packet
 // too large that is not so without it.

@@ -12,8 +12,8 @@ import (
 // Publication is one PUBLISH with QoS 1 or 2 on its way: it counts the receipts that its publisher's
 // acknowledgement waits for. It is settled once: by the last receipt, or by the time-out before.
 type Publication struct {
-	from  *Client // nil for a will
-	tell  func(packet.Code)
+	from  *Client           // nil for a will
+	tell  func(packet.Code) // nil: nobody beside the publisher
 	id    uint16
 	qos   byte
 	size  int
@@ -32,8 +32,15 @@ func (p *Publication) Begin(from *Client, id uint16, qos byte, size int, now tim
 	p.code.Store(uint32(packet.NoMatchingSubscribers))
 }
 
-// Tell has f told the outcome, instead of a publisher. It is called after Begin.
-func (p *Publication) Tell(f func(packet.Code)) { p.tell = f }
+// Tell has f told the outcome, as well as whoever was to be told before; the publisher, if there is one, comes last. It is
+// called after Begin.
+func (p *Publication) Tell(f func(packet.Code)) {
+	if first := p.tell; first != nil {
+		p.tell = func(code packet.Code) { first(code); f(code) }
+		return
+	}
+	p.tell = f
+}
 
 // Expect adds a receipt to wait for.
 func (p *Publication) Expect() { p.waiting.Add(1) }
@@ -69,11 +76,11 @@ func (p *Publication) settle(t *turn.Turn) {
 	if !p.settled.CompareAndSwap(false, true) {
 		return
 	}
+	if p.tell != nil {
+		p.tell(packet.Code(p.code.Load()))
+	}
 	c := p.from
 	if c == nil {
-		if p.tell != nil {
-			p.tell(packet.Code(p.code.Load()))
-		}
 		return
 	}
 	c.mu.Lock()

@@ -99,7 +99,8 @@ func (c *Client) welcome(ack packet.Connack) error {
 	// Under the lock: Stop, which cuts the next read short, comes before or after.
 	_ = c.nc.SetDeadline(time.Time{})
 	c.turn.Now = time.Now()
-	c.lastRead.Store(c.turn.Now.UnixNano())
+	c.since = c.turn.Now.UnixNano()
+	c.lastRead.Store(c.since)
 	c.state = open
 	ack.SessionPresent = c.durable != nil && c.durable.present
 	c.out.Append(packet.AppendConnack(c.out.Buffer(), c.Version, ack))
@@ -223,6 +224,8 @@ func (c *Client) leave(attached bool) {
 	_ = c.protect(func() error {
 		t := turn.Turn{Now: time.Now()}
 		defer t.End()
+		c.changing.Lock()
+		defer c.changing.Unlock()
 		c.mu.Lock()
 		defer c.unlock(&t)
 		c.state = ended

@@ -13,14 +13,14 @@ import (
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 )
 
-// subscribing is one SUBSCRIBE whose filters are on their way into the cluster. SUBACK goes out when the last
-// is there, or has been refused.
+// subscribing are filters of one SUBSCRIBE, or of one that somebody makes for the client, on their way into the cluster.
+// The answer is given when the last is there, or has been refused.
 type subscribing struct {
 	c       *Client
-	id      uint16
+	answer  func(codes []packet.Code) // on whatever goroutine brought the last acknowledgement
 	codes   []packet.Code
 	waiting atomic.Int32
-	// retained are the filters whose retained messages follow the SUBACK.
+	// retained are the filters whose retained messages follow the answer.
 	retained []retainedRead
 }
 
@@ -41,14 +41,49 @@ func (c *Client) onSubscribe(s packet.Subscribe) error {
 	if len(s.Filters) > c.limits.FiltersPerPacket {
 		return &packet.Error{Code: packet.QuotaExceeded, Detail: "too many filters in one SUBSCRIBE"}
 	}
-	r := &subscribing{c: c, id: s.PacketID, codes: make([]packet.Code, len(s.Filters))}
-	r.waiting.Store(int32(len(s.Filters)) + 1)
 	c.mu.Lock()
 	c.awaited++
 	c.mu.Unlock()
+	r := c.subscribing(s.Filters, func(codes []packet.Code) { c.suback(s.PacketID, codes) })
+	if err := r.begin(s.Filters); err != nil {
+		return err
+	}
+	r.finish()
+	c.waitForRoom()
+	return nil
+}
+
+// suback answers a SUBSCRIBE of the client's own.
+func (c *Client) suback(id uint16, codes []packet.Code) {
+	c.mu.Lock()
+	c.awaited--
+	c.wakeReader()
+	c.mu.Unlock()
+	var t turn.Turn
+	c.send(&t, func(dst []byte) []byte { return packet.AppendSuback(dst, c.Version, id, codes) })
+	t.End()
+}
+
+// subscribing waits for filters, and for finish.
+func (c *Client) subscribing(filters []packet.Filter, answer func([]packet.Code)) *subscribing {
+	r := &subscribing{c: c, answer: answer, codes: make([]packet.Code, len(filters))}
+	r.waiting.Store(int32(len(filters)) + 1)
+	return r
+}
+
+// begin has the broker and the journal told of filters; an error is a protocol error.
+func (r *subscribing) begin(filters []packet.Filter) error {
+	r.c.changing.Lock()
+	defer r.c.changing.Unlock()
+	return r.beginLocked(filters)
+}
+
+// beginLocked is begin with c.changing held.
+func (r *subscribing) beginLocked(filters []packet.Filter) error {
+	c := r.c
 	var admitted []admission
 	var changes []journal.Change
-	for i, f := range s.Filters {
+	for i, f := range filters {
 		code, number, isNew, err := c.admit(f.Filter, f.Options)
 		if err != nil {
 			return err
@@ -69,8 +104,6 @@ func (c *Client) onSubscribe(s packet.Subscribe) error {
 	for _, a := range admitted {
 		r.subscribe(a)
 	}
-	r.finish()
-	c.waitForRoom()
 	return nil
 }
 
@@ -163,16 +196,7 @@ func (r *subscribing) finish() {
 	if r.waiting.Add(-1) > 0 {
 		return
 	}
-	r.c.mu.Lock()
-	r.c.awaited--
-	r.c.wakeReader()
-	r.c.mu.Unlock()
-	// On whatever goroutine brought the last acknowledgement.
-	var t turn.Turn
-	r.c.send(&t, func(dst []byte) []byte {
-		return packet.AppendSuback(dst, r.c.Version, r.id, r.codes)
-	})
-	t.End()
+	r.answer(r.codes)
 	r.c.readRetained(r.retained)
 }
 
@@ -180,9 +204,33 @@ func (c *Client) onUnsubscribe(u packet.Unsubscribe) error {
 	if len(u.Filters) > c.limits.FiltersPerPacket {
 		return &packet.Error{Code: packet.QuotaExceeded, Detail: "too many filters in one UNSUBSCRIBE"}
 	}
-	codes := make([]packet.Code, len(u.Filters))
+	var codes []packet.Code
+	unsuback := func(t *turn.Turn) {
+		c.send(t, func(dst []byte) []byte {
+			return packet.AppendUnsuback(dst, c.Version, u.PacketID, codes)
+		})
+	}
+	c.changing.Lock()
+	defer c.changing.Unlock()
 	var changes []journal.Change
-	for i, f := range u.Filters {
+	codes, changes = c.unsubscribe(u.Filters)
+	if c.durable == nil || len(changes) == 0 {
+		unsuback(&c.turn)
+		return nil
+	}
+	c.record(changes, func() {
+		var t turn.Turn
+		unsuback(&t)
+		t.End()
+	})
+	return nil
+}
+
+// unsubscribe drops filters, and returns what UNSUBACK says about each, and what a durable session has to record. With
+// c.changing held.
+func (c *Client) unsubscribe(filters []string) (codes []packet.Code, changes []journal.Change) {
+	codes = make([]packet.Code, len(filters))
+	for i, f := range filters {
 		c.mu.Lock()
 		_, has := c.filters[f]
 		if _, kept := c.managed[f]; kept {
@@ -198,19 +246,5 @@ func (c *Client) onUnsubscribe(u packet.Unsubscribe) error {
 		c.deps.Broker.Unsubscribe(c, f)
 		changes = append(changes, journal.Change{Kind: journal.Unsubscribed, Filter: f})
 	}
-	unsuback := func(t *turn.Turn) {
-		c.send(t, func(dst []byte) []byte {
-			return packet.AppendUnsuback(dst, c.Version, u.PacketID, codes)
-		})
-	}
-	if c.durable == nil || len(changes) == 0 {
-		unsuback(&c.turn)
-		return nil
-	}
-	c.record(changes, func() {
-		var t turn.Turn
-		unsuback(&t)
-		t.End()
-	})
-	return nil
+	return codes, changes
 }

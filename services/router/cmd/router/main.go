@@ -36,7 +36,7 @@ func run(ctx context.Context) error {
 	if probe != "" {
 		return probe.Ask(ctx, cfg.Node)
 	}
-	n, err := node.New(ctx, cfg.Node, "router", os.Stderr, node.Options{})
+	n, err := node.New(ctx, cfg.Node, "router", os.Stderr, node.Options{Public: true})
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,9 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, n.Close())
 	}
-	r.Register(n.Server)
+	if err := r.Serve(n.Server); err != nil {
+		return errors.Join(err, n.Close())
+	}
 	n.Readiness.Add("router", r.Ready)
 	return n.Run(ctx, processors.Part(), lifecycle.Simple("router", r.Run))
 }

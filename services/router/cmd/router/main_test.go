@@ -17,11 +17,15 @@ const secret = "0123456789abcdef0123456789abcdef"
 
 func TestWrongConfigurationOfTheRouterNamesTheKey(t *testing.T) {
 	for argument, want := range map[string]string{
-		"--router.secret=short":          "router.secret: must have at least 32 characters",
-		"--router.attempts=0":            "router.attempts: must be positive",
-		"--router.book.sweep_rate=0":     "router.book.sweep_rate: must be positive",
-		"--router.source_connections=-1": "router.source_connections: must not be negative",
-		"--router.connect_bytes=100":     "router.connect_bytes: must be at least 1KiB",
+		"--router.secret=short":                            "router.secret: must have at least 32 characters",
+		"--router.attempts=0":                              "router.attempts: must be positive",
+		"--router.book.sweep_rate=0":                       "router.book.sweep_rate: must be positive",
+		"--router.source_connections=-1":                   "router.source_connections: must not be negative",
+		"--router.connect_bytes=100":                       "router.connect_bytes: must be at least 1KiB",
+		"--router.rest.address=:8080":                      "router.rest.cert_file: is missing",
+		"--router.access.rates.viewer.calls=-1":            "router.access.rates.viewer.calls: must not be negative",
+		"--router.access.jwt.jwks_url=http://keys.example": "router.access.jwt.jwks_url: must be https",
+		"--router.access.tokens_file=/none/there":          "token file: stat /none/there",
 	} {
 		nodetest.Fails(t, nodetest.Call{Args: []string{"--rpc.tls.insecure", "--router.secret=" + secret, argument}}, want)
 	}

@@ -66,6 +66,8 @@ type Inspection struct {
 	Record        store.Record
 	Subscriptions []journal.Subscription
 	Stats         store.Stats
+	// Groups that the client is a member of, sorted, as long as the session is held here.
+	Groups []string
 }
 
 // Inspect shows a client's session; false: it has none.
@@ -76,6 +78,7 @@ func (k *Keeper) Inspect(client string) (Inspection, bool, error) {
 	var i Inspection
 	if known {
 		i.Record = s.rec
+		i.Groups = groupsOf(s.subs)
 	}
 	k.mu.Unlock()
 	if !known {

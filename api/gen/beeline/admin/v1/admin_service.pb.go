@@ -24,138 +24,12 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Presence is whether a client is connected.
-type Presence int32
-
-const (
-	// Both.
-	Presence_PRESENCE_UNSPECIFIED Presence = 0
-	// It is connected.
-	Presence_PRESENCE_CONNECTED Presence = 1
-	// It has a session and is away.
-	Presence_PRESENCE_AWAY Presence = 2
-)
-
-// Enum value maps for Presence.
-var (
-	Presence_name = map[int32]string{
-		0: "PRESENCE_UNSPECIFIED",
-		1: "PRESENCE_CONNECTED",
-		2: "PRESENCE_AWAY",
-	}
-	Presence_value = map[string]int32{
-		"PRESENCE_UNSPECIFIED": 0,
-		"PRESENCE_CONNECTED":   1,
-		"PRESENCE_AWAY":        2,
-	}
-)
-
-func (x Presence) Enum() *Presence {
-	p := new(Presence)
-	*p = x
-	return p
-}
-
-func (x Presence) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Presence) Descriptor() protoreflect.EnumDescriptor {
-	return file_beeline_admin_v1_admin_service_proto_enumTypes[0].Descriptor()
-}
-
-func (Presence) Type() protoreflect.EnumType {
-	return &file_beeline_admin_v1_admin_service_proto_enumTypes[0]
-}
-
-func (x Presence) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Presence.Descriptor instead.
-func (Presence) EnumDescriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{0}
-}
-
-// Step is what happened.
-type TraceResponse_Step int32
-
-const (
-	// Not given.
-	TraceResponse_STEP_UNSPECIFIED TraceResponse_Step = 0
-	// A gateway has taken it from its publisher.
-	TraceResponse_STEP_RECEIVED TraceResponse_Step = 1
-	// It was put on the link to another process.
-	TraceResponse_STEP_FORWARDED TraceResponse_Step = 2
-	// It came over a link.
-	TraceResponse_STEP_ARRIVED TraceResponse_Step = 3
-	// It was handed to a client.
-	TraceResponse_STEP_DELIVERED TraceResponse_Step = 4
-	// A holder has given its receipt.
-	TraceResponse_STEP_RECEIPT TraceResponse_Step = 5
-	// Its publisher was told the outcome.
-	TraceResponse_STEP_ANSWERED TraceResponse_Step = 6
-	// It was dropped.
-	TraceResponse_STEP_DROPPED TraceResponse_Step = 7
-)
-
-// Enum value maps for TraceResponse_Step.
-var (
-	TraceResponse_Step_name = map[int32]string{
-		0: "STEP_UNSPECIFIED",
-		1: "STEP_RECEIVED",
-		2: "STEP_FORWARDED",
-		3: "STEP_ARRIVED",
-		4: "STEP_DELIVERED",
-		5: "STEP_RECEIPT",
-		6: "STEP_ANSWERED",
-		7: "STEP_DROPPED",
-	}
-	TraceResponse_Step_value = map[string]int32{
-		"STEP_UNSPECIFIED": 0,
-		"STEP_RECEIVED":    1,
-		"STEP_FORWARDED":   2,
-		"STEP_ARRIVED":     3,
-		"STEP_DELIVERED":   4,
-		"STEP_RECEIPT":     5,
-		"STEP_ANSWERED":    6,
-		"STEP_DROPPED":     7,
-	}
-)
-
-func (x TraceResponse_Step) Enum() *TraceResponse_Step {
-	p := new(TraceResponse_Step)
-	*p = x
-	return p
-}
-
-func (x TraceResponse_Step) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (TraceResponse_Step) Descriptor() protoreflect.EnumDescriptor {
-	return file_beeline_admin_v1_admin_service_proto_enumTypes[1].Descriptor()
-}
-
-func (TraceResponse_Step) Type() protoreflect.EnumType {
-	return &file_beeline_admin_v1_admin_service_proto_enumTypes[1]
-}
-
-func (x TraceResponse_Step) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use TraceResponse_Step.Descriptor instead.
-func (TraceResponse_Step) EnumDescriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{27, 0}
-}
-
 // ListClientsRequest asks for a page.
 type ListClientsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only those whose ids begin with this.
 	ClientIdPrefix string `protobuf:"bytes,1,opt,name=client_id_prefix,json=clientIdPrefix,proto3" json:"client_id_prefix,omitempty"`
-	// Only those that have connected as this user.
+	// Only those that are connected as this user.
 	Username string `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
 	// Only those at this gateway (its incarnation).
 	Gateway string `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
@@ -248,7 +122,7 @@ type ListClientsResponse struct {
 	Clients []*ClientSummary `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"`
 	// For the next page; empty: there is none.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	// Gateways that did not answer, with why: their clients are missing.
+	// Processes that did not answer, with why: their clients are missing.
 	Troubles      []string `protobuf:"bytes,3,rep,name=troubles,proto3" json:"troubles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -305,124 +179,6 @@ func (x *ListClientsResponse) GetTroubles() []string {
 	return nil
 }
 
-// ClientSummary is one client in short.
-type ClientSummary struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Client id.
-	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
-	// User name that it presented; empty: none.
-	Username string `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
-	// Whether it is connected.
-	Presence Presence `protobuf:"varint,3,opt,name=presence,proto3,enum=beeline.admin.v1.Presence" json:"presence,omitempty"`
-	// Incarnation of the gateway that has its connection; empty while it is away.
-	Gateway string `protobuf:"bytes,4,opt,name=gateway,proto3" json:"gateway,omitempty"`
-	// Where it comes from, host:port; empty while it is away.
-	RemoteAddress string `protobuf:"bytes,5,opt,name=remote_address,json=remoteAddress,proto3" json:"remote_address,omitempty"`
-	// Version of MQTT: 3.1, 3.1.1 or 5; empty while it is away.
-	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
-	// Since when it is connected; absent while it is away.
-	ConnectedSince *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=connected_since,json=connectedSince,proto3" json:"connected_since,omitempty"`
-	// Whether its session outlives the connection.
-	Durable bool `protobuf:"varint,8,opt,name=durable,proto3" json:"durable,omitempty"`
-	// How many subscriptions it has.
-	Subscriptions uint32 `protobuf:"varint,9,opt,name=subscriptions,proto3" json:"subscriptions,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ClientSummary) Reset() {
-	*x = ClientSummary{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[2]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ClientSummary) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ClientSummary) ProtoMessage() {}
-
-func (x *ClientSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[2]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ClientSummary.ProtoReflect.Descriptor instead.
-func (*ClientSummary) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *ClientSummary) GetClientId() string {
-	if x != nil {
-		return x.ClientId
-	}
-	return ""
-}
-
-func (x *ClientSummary) GetUsername() string {
-	if x != nil {
-		return x.Username
-	}
-	return ""
-}
-
-func (x *ClientSummary) GetPresence() Presence {
-	if x != nil {
-		return x.Presence
-	}
-	return Presence_PRESENCE_UNSPECIFIED
-}
-
-func (x *ClientSummary) GetGateway() string {
-	if x != nil {
-		return x.Gateway
-	}
-	return ""
-}
-
-func (x *ClientSummary) GetRemoteAddress() string {
-	if x != nil {
-		return x.RemoteAddress
-	}
-	return ""
-}
-
-func (x *ClientSummary) GetVersion() string {
-	if x != nil {
-		return x.Version
-	}
-	return ""
-}
-
-func (x *ClientSummary) GetConnectedSince() *timestamppb.Timestamp {
-	if x != nil {
-		return x.ConnectedSince
-	}
-	return nil
-}
-
-func (x *ClientSummary) GetDurable() bool {
-	if x != nil {
-		return x.Durable
-	}
-	return false
-}
-
-func (x *ClientSummary) GetSubscriptions() uint32 {
-	if x != nil {
-		return x.Subscriptions
-	}
-	return 0
-}
-
 // GetClientRequest names a client.
 type GetClientRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -434,7 +190,7 @@ type GetClientRequest struct {
 
 func (x *GetClientRequest) Reset() {
 	*x = GetClientRequest{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[3]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +202,7 @@ func (x *GetClientRequest) String() string {
 func (*GetClientRequest) ProtoMessage() {}
 
 func (x *GetClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[3]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +215,7 @@ func (x *GetClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClientRequest.ProtoReflect.Descriptor instead.
 func (*GetClientRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{3}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *GetClientRequest) GetClientId() string {
@@ -484,7 +240,7 @@ type GetClientResponse struct {
 	Session *Session `protobuf:"bytes,5,opt,name=session,proto3" json:"session,omitempty"`
 	// Its subscriptions.
 	Subscriptions []*Subscription `protobuf:"bytes,6,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
-	// Groups that it is a member of.
+	// Groups that it is a member of, itself or by its user, by name.
 	Groups        []string `protobuf:"bytes,7,rep,name=groups,proto3" json:"groups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -492,7 +248,7 @@ type GetClientResponse struct {
 
 func (x *GetClientResponse) Reset() {
 	*x = GetClientResponse{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[4]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -504,7 +260,7 @@ func (x *GetClientResponse) String() string {
 func (*GetClientResponse) ProtoMessage() {}
 
 func (x *GetClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[4]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -517,7 +273,7 @@ func (x *GetClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClientResponse.ProtoReflect.Descriptor instead.
 func (*GetClientResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{4}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *GetClientResponse) GetClient() *ClientSummary {
@@ -569,460 +325,6 @@ func (x *GetClientResponse) GetGroups() []string {
 	return nil
 }
 
-// Connection is what is known of a connection.
-type Connection struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the listener that it came by.
-	Listener string `protobuf:"bytes,1,opt,name=listener,proto3" json:"listener,omitempty"`
-	// Keep Alive in force, in seconds; 0: none.
-	KeepAliveSeconds uint32 `protobuf:"varint,2,opt,name=keep_alive_seconds,json=keepAliveSeconds,proto3" json:"keep_alive_seconds,omitempty"`
-	// Milliseconds since the last packet.
-	IdleMs uint64 `protobuf:"varint,3,opt,name=idle_ms,json=idleMs,proto3" json:"idle_ms,omitempty"`
-	// Receive Maximum and Maximum Packet Size of the client; 0: not given.
-	ReceiveMaximum uint32 `protobuf:"varint,4,opt,name=receive_maximum,json=receiveMaximum,proto3" json:"receive_maximum,omitempty"`
-	// Maximum Packet Size of the client in bytes; 0: any.
-	MaximumPacketSize uint32 `protobuf:"varint,5,opt,name=maximum_packet_size,json=maximumPacketSize,proto3" json:"maximum_packet_size,omitempty"`
-	// Clean Start.
-	CleanStart bool `protobuf:"varint,6,opt,name=clean_start,json=cleanStart,proto3" json:"clean_start,omitempty"`
-	// Bytes that wait to be written.
-	OutputBytes uint64 `protobuf:"varint,7,opt,name=output_bytes,json=outputBytes,proto3" json:"output_bytes,omitempty"`
-	// It is not read for now, because it is over its bounds.
-	Paused bool `protobuf:"varint,8,opt,name=paused,proto3" json:"paused,omitempty"`
-	// Whether there is a will.
-	Will          bool `protobuf:"varint,9,opt,name=will,proto3" json:"will,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Connection) Reset() {
-	*x = Connection{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Connection) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Connection) ProtoMessage() {}
-
-func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Connection.ProtoReflect.Descriptor instead.
-func (*Connection) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *Connection) GetListener() string {
-	if x != nil {
-		return x.Listener
-	}
-	return ""
-}
-
-func (x *Connection) GetKeepAliveSeconds() uint32 {
-	if x != nil {
-		return x.KeepAliveSeconds
-	}
-	return 0
-}
-
-func (x *Connection) GetIdleMs() uint64 {
-	if x != nil {
-		return x.IdleMs
-	}
-	return 0
-}
-
-func (x *Connection) GetReceiveMaximum() uint32 {
-	if x != nil {
-		return x.ReceiveMaximum
-	}
-	return 0
-}
-
-func (x *Connection) GetMaximumPacketSize() uint32 {
-	if x != nil {
-		return x.MaximumPacketSize
-	}
-	return 0
-}
-
-func (x *Connection) GetCleanStart() bool {
-	if x != nil {
-		return x.CleanStart
-	}
-	return false
-}
-
-func (x *Connection) GetOutputBytes() uint64 {
-	if x != nil {
-		return x.OutputBytes
-	}
-	return 0
-}
-
-func (x *Connection) GetPaused() bool {
-	if x != nil {
-		return x.Paused
-	}
-	return false
-}
-
-func (x *Connection) GetWill() bool {
-	if x != nil {
-		return x.Will
-	}
-	return false
-}
-
-// Session is what is known of a session.
-type Session struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whether it outlives the connection.
-	Durable bool `protobuf:"varint,1,opt,name=durable,proto3" json:"durable,omitempty"`
-	// Session Expiry Interval in seconds; 4294967295: it never expires.
-	ExpirySeconds uint32 `protobuf:"varint,2,opt,name=expiry_seconds,json=expirySeconds,proto3" json:"expiry_seconds,omitempty"`
-	// Milliseconds until it expires; absent while the client is connected, or when it never does.
-	ExpiresInMs *uint64 `protobuf:"varint,3,opt,name=expires_in_ms,json=expiresInMs,proto3,oneof" json:"expires_in_ms,omitempty"`
-	// Messages queued for the connection, in bytes, and in flight without acknowledgement.
-	QueuedMessages uint64 `protobuf:"varint,4,opt,name=queued_messages,json=queuedMessages,proto3" json:"queued_messages,omitempty"`
-	// Bytes of them.
-	QueuedBytes uint64 `protobuf:"varint,5,opt,name=queued_bytes,json=queuedBytes,proto3" json:"queued_bytes,omitempty"`
-	// Messages sent and not acknowledged.
-	InFlight uint64 `protobuf:"varint,6,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
-	// Messages of the client that the cluster has not answered yet.
-	Unsettled uint64 `protobuf:"varint,7,opt,name=unsettled,proto3" json:"unsettled,omitempty"`
-	// Messages in the inbox.
-	InboxMessages uint64 `protobuf:"varint,8,opt,name=inbox_messages,json=inboxMessages,proto3" json:"inbox_messages,omitempty"`
-	// Bytes of them.
-	InboxBytes uint64 `protobuf:"varint,9,opt,name=inbox_bytes,json=inboxBytes,proto3" json:"inbox_bytes,omitempty"`
-	// Age of the oldest, in milliseconds.
-	InboxOldestMs uint64 `protobuf:"varint,10,opt,name=inbox_oldest_ms,json=inboxOldestMs,proto3" json:"inbox_oldest_ms,omitempty"`
-	// Messages that the inbox has dropped because of its bounds.
-	InboxDropped uint64 `protobuf:"varint,11,opt,name=inbox_dropped,json=inboxDropped,proto3" json:"inbox_dropped,omitempty"`
-	// Why the last of them was: messages, bytes or age; empty: none was.
-	LastDropReason string `protobuf:"bytes,12,opt,name=last_drop_reason,json=lastDropReason,proto3" json:"last_drop_reason,omitempty"`
-	// The oldest messages of the inbox, at most 10, without their payloads.
-	Inbox []*InboxEntry `protobuf:"bytes,13,rep,name=inbox,proto3" json:"inbox,omitempty"`
-	// What has been counted since the connection began, by name: sent, acknowledged, refused, dropped, expired, received.
-	Counters      map[string]uint64 `protobuf:"bytes,14,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Session) Reset() {
-	*x = Session{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[6]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Session) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Session) ProtoMessage() {}
-
-func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[6]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Session.ProtoReflect.Descriptor instead.
-func (*Session) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *Session) GetDurable() bool {
-	if x != nil {
-		return x.Durable
-	}
-	return false
-}
-
-func (x *Session) GetExpirySeconds() uint32 {
-	if x != nil {
-		return x.ExpirySeconds
-	}
-	return 0
-}
-
-func (x *Session) GetExpiresInMs() uint64 {
-	if x != nil && x.ExpiresInMs != nil {
-		return *x.ExpiresInMs
-	}
-	return 0
-}
-
-func (x *Session) GetQueuedMessages() uint64 {
-	if x != nil {
-		return x.QueuedMessages
-	}
-	return 0
-}
-
-func (x *Session) GetQueuedBytes() uint64 {
-	if x != nil {
-		return x.QueuedBytes
-	}
-	return 0
-}
-
-func (x *Session) GetInFlight() uint64 {
-	if x != nil {
-		return x.InFlight
-	}
-	return 0
-}
-
-func (x *Session) GetUnsettled() uint64 {
-	if x != nil {
-		return x.Unsettled
-	}
-	return 0
-}
-
-func (x *Session) GetInboxMessages() uint64 {
-	if x != nil {
-		return x.InboxMessages
-	}
-	return 0
-}
-
-func (x *Session) GetInboxBytes() uint64 {
-	if x != nil {
-		return x.InboxBytes
-	}
-	return 0
-}
-
-func (x *Session) GetInboxOldestMs() uint64 {
-	if x != nil {
-		return x.InboxOldestMs
-	}
-	return 0
-}
-
-func (x *Session) GetInboxDropped() uint64 {
-	if x != nil {
-		return x.InboxDropped
-	}
-	return 0
-}
-
-func (x *Session) GetLastDropReason() string {
-	if x != nil {
-		return x.LastDropReason
-	}
-	return ""
-}
-
-func (x *Session) GetInbox() []*InboxEntry {
-	if x != nil {
-		return x.Inbox
-	}
-	return nil
-}
-
-func (x *Session) GetCounters() map[string]uint64 {
-	if x != nil {
-		return x.Counters
-	}
-	return nil
-}
-
-// InboxEntry is a message in an inbox.
-type InboxEntry struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its place.
-	Position uint64 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
-	// Topic name.
-	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
-	// QoS of the delivery.
-	Qos v1.Qos `protobuf:"varint,3,opt,name=qos,proto3,enum=beeline.message.v1.Qos" json:"qos,omitempty"`
-	// Bytes of its payload.
-	PayloadBytes uint64 `protobuf:"varint,4,opt,name=payload_bytes,json=payloadBytes,proto3" json:"payload_bytes,omitempty"`
-	// Client id of its publisher.
-	Publisher     string `protobuf:"bytes,5,opt,name=publisher,proto3" json:"publisher,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *InboxEntry) Reset() {
-	*x = InboxEntry{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[7]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *InboxEntry) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*InboxEntry) ProtoMessage() {}
-
-func (x *InboxEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[7]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use InboxEntry.ProtoReflect.Descriptor instead.
-func (*InboxEntry) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{7}
-}
-
-func (x *InboxEntry) GetPosition() uint64 {
-	if x != nil {
-		return x.Position
-	}
-	return 0
-}
-
-func (x *InboxEntry) GetTopic() string {
-	if x != nil {
-		return x.Topic
-	}
-	return ""
-}
-
-func (x *InboxEntry) GetQos() v1.Qos {
-	if x != nil {
-		return x.Qos
-	}
-	return v1.Qos(0)
-}
-
-func (x *InboxEntry) GetPayloadBytes() uint64 {
-	if x != nil {
-		return x.PayloadBytes
-	}
-	return 0
-}
-
-func (x *InboxEntry) GetPublisher() string {
-	if x != nil {
-		return x.Publisher
-	}
-	return ""
-}
-
-// Subscription is one subscription of a client.
-type Subscription struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Topic filter as the client wrote it, $share included.
-	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
-	// Maximum QoS.
-	Qos v1.Qos `protobuf:"varint,2,opt,name=qos,proto3,enum=beeline.message.v1.Qos" json:"qos,omitempty"`
-	// No Local.
-	NoLocal bool `protobuf:"varint,3,opt,name=no_local,json=noLocal,proto3" json:"no_local,omitempty"`
-	// Retain As Published.
-	RetainAsPublished bool `protobuf:"varint,4,opt,name=retain_as_published,json=retainAsPublished,proto3" json:"retain_as_published,omitempty"`
-	// Retain Handling: 0, 1 or 2.
-	RetainHandling uint32 `protobuf:"varint,5,opt,name=retain_handling,json=retainHandling,proto3" json:"retain_handling,omitempty"`
-	// Subscription Identifier; 0: none.
-	SubscriptionId uint32 `protobuf:"varint,6,opt,name=subscription_id,json=subscriptionId,proto3" json:"subscription_id,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
-}
-
-func (x *Subscription) Reset() {
-	*x = Subscription{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[8]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Subscription) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Subscription) ProtoMessage() {}
-
-func (x *Subscription) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[8]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Subscription.ProtoReflect.Descriptor instead.
-func (*Subscription) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *Subscription) GetFilter() string {
-	if x != nil {
-		return x.Filter
-	}
-	return ""
-}
-
-func (x *Subscription) GetQos() v1.Qos {
-	if x != nil {
-		return x.Qos
-	}
-	return v1.Qos(0)
-}
-
-func (x *Subscription) GetNoLocal() bool {
-	if x != nil {
-		return x.NoLocal
-	}
-	return false
-}
-
-func (x *Subscription) GetRetainAsPublished() bool {
-	if x != nil {
-		return x.RetainAsPublished
-	}
-	return false
-}
-
-func (x *Subscription) GetRetainHandling() uint32 {
-	if x != nil {
-		return x.RetainHandling
-	}
-	return 0
-}
-
-func (x *Subscription) GetSubscriptionId() uint32 {
-	if x != nil {
-		return x.SubscriptionId
-	}
-	return 0
-}
-
 // DisconnectClientRequest names a client.
 type DisconnectClientRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1034,7 +336,7 @@ type DisconnectClientRequest struct {
 
 func (x *DisconnectClientRequest) Reset() {
 	*x = DisconnectClientRequest{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[9]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +348,7 @@ func (x *DisconnectClientRequest) String() string {
 func (*DisconnectClientRequest) ProtoMessage() {}
 
 func (x *DisconnectClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[9]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +361,7 @@ func (x *DisconnectClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectClientRequest.ProtoReflect.Descriptor instead.
 func (*DisconnectClientRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{9}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *DisconnectClientRequest) GetClientId() string {
@@ -1078,7 +380,7 @@ type DisconnectClientResponse struct {
 
 func (x *DisconnectClientResponse) Reset() {
 	*x = DisconnectClientResponse{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[10]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +392,7 @@ func (x *DisconnectClientResponse) String() string {
 func (*DisconnectClientResponse) ProtoMessage() {}
 
 func (x *DisconnectClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[10]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +405,7 @@ func (x *DisconnectClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectClientResponse.ProtoReflect.Descriptor instead.
 func (*DisconnectClientResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{10}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{5}
 }
 
 // RemoveSessionRequest names a client.
@@ -1117,7 +419,7 @@ type RemoveSessionRequest struct {
 
 func (x *RemoveSessionRequest) Reset() {
 	*x = RemoveSessionRequest{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[11]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +431,7 @@ func (x *RemoveSessionRequest) String() string {
 func (*RemoveSessionRequest) ProtoMessage() {}
 
 func (x *RemoveSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[11]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +444,7 @@ func (x *RemoveSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSessionRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSessionRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{11}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RemoveSessionRequest) GetClientId() string {
@@ -1161,7 +463,7 @@ type RemoveSessionResponse struct {
 
 func (x *RemoveSessionResponse) Reset() {
 	*x = RemoveSessionResponse{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[12]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +475,7 @@ func (x *RemoveSessionResponse) String() string {
 func (*RemoveSessionResponse) ProtoMessage() {}
 
 func (x *RemoveSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[12]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +488,7 @@ func (x *RemoveSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSessionResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSessionResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{12}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{7}
 }
 
 // SubscribeClientRequest subscribes a client.
@@ -1202,7 +504,7 @@ type SubscribeClientRequest struct {
 
 func (x *SubscribeClientRequest) Reset() {
 	*x = SubscribeClientRequest{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[13]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +516,7 @@ func (x *SubscribeClientRequest) String() string {
 func (*SubscribeClientRequest) ProtoMessage() {}
 
 func (x *SubscribeClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[13]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +529,7 @@ func (x *SubscribeClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeClientRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeClientRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{13}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SubscribeClientRequest) GetClientId() string {
@@ -1253,7 +555,7 @@ type SubscribeClientResponse struct {
 
 func (x *SubscribeClientResponse) Reset() {
 	*x = SubscribeClientResponse{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[14]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +567,7 @@ func (x *SubscribeClientResponse) String() string {
 func (*SubscribeClientResponse) ProtoMessage() {}
 
 func (x *SubscribeClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[14]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +580,7 @@ func (x *SubscribeClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeClientResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeClientResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{14}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{9}
 }
 
 // UnsubscribeClientRequest ends a subscription.
@@ -1294,7 +596,7 @@ type UnsubscribeClientRequest struct {
 
 func (x *UnsubscribeClientRequest) Reset() {
 	*x = UnsubscribeClientRequest{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[15]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1306,7 +608,7 @@ func (x *UnsubscribeClientRequest) String() string {
 func (*UnsubscribeClientRequest) ProtoMessage() {}
 
 func (x *UnsubscribeClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[15]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1319,7 +621,7 @@ func (x *UnsubscribeClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsubscribeClientRequest.ProtoReflect.Descriptor instead.
 func (*UnsubscribeClientRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{15}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UnsubscribeClientRequest) GetClientId() string {
@@ -1345,7 +647,7 @@ type UnsubscribeClientResponse struct {
 
 func (x *UnsubscribeClientResponse) Reset() {
 	*x = UnsubscribeClientResponse{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[16]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +659,7 @@ func (x *UnsubscribeClientResponse) String() string {
 func (*UnsubscribeClientResponse) ProtoMessage() {}
 
 func (x *UnsubscribeClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[16]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +672,7 @@ func (x *UnsubscribeClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsubscribeClientResponse.ProtoReflect.Descriptor instead.
 func (*UnsubscribeClientResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{16}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{11}
 }
 
 // ExplainTopicRequest asks about a topic.
@@ -1388,7 +690,7 @@ type ExplainTopicRequest struct {
 
 func (x *ExplainTopicRequest) Reset() {
 	*x = ExplainTopicRequest{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[17]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +702,7 @@ func (x *ExplainTopicRequest) String() string {
 func (*ExplainTopicRequest) ProtoMessage() {}
 
 func (x *ExplainTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[17]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +715,7 @@ func (x *ExplainTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainTopicRequest.ProtoReflect.Descriptor instead.
 func (*ExplainTopicRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{17}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExplainTopicRequest) GetTopic() string {
@@ -1442,19 +744,21 @@ type ExplainTopicResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Processes to which the message would go, as the gateway that was asked sees the routes.
 	Routes []*RouteMatch `protobuf:"bytes,1,rep,name=routes,proto3" json:"routes,omitempty"`
-	// Who would get it.
+	// Who would get it, by client id.
 	Receivers []*TopicReceiver `protobuf:"bytes,2,rep,name=receivers,proto3" json:"receivers,omitempty"`
 	// How many there are in all.
 	ReceiversTotal uint64 `protobuf:"varint,3,opt,name=receivers_total,json=receiversTotal,proto3" json:"receivers_total,omitempty"`
 	// About the client that was asked about, in a sentence.
-	ClientAnswer  string `protobuf:"bytes,4,opt,name=client_answer,json=clientAnswer,proto3" json:"client_answer,omitempty"`
+	ClientAnswer string `protobuf:"bytes,4,opt,name=client_answer,json=clientAnswer,proto3" json:"client_answer,omitempty"`
+	// Processes that did not answer, with why: their receivers are missing.
+	Troubles      []string `protobuf:"bytes,5,rep,name=troubles,proto3" json:"troubles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainTopicResponse) Reset() {
 	*x = ExplainTopicResponse{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[18]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +770,7 @@ func (x *ExplainTopicResponse) String() string {
 func (*ExplainTopicResponse) ProtoMessage() {}
 
 func (x *ExplainTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[18]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +783,7 @@ func (x *ExplainTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainTopicResponse.ProtoReflect.Descriptor instead.
 func (*ExplainTopicResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{18}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExplainTopicResponse) GetRoutes() []*RouteMatch {
@@ -1510,168 +814,11 @@ func (x *ExplainTopicResponse) GetClientAnswer() string {
 	return ""
 }
 
-// RouteMatch is a route that matches a topic.
-type RouteMatch struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Incarnation of the process that wants the message.
-	Incarnation string `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	// Topic filter.
-	Filter string `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
-	// Shared subscription; empty: an ordinary one.
-	ShareGroup string `protobuf:"bytes,3,opt,name=share_group,json=shareGroup,proto3" json:"share_group,omitempty"`
-	// Members of the shared subscription there.
-	Members uint32 `protobuf:"varint,4,opt,name=members,proto3" json:"members,omitempty"`
-	// Whether a durable session is behind it.
-	Durable       bool `protobuf:"varint,5,opt,name=durable,proto3" json:"durable,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RouteMatch) Reset() {
-	*x = RouteMatch{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[19]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RouteMatch) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RouteMatch) ProtoMessage() {}
-
-func (x *RouteMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[19]
+func (x *ExplainTopicResponse) GetTroubles() []string {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
+		return x.Troubles
 	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RouteMatch.ProtoReflect.Descriptor instead.
-func (*RouteMatch) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{19}
-}
-
-func (x *RouteMatch) GetIncarnation() string {
-	if x != nil {
-		return x.Incarnation
-	}
-	return ""
-}
-
-func (x *RouteMatch) GetFilter() string {
-	if x != nil {
-		return x.Filter
-	}
-	return ""
-}
-
-func (x *RouteMatch) GetShareGroup() string {
-	if x != nil {
-		return x.ShareGroup
-	}
-	return ""
-}
-
-func (x *RouteMatch) GetMembers() uint32 {
-	if x != nil {
-		return x.Members
-	}
-	return 0
-}
-
-func (x *RouteMatch) GetDurable() bool {
-	if x != nil {
-		return x.Durable
-	}
-	return false
-}
-
-// TopicReceiver is a client that would get a message.
-type TopicReceiver struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Client id.
-	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
-	// Incarnation that holds it.
-	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
-	// The filter that matches, as the client wrote it; empty: the topic names the client.
-	Filter string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
-	// QoS at which it would get a message of QoS 2.
-	Qos v1.Qos `protobuf:"varint,4,opt,name=qos,proto3,enum=beeline.message.v1.Qos" json:"qos,omitempty"`
-	// It is away: the message would be kept.
-	Away          bool `protobuf:"varint,5,opt,name=away,proto3" json:"away,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TopicReceiver) Reset() {
-	*x = TopicReceiver{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[20]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TopicReceiver) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TopicReceiver) ProtoMessage() {}
-
-func (x *TopicReceiver) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[20]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TopicReceiver.ProtoReflect.Descriptor instead.
-func (*TopicReceiver) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{20}
-}
-
-func (x *TopicReceiver) GetClientId() string {
-	if x != nil {
-		return x.ClientId
-	}
-	return ""
-}
-
-func (x *TopicReceiver) GetHolder() string {
-	if x != nil {
-		return x.Holder
-	}
-	return ""
-}
-
-func (x *TopicReceiver) GetFilter() string {
-	if x != nil {
-		return x.Filter
-	}
-	return ""
-}
-
-func (x *TopicReceiver) GetQos() v1.Qos {
-	if x != nil {
-		return x.Qos
-	}
-	return v1.Qos(0)
-}
-
-func (x *TopicReceiver) GetAway() bool {
-	if x != nil {
-		return x.Away
-	}
-	return false
+	return nil
 }
 
 // ListRetainedRequest asks for a page.
@@ -1691,7 +838,7 @@ type ListRetainedRequest struct {
 
 func (x *ListRetainedRequest) Reset() {
 	*x = ListRetainedRequest{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[21]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +850,7 @@ func (x *ListRetainedRequest) String() string {
 func (*ListRetainedRequest) ProtoMessage() {}
 
 func (x *ListRetainedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[21]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +863,7 @@ func (x *ListRetainedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRetainedRequest.ProtoReflect.Descriptor instead.
 func (*ListRetainedRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{21}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListRetainedRequest) GetFilter() string {
@@ -1760,7 +907,7 @@ type ListRetainedResponse struct {
 
 func (x *ListRetainedResponse) Reset() {
 	*x = ListRetainedResponse{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[22]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +919,7 @@ func (x *ListRetainedResponse) String() string {
 func (*ListRetainedResponse) ProtoMessage() {}
 
 func (x *ListRetainedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[22]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +932,7 @@ func (x *ListRetainedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRetainedResponse.ProtoReflect.Descriptor instead.
 func (*ListRetainedResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{22}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListRetainedResponse) GetMessages() []*RetainedMessage {
@@ -1823,7 +970,7 @@ type RetainedMessage struct {
 
 func (x *RetainedMessage) Reset() {
 	*x = RetainedMessage{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[23]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +982,7 @@ func (x *RetainedMessage) String() string {
 func (*RetainedMessage) ProtoMessage() {}
 
 func (x *RetainedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[23]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +995,7 @@ func (x *RetainedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetainedMessage.ProtoReflect.Descriptor instead.
 func (*RetainedMessage) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{23}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RetainedMessage) GetTopic() string {
@@ -1904,7 +1051,7 @@ type DeleteRetainedRequest struct {
 
 func (x *DeleteRetainedRequest) Reset() {
 	*x = DeleteRetainedRequest{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[24]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +1063,7 @@ func (x *DeleteRetainedRequest) String() string {
 func (*DeleteRetainedRequest) ProtoMessage() {}
 
 func (x *DeleteRetainedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[24]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +1076,7 @@ func (x *DeleteRetainedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRetainedRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRetainedRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{24}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteRetainedRequest) GetTopic() string {
@@ -1948,7 +1095,7 @@ type DeleteRetainedResponse struct {
 
 func (x *DeleteRetainedResponse) Reset() {
 	*x = DeleteRetainedResponse{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[25]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +1107,7 @@ func (x *DeleteRetainedResponse) String() string {
 func (*DeleteRetainedResponse) ProtoMessage() {}
 
 func (x *DeleteRetainedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[25]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,15 +1120,16 @@ func (x *DeleteRetainedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRetainedResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRetainedResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{25}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{18}
 }
 
-// TraceRequest says what is followed; at least one of the two.
+// TraceRequest says what is followed; at least one of the two. With both, a message has to be of both.
 type TraceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Messages that this client publishes or gets.
+	// Messages that this client publishes, those that are addressed to it by name, and, of others that it gets, that they
+	// were handed to it: before that nobody knows that they are for it.
 	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
-	// Messages on topics that match this filter.
+	// Messages on topics that match this filter. Unlike a subscription it may match topics that name a client (p2p/...).
 	Filter        string `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1989,7 +1137,7 @@ type TraceRequest struct {
 
 func (x *TraceRequest) Reset() {
 	*x = TraceRequest{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[26]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +1149,7 @@ func (x *TraceRequest) String() string {
 func (*TraceRequest) ProtoMessage() {}
 
 func (x *TraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[26]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +1162,7 @@ func (x *TraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceRequest.ProtoReflect.Descriptor instead.
 func (*TraceRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{26}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TraceRequest) GetClientId() string {
@@ -2039,26 +1187,29 @@ type TraceResponse struct {
 	// Incarnation of the process that did it.
 	Incarnation string `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// What it did.
-	Step TraceResponse_Step `protobuf:"varint,3,opt,name=step,proto3,enum=beeline.admin.v1.TraceResponse_Step" json:"step,omitempty"`
+	Step TraceStep `protobuf:"varint,3,opt,name=step,proto3,enum=beeline.admin.v1.TraceStep" json:"step,omitempty"`
 	// The message.
 	MessageId *v1.MessageId `protobuf:"bytes,4,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
 	// Its topic.
 	Topic string `protobuf:"bytes,5,opt,name=topic,proto3" json:"topic,omitempty"`
 	// Client id of its publisher.
 	Publisher string `protobuf:"bytes,6,opt,name=publisher,proto3" json:"publisher,omitempty"`
-	// Of STEP_DELIVERED: the client; of STEP_FORWARDED and STEP_RECEIPT: the other process.
-	To string `protobuf:"bytes,7,opt,name=to,proto3" json:"to,omitempty"`
-	// Of STEP_RECEIPT and STEP_ANSWERED: the outcome; of STEP_DROPPED: why.
+	// Of DELIVERED and DROPPED: the client, if it was for one; of FORWARDED, ARRIVED and RECEIPT: the other process.
+	Other string `protobuf:"bytes,7,opt,name=other,proto3" json:"other,omitempty"`
+	// Of RECEIPT and ANSWERED: the outcome; of DELIVERED: at which QoS; of DROPPED: why.
 	Detail string `protobuf:"bytes,8,opt,name=detail,proto3" json:"detail,omitempty"`
-	// Steps that were left out before this one.
-	LeftOut       uint64 `protobuf:"varint,9,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	// Steps of that process that were left out before this one.
+	LeftOut uint64 `protobuf:"varint,9,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	// Why that process is not followed any more, or cannot be; everything else but incarnation is absent then. It is tried
+	// again.
+	Trouble       string `protobuf:"bytes,10,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TraceResponse) Reset() {
 	*x = TraceResponse{}
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[27]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +1221,7 @@ func (x *TraceResponse) String() string {
 func (*TraceResponse) ProtoMessage() {}
 
 func (x *TraceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[27]
+	mi := &file_beeline_admin_v1_admin_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +1234,7 @@ func (x *TraceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceResponse.ProtoReflect.Descriptor instead.
 func (*TraceResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{27}
+	return file_beeline_admin_v1_admin_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TraceResponse) GetTime() *timestamppb.Timestamp {
@@ -2100,11 +1251,11 @@ func (x *TraceResponse) GetIncarnation() string {
 	return ""
 }
 
-func (x *TraceResponse) GetStep() TraceResponse_Step {
+func (x *TraceResponse) GetStep() TraceStep {
 	if x != nil {
 		return x.Step
 	}
-	return TraceResponse_STEP_UNSPECIFIED
+	return TraceStep_TRACE_STEP_UNSPECIFIED
 }
 
 func (x *TraceResponse) GetMessageId() *v1.MessageId {
@@ -2128,9 +1279,9 @@ func (x *TraceResponse) GetPublisher() string {
 	return ""
 }
 
-func (x *TraceResponse) GetTo() string {
+func (x *TraceResponse) GetOther() string {
 	if x != nil {
-		return x.To
+		return x.Other
 	}
 	return ""
 }
@@ -2149,11 +1300,18 @@ func (x *TraceResponse) GetLeftOut() uint64 {
 	return 0
 }
 
+func (x *TraceResponse) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
 var File_beeline_admin_v1_admin_service_proto protoreflect.FileDescriptor
 
 const file_beeline_admin_v1_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"$beeline/admin/v1/admin_service.proto\x12\x10beeline.admin.v1\x1a beeline/message/v1/message.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x02\n" +
+	"$beeline/admin/v1/admin_service.proto\x12\x10beeline.admin.v1\x1a\x1dbeeline/admin/v1/client.proto\x1a beeline/message/v1/message.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x02\n" +
 	"\x12ListClientsRequest\x123\n" +
 	"\x10client_id_prefix\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\xff\xff\x03R\x0eclientIdPrefix\x12%\n" +
 	"\busername\x18\x02 \x01(\tB\t\xbaH\x06r\x04(\xff\xff\x03R\busername\x12\"\n" +
@@ -2165,17 +1323,7 @@ const file_beeline_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x13ListClientsResponse\x129\n" +
 	"\aclients\x18\x01 \x03(\v2\x1f.beeline.admin.v1.ClientSummaryR\aclients\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
-	"\btroubles\x18\x03 \x03(\tR\btroubles\"\xe0\x02\n" +
-	"\rClientSummary\x12\x1b\n" +
-	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x1a\n" +
-	"\busername\x18\x02 \x01(\tR\busername\x126\n" +
-	"\bpresence\x18\x03 \x01(\x0e2\x1a.beeline.admin.v1.PresenceR\bpresence\x12\x18\n" +
-	"\agateway\x18\x04 \x01(\tR\agateway\x12%\n" +
-	"\x0eremote_address\x18\x05 \x01(\tR\rremoteAddress\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\x12C\n" +
-	"\x0fconnected_since\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x0econnectedSince\x12\x18\n" +
-	"\adurable\x18\b \x01(\bR\adurable\x12$\n" +
-	"\rsubscriptions\x18\t \x01(\rR\rsubscriptions\"<\n" +
+	"\btroubles\x18\x03 \x03(\tR\btroubles\"<\n" +
 	"\x10GetClientRequest\x12(\n" +
 	"\tclient_id\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01(\xff\xff\x03R\bclientId\"\xcb\x02\n" +
 	"\x11GetClientResponse\x127\n" +
@@ -2187,54 +1335,7 @@ const file_beeline_admin_v1_admin_service_proto_rawDesc = "" +
 	"connection\x123\n" +
 	"\asession\x18\x05 \x01(\v2\x19.beeline.admin.v1.SessionR\asession\x12D\n" +
 	"\rsubscriptions\x18\x06 \x03(\v2\x1e.beeline.admin.v1.SubscriptionR\rsubscriptions\x12\x16\n" +
-	"\x06groups\x18\a \x03(\tR\x06groups\"\xb8\x02\n" +
-	"\n" +
-	"Connection\x12\x1a\n" +
-	"\blistener\x18\x01 \x01(\tR\blistener\x12,\n" +
-	"\x12keep_alive_seconds\x18\x02 \x01(\rR\x10keepAliveSeconds\x12\x17\n" +
-	"\aidle_ms\x18\x03 \x01(\x04R\x06idleMs\x12'\n" +
-	"\x0freceive_maximum\x18\x04 \x01(\rR\x0ereceiveMaximum\x12.\n" +
-	"\x13maximum_packet_size\x18\x05 \x01(\rR\x11maximumPacketSize\x12\x1f\n" +
-	"\vclean_start\x18\x06 \x01(\bR\n" +
-	"cleanStart\x12!\n" +
-	"\foutput_bytes\x18\a \x01(\x04R\voutputBytes\x12\x16\n" +
-	"\x06paused\x18\b \x01(\bR\x06paused\x12\x12\n" +
-	"\x04will\x18\t \x01(\bR\x04will\"\x81\x05\n" +
-	"\aSession\x12\x18\n" +
-	"\adurable\x18\x01 \x01(\bR\adurable\x12%\n" +
-	"\x0eexpiry_seconds\x18\x02 \x01(\rR\rexpirySeconds\x12'\n" +
-	"\rexpires_in_ms\x18\x03 \x01(\x04H\x00R\vexpiresInMs\x88\x01\x01\x12'\n" +
-	"\x0fqueued_messages\x18\x04 \x01(\x04R\x0equeuedMessages\x12!\n" +
-	"\fqueued_bytes\x18\x05 \x01(\x04R\vqueuedBytes\x12\x1b\n" +
-	"\tin_flight\x18\x06 \x01(\x04R\binFlight\x12\x1c\n" +
-	"\tunsettled\x18\a \x01(\x04R\tunsettled\x12%\n" +
-	"\x0einbox_messages\x18\b \x01(\x04R\rinboxMessages\x12\x1f\n" +
-	"\vinbox_bytes\x18\t \x01(\x04R\n" +
-	"inboxBytes\x12&\n" +
-	"\x0finbox_oldest_ms\x18\n" +
-	" \x01(\x04R\rinboxOldestMs\x12#\n" +
-	"\rinbox_dropped\x18\v \x01(\x04R\finboxDropped\x12(\n" +
-	"\x10last_drop_reason\x18\f \x01(\tR\x0elastDropReason\x122\n" +
-	"\x05inbox\x18\r \x03(\v2\x1c.beeline.admin.v1.InboxEntryR\x05inbox\x12C\n" +
-	"\bcounters\x18\x0e \x03(\v2'.beeline.admin.v1.Session.CountersEntryR\bcounters\x1a;\n" +
-	"\rCountersEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01B\x10\n" +
-	"\x0e_expires_in_ms\"\xac\x01\n" +
-	"\n" +
-	"InboxEntry\x12\x1a\n" +
-	"\bposition\x18\x01 \x01(\x04R\bposition\x12\x14\n" +
-	"\x05topic\x18\x02 \x01(\tR\x05topic\x12)\n" +
-	"\x03qos\x18\x03 \x01(\x0e2\x17.beeline.message.v1.QosR\x03qos\x12#\n" +
-	"\rpayload_bytes\x18\x04 \x01(\x04R\fpayloadBytes\x12\x1c\n" +
-	"\tpublisher\x18\x05 \x01(\tR\tpublisher\"\xee\x01\n" +
-	"\fSubscription\x12\x16\n" +
-	"\x06filter\x18\x01 \x01(\tR\x06filter\x12)\n" +
-	"\x03qos\x18\x02 \x01(\x0e2\x17.beeline.message.v1.QosR\x03qos\x12\x19\n" +
-	"\bno_local\x18\x03 \x01(\bR\anoLocal\x12.\n" +
-	"\x13retain_as_published\x18\x04 \x01(\bR\x11retainAsPublished\x12'\n" +
-	"\x0fretain_handling\x18\x05 \x01(\rR\x0eretainHandling\x12'\n" +
-	"\x0fsubscription_id\x18\x06 \x01(\rR\x0esubscriptionId\"C\n" +
+	"\x06groups\x18\a \x03(\tR\x06groups\"C\n" +
 	"\x17DisconnectClientRequest\x12(\n" +
 	"\tclient_id\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01(\xff\xff\x03R\bclientId\"\x1a\n" +
 	"\x18DisconnectClientResponse\"@\n" +
@@ -2252,26 +1353,13 @@ const file_beeline_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x13ExplainTopicRequest\x12!\n" +
 	"\x05topic\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01(\xff\xff\x03R\x05topic\x12&\n" +
 	"\tclient_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04(\xff\xff\x03R\bclientId\x12-\n" +
-	"\rmax_receivers\x18\x03 \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\fmaxReceivers\"\xd9\x01\n" +
+	"\rmax_receivers\x18\x03 \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\fmaxReceivers\"\xf5\x01\n" +
 	"\x14ExplainTopicResponse\x124\n" +
 	"\x06routes\x18\x01 \x03(\v2\x1c.beeline.admin.v1.RouteMatchR\x06routes\x12=\n" +
 	"\treceivers\x18\x02 \x03(\v2\x1f.beeline.admin.v1.TopicReceiverR\treceivers\x12'\n" +
 	"\x0freceivers_total\x18\x03 \x01(\x04R\x0ereceiversTotal\x12#\n" +
-	"\rclient_answer\x18\x04 \x01(\tR\fclientAnswer\"\x9b\x01\n" +
-	"\n" +
-	"RouteMatch\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12\x16\n" +
-	"\x06filter\x18\x02 \x01(\tR\x06filter\x12\x1f\n" +
-	"\vshare_group\x18\x03 \x01(\tR\n" +
-	"shareGroup\x12\x18\n" +
-	"\amembers\x18\x04 \x01(\rR\amembers\x12\x18\n" +
-	"\adurable\x18\x05 \x01(\bR\adurable\"\x9b\x01\n" +
-	"\rTopicReceiver\x12\x1b\n" +
-	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x16\n" +
-	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x16\n" +
-	"\x06filter\x18\x03 \x01(\tR\x06filter\x12)\n" +
-	"\x03qos\x18\x04 \x01(\x0e2\x17.beeline.message.v1.QosR\x03qos\x12\x12\n" +
-	"\x04away\x18\x05 \x01(\bR\x04away\"\xa1\x01\n" +
+	"\rclient_answer\x18\x04 \x01(\tR\fclientAnswer\x12\x1a\n" +
+	"\btroubles\x18\x05 \x03(\tR\btroubles\"\xa1\x01\n" +
 	"\x13ListRetainedRequest\x12!\n" +
 	"\x06filter\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\xff\xff\x03R\x06filter\x12%\n" +
 	"\tpage_size\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\bpageSize\x12\x1d\n" +
@@ -2294,31 +1382,20 @@ const file_beeline_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x16DeleteRetainedResponse\"Y\n" +
 	"\fTraceRequest\x12&\n" +
 	"\tclient_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\xff\xff\x03R\bclientId\x12!\n" +
-	"\x06filter\x18\x02 \x01(\tB\t\xbaH\x06r\x04(\xff\xff\x03R\x06filter\"\xf3\x03\n" +
+	"\x06filter\x18\x02 \x01(\tB\t\xbaH\x06r\x04(\xff\xff\x03R\x06filter\"\xe7\x02\n" +
 	"\rTraceResponse\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12 \n" +
-	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x128\n" +
-	"\x04step\x18\x03 \x01(\x0e2$.beeline.admin.v1.TraceResponse.StepR\x04step\x12<\n" +
+	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12/\n" +
+	"\x04step\x18\x03 \x01(\x0e2\x1b.beeline.admin.v1.TraceStepR\x04step\x12<\n" +
 	"\n" +
 	"message_id\x18\x04 \x01(\v2\x1d.beeline.message.v1.MessageIdR\tmessageId\x12\x14\n" +
 	"\x05topic\x18\x05 \x01(\tR\x05topic\x12\x1c\n" +
-	"\tpublisher\x18\x06 \x01(\tR\tpublisher\x12\x0e\n" +
-	"\x02to\x18\a \x01(\tR\x02to\x12\x16\n" +
+	"\tpublisher\x18\x06 \x01(\tR\tpublisher\x12\x14\n" +
+	"\x05other\x18\a \x01(\tR\x05other\x12\x16\n" +
 	"\x06detail\x18\b \x01(\tR\x06detail\x12\x19\n" +
-	"\bleft_out\x18\t \x01(\x04R\aleftOut\"\xa0\x01\n" +
-	"\x04Step\x12\x14\n" +
-	"\x10STEP_UNSPECIFIED\x10\x00\x12\x11\n" +
-	"\rSTEP_RECEIVED\x10\x01\x12\x12\n" +
-	"\x0eSTEP_FORWARDED\x10\x02\x12\x10\n" +
-	"\fSTEP_ARRIVED\x10\x03\x12\x12\n" +
-	"\x0eSTEP_DELIVERED\x10\x04\x12\x10\n" +
-	"\fSTEP_RECEIPT\x10\x05\x12\x11\n" +
-	"\rSTEP_ANSWERED\x10\x06\x12\x10\n" +
-	"\fSTEP_DROPPED\x10\a*O\n" +
-	"\bPresence\x12\x18\n" +
-	"\x14PRESENCE_UNSPECIFIED\x10\x00\x12\x16\n" +
-	"\x12PRESENCE_CONNECTED\x10\x01\x12\x11\n" +
-	"\rPRESENCE_AWAY\x10\x022\xd2\a\n" +
+	"\bleft_out\x18\t \x01(\x04R\aleftOut\x12\x18\n" +
+	"\atrouble\x18\n" +
+	" \x01(\tR\atrouble2\xd2\a\n" +
 	"\fAdminService\x12Z\n" +
 	"\vListClients\x12$.beeline.admin.v1.ListClientsRequest\x1a%.beeline.admin.v1.ListClientsResponse\x12T\n" +
 	"\tGetClient\x12\".beeline.admin.v1.GetClientRequest\x1a#.beeline.admin.v1.GetClientResponse\x12i\n" +
@@ -2343,91 +1420,81 @@ func file_beeline_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 	return file_beeline_admin_v1_admin_service_proto_rawDescData
 }
 
-var file_beeline_admin_v1_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_beeline_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_beeline_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_beeline_admin_v1_admin_service_proto_goTypes = []any{
-	(Presence)(0),                     // 0: beeline.admin.v1.Presence
-	(TraceResponse_Step)(0),           // 1: beeline.admin.v1.TraceResponse.Step
-	(*ListClientsRequest)(nil),        // 2: beeline.admin.v1.ListClientsRequest
-	(*ListClientsResponse)(nil),       // 3: beeline.admin.v1.ListClientsResponse
-	(*ClientSummary)(nil),             // 4: beeline.admin.v1.ClientSummary
-	(*GetClientRequest)(nil),          // 5: beeline.admin.v1.GetClientRequest
-	(*GetClientResponse)(nil),         // 6: beeline.admin.v1.GetClientResponse
-	(*Connection)(nil),                // 7: beeline.admin.v1.Connection
-	(*Session)(nil),                   // 8: beeline.admin.v1.Session
-	(*InboxEntry)(nil),                // 9: beeline.admin.v1.InboxEntry
-	(*Subscription)(nil),              // 10: beeline.admin.v1.Subscription
-	(*DisconnectClientRequest)(nil),   // 11: beeline.admin.v1.DisconnectClientRequest
-	(*DisconnectClientResponse)(nil),  // 12: beeline.admin.v1.DisconnectClientResponse
-	(*RemoveSessionRequest)(nil),      // 13: beeline.admin.v1.RemoveSessionRequest
-	(*RemoveSessionResponse)(nil),     // 14: beeline.admin.v1.RemoveSessionResponse
-	(*SubscribeClientRequest)(nil),    // 15: beeline.admin.v1.SubscribeClientRequest
-	(*SubscribeClientResponse)(nil),   // 16: beeline.admin.v1.SubscribeClientResponse
-	(*UnsubscribeClientRequest)(nil),  // 17: beeline.admin.v1.UnsubscribeClientRequest
-	(*UnsubscribeClientResponse)(nil), // 18: beeline.admin.v1.UnsubscribeClientResponse
-	(*ExplainTopicRequest)(nil),       // 19: beeline.admin.v1.ExplainTopicRequest
-	(*ExplainTopicResponse)(nil),      // 20: beeline.admin.v1.ExplainTopicResponse
-	(*RouteMatch)(nil),                // 21: beeline.admin.v1.RouteMatch
-	(*TopicReceiver)(nil),             // 22: beeline.admin.v1.TopicReceiver
-	(*ListRetainedRequest)(nil),       // 23: beeline.admin.v1.ListRetainedRequest
-	(*ListRetainedResponse)(nil),      // 24: beeline.admin.v1.ListRetainedResponse
-	(*RetainedMessage)(nil),           // 25: beeline.admin.v1.RetainedMessage
-	(*DeleteRetainedRequest)(nil),     // 26: beeline.admin.v1.DeleteRetainedRequest
-	(*DeleteRetainedResponse)(nil),    // 27: beeline.admin.v1.DeleteRetainedResponse
-	(*TraceRequest)(nil),              // 28: beeline.admin.v1.TraceRequest
-	(*TraceResponse)(nil),             // 29: beeline.admin.v1.TraceResponse
-	nil,                               // 30: beeline.admin.v1.Session.CountersEntry
-	(*timestamppb.Timestamp)(nil),     // 31: google.protobuf.Timestamp
-	(v1.Qos)(0),                       // 32: beeline.message.v1.Qos
-	(*v1.MessageId)(nil),              // 33: beeline.message.v1.MessageId
+	(*ListClientsRequest)(nil),        // 0: beeline.admin.v1.ListClientsRequest
+	(*ListClientsResponse)(nil),       // 1: beeline.admin.v1.ListClientsResponse
+	(*GetClientRequest)(nil),          // 2: beeline.admin.v1.GetClientRequest
+	(*GetClientResponse)(nil),         // 3: beeline.admin.v1.GetClientResponse
+	(*DisconnectClientRequest)(nil),   // 4: beeline.admin.v1.DisconnectClientRequest
+	(*DisconnectClientResponse)(nil),  // 5: beeline.admin.v1.DisconnectClientResponse
+	(*RemoveSessionRequest)(nil),      // 6: beeline.admin.v1.RemoveSessionRequest
+	(*RemoveSessionResponse)(nil),     // 7: beeline.admin.v1.RemoveSessionResponse
+	(*SubscribeClientRequest)(nil),    // 8: beeline.admin.v1.SubscribeClientRequest
+	(*SubscribeClientResponse)(nil),   // 9: beeline.admin.v1.SubscribeClientResponse
+	(*UnsubscribeClientRequest)(nil),  // 10: beeline.admin.v1.UnsubscribeClientRequest
+	(*UnsubscribeClientResponse)(nil), // 11: beeline.admin.v1.UnsubscribeClientResponse
+	(*ExplainTopicRequest)(nil),       // 12: beeline.admin.v1.ExplainTopicRequest
+	(*ExplainTopicResponse)(nil),      // 13: beeline.admin.v1.ExplainTopicResponse
+	(*ListRetainedRequest)(nil),       // 14: beeline.admin.v1.ListRetainedRequest
+	(*ListRetainedResponse)(nil),      // 15: beeline.admin.v1.ListRetainedResponse
+	(*RetainedMessage)(nil),           // 16: beeline.admin.v1.RetainedMessage
+	(*DeleteRetainedRequest)(nil),     // 17: beeline.admin.v1.DeleteRetainedRequest
+	(*DeleteRetainedResponse)(nil),    // 18: beeline.admin.v1.DeleteRetainedResponse
+	(*TraceRequest)(nil),              // 19: beeline.admin.v1.TraceRequest
+	(*TraceResponse)(nil),             // 20: beeline.admin.v1.TraceResponse
+	(Presence)(0),                     // 21: beeline.admin.v1.Presence
+	(*ClientSummary)(nil),             // 22: beeline.admin.v1.ClientSummary
+	(*Connection)(nil),                // 23: beeline.admin.v1.Connection
+	(*Session)(nil),                   // 24: beeline.admin.v1.Session
+	(*Subscription)(nil),              // 25: beeline.admin.v1.Subscription
+	(*RouteMatch)(nil),                // 26: beeline.admin.v1.RouteMatch
+	(*TopicReceiver)(nil),             // 27: beeline.admin.v1.TopicReceiver
+	(v1.Qos)(0),                       // 28: beeline.message.v1.Qos
+	(*timestamppb.Timestamp)(nil),     // 29: google.protobuf.Timestamp
+	(TraceStep)(0),                    // 30: beeline.admin.v1.TraceStep
+	(*v1.MessageId)(nil),              // 31: beeline.message.v1.MessageId
 }
 var file_beeline_admin_v1_admin_service_proto_depIdxs = []int32{
-	0,  // 0: beeline.admin.v1.ListClientsRequest.presence:type_name -> beeline.admin.v1.Presence
-	4,  // 1: beeline.admin.v1.ListClientsResponse.clients:type_name -> beeline.admin.v1.ClientSummary
-	0,  // 2: beeline.admin.v1.ClientSummary.presence:type_name -> beeline.admin.v1.Presence
-	31, // 3: beeline.admin.v1.ClientSummary.connected_since:type_name -> google.protobuf.Timestamp
-	4,  // 4: beeline.admin.v1.GetClientResponse.client:type_name -> beeline.admin.v1.ClientSummary
-	7,  // 5: beeline.admin.v1.GetClientResponse.connection:type_name -> beeline.admin.v1.Connection
-	8,  // 6: beeline.admin.v1.GetClientResponse.session:type_name -> beeline.admin.v1.Session
-	10, // 7: beeline.admin.v1.GetClientResponse.subscriptions:type_name -> beeline.admin.v1.Subscription
-	9,  // 8: beeline.admin.v1.Session.inbox:type_name -> beeline.admin.v1.InboxEntry
-	30, // 9: beeline.admin.v1.Session.counters:type_name -> beeline.admin.v1.Session.CountersEntry
-	32, // 10: beeline.admin.v1.InboxEntry.qos:type_name -> beeline.message.v1.Qos
-	32, // 11: beeline.admin.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
-	10, // 12: beeline.admin.v1.SubscribeClientRequest.subscription:type_name -> beeline.admin.v1.Subscription
-	21, // 13: beeline.admin.v1.ExplainTopicResponse.routes:type_name -> beeline.admin.v1.RouteMatch
-	22, // 14: beeline.admin.v1.ExplainTopicResponse.receivers:type_name -> beeline.admin.v1.TopicReceiver
-	32, // 15: beeline.admin.v1.TopicReceiver.qos:type_name -> beeline.message.v1.Qos
-	25, // 16: beeline.admin.v1.ListRetainedResponse.messages:type_name -> beeline.admin.v1.RetainedMessage
-	32, // 17: beeline.admin.v1.RetainedMessage.qos:type_name -> beeline.message.v1.Qos
-	31, // 18: beeline.admin.v1.TraceResponse.time:type_name -> google.protobuf.Timestamp
-	1,  // 19: beeline.admin.v1.TraceResponse.step:type_name -> beeline.admin.v1.TraceResponse.Step
-	33, // 20: beeline.admin.v1.TraceResponse.message_id:type_name -> beeline.message.v1.MessageId
-	2,  // 21: beeline.admin.v1.AdminService.ListClients:input_type -> beeline.admin.v1.ListClientsRequest
-	5,  // 22: beeline.admin.v1.AdminService.GetClient:input_type -> beeline.admin.v1.GetClientRequest
-	11, // 23: beeline.admin.v1.AdminService.DisconnectClient:input_type -> beeline.admin.v1.DisconnectClientRequest
-	13, // 24: beeline.admin.v1.AdminService.RemoveSession:input_type -> beeline.admin.v1.RemoveSessionRequest
-	15, // 25: beeline.admin.v1.AdminService.SubscribeClient:input_type -> beeline.admin.v1.SubscribeClientRequest
-	17, // 26: beeline.admin.v1.AdminService.UnsubscribeClient:input_type -> beeline.admin.v1.UnsubscribeClientRequest
-	19, // 27: beeline.admin.v1.AdminService.ExplainTopic:input_type -> beeline.admin.v1.ExplainTopicRequest
-	23, // 28: beeline.admin.v1.AdminService.ListRetained:input_type -> beeline.admin.v1.ListRetainedRequest
-	26, // 29: beeline.admin.v1.AdminService.DeleteRetained:input_type -> beeline.admin.v1.DeleteRetainedRequest
-	28, // 30: beeline.admin.v1.AdminService.Trace:input_type -> beeline.admin.v1.TraceRequest
-	3,  // 31: beeline.admin.v1.AdminService.ListClients:output_type -> beeline.admin.v1.ListClientsResponse
-	6,  // 32: beeline.admin.v1.AdminService.GetClient:output_type -> beeline.admin.v1.GetClientResponse
-	12, // 33: beeline.admin.v1.AdminService.DisconnectClient:output_type -> beeline.admin.v1.DisconnectClientResponse
-	14, // 34: beeline.admin.v1.AdminService.RemoveSession:output_type -> beeline.admin.v1.RemoveSessionResponse
-	16, // 35: beeline.admin.v1.AdminService.SubscribeClient:output_type -> beeline.admin.v1.SubscribeClientResponse
-	18, // 36: beeline.admin.v1.AdminService.UnsubscribeClient:output_type -> beeline.admin.v1.UnsubscribeClientResponse
-	20, // 37: beeline.admin.v1.AdminService.ExplainTopic:output_type -> beeline.admin.v1.ExplainTopicResponse
-	24, // 38: beeline.admin.v1.AdminService.ListRetained:output_type -> beeline.admin.v1.ListRetainedResponse
-	27, // 39: beeline.admin.v1.AdminService.DeleteRetained:output_type -> beeline.admin.v1.DeleteRetainedResponse
-	29, // 40: beeline.admin.v1.AdminService.Trace:output_type -> beeline.admin.v1.TraceResponse
-	31, // [31:41] is the sub-list for method output_type
-	21, // [21:31] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	21, // 0: beeline.admin.v1.ListClientsRequest.presence:type_name -> beeline.admin.v1.Presence
+	22, // 1: beeline.admin.v1.ListClientsResponse.clients:type_name -> beeline.admin.v1.ClientSummary
+	22, // 2: beeline.admin.v1.GetClientResponse.client:type_name -> beeline.admin.v1.ClientSummary
+	23, // 3: beeline.admin.v1.GetClientResponse.connection:type_name -> beeline.admin.v1.Connection
+	24, // 4: beeline.admin.v1.GetClientResponse.session:type_name -> beeline.admin.v1.Session
+	25, // 5: beeline.admin.v1.GetClientResponse.subscriptions:type_name -> beeline.admin.v1.Subscription
+	25, // 6: beeline.admin.v1.SubscribeClientRequest.subscription:type_name -> beeline.admin.v1.Subscription
+	26, // 7: beeline.admin.v1.ExplainTopicResponse.routes:type_name -> beeline.admin.v1.RouteMatch
+	27, // 8: beeline.admin.v1.ExplainTopicResponse.receivers:type_name -> beeline.admin.v1.TopicReceiver
+	16, // 9: beeline.admin.v1.ListRetainedResponse.messages:type_name -> beeline.admin.v1.RetainedMessage
+	28, // 10: beeline.admin.v1.RetainedMessage.qos:type_name -> beeline.message.v1.Qos
+	29, // 11: beeline.admin.v1.TraceResponse.time:type_name -> google.protobuf.Timestamp
+	30, // 12: beeline.admin.v1.TraceResponse.step:type_name -> beeline.admin.v1.TraceStep
+	31, // 13: beeline.admin.v1.TraceResponse.message_id:type_name -> beeline.message.v1.MessageId
+	0,  // 14: beeline.admin.v1.AdminService.ListClients:input_type -> beeline.admin.v1.ListClientsRequest
+	2,  // 15: beeline.admin.v1.AdminService.GetClient:input_type -> beeline.admin.v1.GetClientRequest
+	4,  // 16: beeline.admin.v1.AdminService.DisconnectClient:input_type -> beeline.admin.v1.DisconnectClientRequest
+	6,  // 17: beeline.admin.v1.AdminService.RemoveSession:input_type -> beeline.admin.v1.RemoveSessionRequest
+	8,  // 18: beeline.admin.v1.AdminService.SubscribeClient:input_type -> beeline.admin.v1.SubscribeClientRequest
+	10, // 19: beeline.admin.v1.AdminService.UnsubscribeClient:input_type -> beeline.admin.v1.UnsubscribeClientRequest
+	12, // 20: beeline.admin.v1.AdminService.ExplainTopic:input_type -> beeline.admin.v1.ExplainTopicRequest
+	14, // 21: beeline.admin.v1.AdminService.ListRetained:input_type -> beeline.admin.v1.ListRetainedRequest
+	17, // 22: beeline.admin.v1.AdminService.DeleteRetained:input_type -> beeline.admin.v1.DeleteRetainedRequest
+	19, // 23: beeline.admin.v1.AdminService.Trace:input_type -> beeline.admin.v1.TraceRequest
+	1,  // 24: beeline.admin.v1.AdminService.ListClients:output_type -> beeline.admin.v1.ListClientsResponse
+	3,  // 25: beeline.admin.v1.AdminService.GetClient:output_type -> beeline.admin.v1.GetClientResponse
+	5,  // 26: beeline.admin.v1.AdminService.DisconnectClient:output_type -> beeline.admin.v1.DisconnectClientResponse
+	7,  // 27: beeline.admin.v1.AdminService.RemoveSession:output_type -> beeline.admin.v1.RemoveSessionResponse
+	9,  // 28: beeline.admin.v1.AdminService.SubscribeClient:output_type -> beeline.admin.v1.SubscribeClientResponse
+	11, // 29: beeline.admin.v1.AdminService.UnsubscribeClient:output_type -> beeline.admin.v1.UnsubscribeClientResponse
+	13, // 30: beeline.admin.v1.AdminService.ExplainTopic:output_type -> beeline.admin.v1.ExplainTopicResponse
+	15, // 31: beeline.admin.v1.AdminService.ListRetained:output_type -> beeline.admin.v1.ListRetainedResponse
+	18, // 32: beeline.admin.v1.AdminService.DeleteRetained:output_type -> beeline.admin.v1.DeleteRetainedResponse
+	20, // 33: beeline.admin.v1.AdminService.Trace:output_type -> beeline.admin.v1.TraceResponse
+	24, // [24:34] is the sub-list for method output_type
+	14, // [14:24] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_beeline_admin_v1_admin_service_proto_init() }
@@ -2435,21 +1502,20 @@ func file_beeline_admin_v1_admin_service_proto_init() {
 	if File_beeline_admin_v1_admin_service_proto != nil {
 		return
 	}
-	file_beeline_admin_v1_admin_service_proto_msgTypes[6].OneofWrappers = []any{}
-	file_beeline_admin_v1_admin_service_proto_msgTypes[23].OneofWrappers = []any{}
+	file_beeline_admin_v1_client_proto_init()
+	file_beeline_admin_v1_admin_service_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeline_admin_v1_admin_service_proto_rawDesc), len(file_beeline_admin_v1_admin_service_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   29,
+			NumEnums:      0,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_beeline_admin_v1_admin_service_proto_goTypes,
 		DependencyIndexes: file_beeline_admin_v1_admin_service_proto_depIdxs,
-		EnumInfos:         file_beeline_admin_v1_admin_service_proto_enumTypes,
 		MessageInfos:      file_beeline_admin_v1_admin_service_proto_msgTypes,
 	}.Build()
 	File_beeline_admin_v1_admin_service_proto = out.File

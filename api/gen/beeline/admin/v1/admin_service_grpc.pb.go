@@ -41,7 +41,9 @@ const (
 // Refuses everywhere: UNAUTHENTICATED; PERMISSION_DENIED; INVALID_ARGUMENT with the violations; UNAVAILABLE when what has to
 // be asked does not answer.
 type AdminServiceClient interface {
-	// ListClients lists clients of all gateways, and sessions of clients that are away, by client id.
+	// ListClients lists clients of all gateways, and sessions of clients that are away, by client id. Who is there from the
+	// first page to the last is on one of them, once.
+	// Refuses: NOT_FOUND when there is no such gateway.
 	ListClients(ctx context.Context, in *ListClientsRequest, opts ...grpc.CallOption) (*ListClientsResponse, error)
 	// GetClient shows everything that is known of one client.
 	// Refuses: NOT_FOUND when it is neither connected nor has a session.
@@ -49,11 +51,14 @@ type AdminServiceClient interface {
 	// DisconnectClient ends a client's connection (MQTT 5: DISCONNECT 0x98). Its will is published, its session stays.
 	// Refuses: NOT_FOUND when it is not connected.
 	DisconnectClient(ctx context.Context, in *DisconnectClientRequest, opts ...grpc.CallOption) (*DisconnectClientResponse, error)
-	// RemoveSession ends a client's connection and its session, with all that was kept for it.
-	// Refuses: NOT_FOUND.
+	// RemoveSession ends a client's connection and its session, with all that was kept for it. Its will is published, as
+	// always when a session ends.
+	// Refuses: NOT_FOUND when it is neither connected nor has a session.
 	RemoveSession(ctx context.Context, in *RemoveSessionRequest, opts ...grpc.CallOption) (*RemoveSessionResponse, error)
-	// SubscribeClient subscribes a connected client to a topic filter on its behalf, as its own SUBSCRIBE would.
-	// Refuses: NOT_FOUND when it is not connected; INVALID_ARGUMENT for the filter; RESOURCE_EXHAUSTED.
+	// SubscribeClient subscribes a connected client to a topic filter on its behalf, as its own SUBSCRIBE would: within what
+	// it may subscribe to, and with the retained messages that it would get. It is not told.
+	// Refuses: NOT_FOUND when it is not connected; INVALID_ARGUMENT for the filter; FAILED_PRECONDITION when the client
+	// itself may not subscribe to it; RESOURCE_EXHAUSTED when it has as many subscriptions as it may.
 	SubscribeClient(ctx context.Context, in *SubscribeClientRequest, opts ...grpc.CallOption) (*SubscribeClientResponse, error)
 	// UnsubscribeClient ends a subscription of a connected client.
 	// Refuses: NOT_FOUND when it is not connected, or has no such subscription.
@@ -62,11 +67,13 @@ type AdminServiceClient interface {
 	ExplainTopic(ctx context.Context, in *ExplainTopicRequest, opts ...grpc.CallOption) (*ExplainTopicResponse, error)
 	// ListRetained lists retained messages.
 	ListRetained(ctx context.Context, in *ListRetainedRequest, opts ...grpc.CallOption) (*ListRetainedResponse, error)
-	// DeleteRetained removes the retained message of a topic.
+	// DeleteRetained removes the retained message of a topic. Nobody is sent anything: a message of no bytes, with which
+	// clients remove one, is for clients to publish.
 	// Refuses: NOT_FOUND.
 	DeleteRetained(ctx context.Context, in *DeleteRetainedRequest, opts ...grpc.CallOption) (*DeleteRetainedResponse, error)
 	// Trace follows messages live, across gateways: each step of every message of a client or on a topic, until the call ends.
 	// It costs nothing while nobody asks. Steps may be left out when there are too many; then the next one says how many.
+	// The header of the answer comes when all processes that answer are being followed: what is published after it is seen.
 	Trace(ctx context.Context, in *TraceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TraceResponse], error)
 }
 
@@ -197,7 +204,9 @@ type AdminService_TraceClient = grpc.ServerStreamingClient[TraceResponse]
 // Refuses everywhere: UNAUTHENTICATED; PERMISSION_DENIED; INVALID_ARGUMENT with the violations; UNAVAILABLE when what has to
 // be asked does not answer.
 type AdminServiceServer interface {
-	// ListClients lists clients of all gateways, and sessions of clients that are away, by client id.
+	// ListClients lists clients of all gateways, and sessions of clients that are away, by client id. Who is there from the
+	// first page to the last is on one of them, once.
+	// Refuses: NOT_FOUND when there is no such gateway.
 	ListClients(context.Context, *ListClientsRequest) (*ListClientsResponse, error)
 	// GetClient shows everything that is known of one client.
 	// Refuses: NOT_FOUND when it is neither connected nor has a session.
@@ -205,11 +214,14 @@ type AdminServiceServer interface {
 	// DisconnectClient ends a client's connection (MQTT 5: DISCONNECT 0x98). Its will is published, its session stays.
 	// Refuses: NOT_FOUND when it is not connected.
 	DisconnectClient(context.Context, *DisconnectClientRequest) (*DisconnectClientResponse, error)
-	// RemoveSession ends a client's connection and its session, with all that was kept for it.
-	// Refuses: NOT_FOUND.
+	// RemoveSession ends a client's connection and its session, with all that was kept for it. Its will is published, as
+	// always when a session ends.
+	// Refuses: NOT_FOUND when it is neither connected nor has a session.
 	RemoveSession(context.Context, *RemoveSessionRequest) (*RemoveSessionResponse, error)
-	// SubscribeClient subscribes a connected client to a topic filter on its behalf, as its own SUBSCRIBE would.
-	// Refuses: NOT_FOUND when it is not connected; INVALID_ARGUMENT for the filter; RESOURCE_EXHAUSTED.
+	// SubscribeClient subscribes a connected client to a topic filter on its behalf, as its own SUBSCRIBE would: within what
+	// it may subscribe to, and with the retained messages that it would get. It is not told.
+	// Refuses: NOT_FOUND when it is not connected; INVALID_ARGUMENT for the filter; FAILED_PRECONDITION when the client
+	// itself may not subscribe to it; RESOURCE_EXHAUSTED when it has as many subscriptions as it may.
 	SubscribeClient(context.Context, *SubscribeClientRequest) (*SubscribeClientResponse, error)
 	// UnsubscribeClient ends a subscription of a connected client.
 	// Refuses: NOT_FOUND when it is not connected, or has no such subscription.
@@ -218,11 +230,13 @@ type AdminServiceServer interface {
 	ExplainTopic(context.Context, *ExplainTopicRequest) (*ExplainTopicResponse, error)
 	// ListRetained lists retained messages.
 	ListRetained(context.Context, *ListRetainedRequest) (*ListRetainedResponse, error)
-	// DeleteRetained removes the retained message of a topic.
+	// DeleteRetained removes the retained message of a topic. Nobody is sent anything: a message of no bytes, with which
+	// clients remove one, is for clients to publish.
 	// Refuses: NOT_FOUND.
 	DeleteRetained(context.Context, *DeleteRetainedRequest) (*DeleteRetainedResponse, error)
 	// Trace follows messages live, across gateways: each step of every message of a client or on a topic, until the call ends.
 	// It costs nothing while nobody asks. Steps may be left out when there are too many; then the next one says how many.
+	// The header of the answer comes when all processes that answer are being followed: what is published after it is seen.
 	Trace(*TraceRequest, grpc.ServerStreamingServer[TraceResponse]) error
 	mustEmbedUnimplementedAdminServiceServer()
 }

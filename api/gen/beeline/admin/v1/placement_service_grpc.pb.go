@@ -33,7 +33,9 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // PlacementService manages where devices go: which cluster a client belongs to, and which clusters there are. Every
-// router serves it, and all of them see a change within a second.
+// router serves it, and all of them see a change within a second. Lists need the role viewer, all else operator.
+//
+// Refuses everywhere: UNAUTHENTICATED; PERMISSION_DENIED.
 type PlacementServiceClient interface {
 	// Explain says where a client would go if it connected now, and why. Nothing is changed by asking.
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
@@ -138,7 +140,9 @@ func (c *placementServiceClient) ListClusters(ctx context.Context, in *ListClust
 // for forward compatibility.
 //
 // PlacementService manages where devices go: which cluster a client belongs to, and which clusters there are. Every
-// router serves it, and all of them see a change within a second.
+// router serves it, and all of them see a change within a second. Lists need the role viewer, all else operator.
+//
+// Refuses everywhere: UNAUTHENTICATED; PERMISSION_DENIED.
 type PlacementServiceServer interface {
 	// Explain says where a client would go if it connected now, and why. Nothing is changed by asking.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)

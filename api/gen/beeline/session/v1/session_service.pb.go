@@ -7,6 +7,7 @@
 package sessionv1
 
 import (
+	v11 "github.com/beeline-mqtt/beeline/api/gen/beeline/admin/v1"
 	v1 "github.com/beeline-mqtt/beeline/api/gen/beeline/message/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -3226,7 +3227,9 @@ func (x *ReadRetainedResponse) GetCursor() []byte {
 type InspectSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Client id.
-	ClientId      string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// How many of the oldest entries of the inbox are shown; at most 100.
+	InboxEntries  uint32 `protobuf:"varint,2,opt,name=inbox_entries,json=inboxEntries,proto3" json:"inbox_entries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3268,6 +3271,13 @@ func (x *InspectSessionRequest) GetClientId() string {
 	return ""
 }
 
+func (x *InspectSessionRequest) GetInboxEntries() uint32 {
+	if x != nil {
+		return x.InboxEntries
+	}
+	return 0
+}
+
 // InspectSessionResponse is what is known of a session.
 type InspectSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3293,8 +3303,12 @@ type InspectSessionResponse struct {
 	InboxDropped uint64 `protobuf:"varint,10,opt,name=inbox_dropped,json=inboxDropped,proto3" json:"inbox_dropped,omitempty"`
 	// Why the last of them was dropped: messages, bytes or age; empty: none was.
 	LastDropReason string `protobuf:"bytes,11,opt,name=last_drop_reason,json=lastDropReason,proto3" json:"last_drop_reason,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The oldest entries of the inbox, without their payloads. More than about a megabyte of messages is not read for them.
+	Inbox []*v11.InboxEntry `protobuf:"bytes,12,rep,name=inbox,proto3" json:"inbox,omitempty"`
+	// Groups that the client is a member of, itself or by its user, by name; none while a gateway holds the session.
+	Groups        []string `protobuf:"bytes,13,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InspectSessionResponse) Reset() {
@@ -3404,6 +3418,20 @@ func (x *InspectSessionResponse) GetLastDropReason() string {
 	return ""
 }
 
+func (x *InspectSessionResponse) GetInbox() []*v11.InboxEntry {
+	if x != nil {
+		return x.Inbox
+	}
+	return nil
+}
+
+func (x *InspectSessionResponse) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
 // ListUserClientsRequest names a user.
 type ListUserClientsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3496,11 +3524,406 @@ func (x *ListUserClientsResponse) GetClientIds() []string {
 	return nil
 }
 
+// ListSessionsRequest asks for a page.
+type ListSessionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only those of clients whose ids begin with this.
+	ClientIdPrefix string `protobuf:"bytes,1,opt,name=client_id_prefix,json=clientIdPrefix,proto3" json:"client_id_prefix,omitempty"`
+	// Only those behind this client id.
+	After string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	// At most so many; 100 when 0, at most 1,000.
+	PageSize      uint32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSessionsRequest) Reset() {
+	*x = ListSessionsRequest{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSessionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSessionsRequest) ProtoMessage() {}
+
+func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
+func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListSessionsRequest) GetClientIdPrefix() string {
+	if x != nil {
+		return x.ClientIdPrefix
+	}
+	return ""
+}
+
+func (x *ListSessionsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *ListSessionsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+// ListSessionsResponse is a page.
+type ListSessionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By client id.
+	Clients []*v11.ClientSummary `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"`
+	// The page is complete up to this client id, and others may follow behind it; empty: none do.
+	NextAfter     string `protobuf:"bytes,2,opt,name=next_after,json=nextAfter,proto3" json:"next_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSessionsResponse) Reset() {
+	*x = ListSessionsResponse{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSessionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSessionsResponse) ProtoMessage() {}
+
+func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
+func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ListSessionsResponse) GetClients() []*v11.ClientSummary {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+func (x *ListSessionsResponse) GetNextAfter() string {
+	if x != nil {
+		return x.NextAfter
+	}
+	return ""
+}
+
+// MatchSessionsRequest asks about a topic.
+type MatchSessionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Topic name.
+	Topic string `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// At most so many receivers; 100 when 0, at most 10,000.
+	MaxReceivers  uint32 `protobuf:"varint,2,opt,name=max_receivers,json=maxReceivers,proto3" json:"max_receivers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MatchSessionsRequest) Reset() {
+	*x = MatchSessionsRequest{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MatchSessionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MatchSessionsRequest) ProtoMessage() {}
+
+func (x *MatchSessionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MatchSessionsRequest.ProtoReflect.Descriptor instead.
+func (*MatchSessionsRequest) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *MatchSessionsRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *MatchSessionsRequest) GetMaxReceivers() uint32 {
+	if x != nil {
+		return x.MaxReceivers
+	}
+	return 0
+}
+
+// MatchSessionsResponse is who would get a message when it comes back.
+type MatchSessionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By client id.
+	Receivers []*v11.TopicReceiver `protobuf:"bytes,1,rep,name=receivers,proto3" json:"receivers,omitempty"`
+	// How many there are in all.
+	ReceiversTotal uint64 `protobuf:"varint,2,opt,name=receivers_total,json=receiversTotal,proto3" json:"receivers_total,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *MatchSessionsResponse) Reset() {
+	*x = MatchSessionsResponse{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MatchSessionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MatchSessionsResponse) ProtoMessage() {}
+
+func (x *MatchSessionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MatchSessionsResponse.ProtoReflect.Descriptor instead.
+func (*MatchSessionsResponse) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *MatchSessionsResponse) GetReceivers() []*v11.TopicReceiver {
+	if x != nil {
+		return x.Receivers
+	}
+	return nil
+}
+
+func (x *MatchSessionsResponse) GetReceiversTotal() uint64 {
+	if x != nil {
+		return x.ReceiversTotal
+	}
+	return 0
+}
+
+// RemoveSessionRequest names a client.
+type RemoveSessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client id.
+	ClientId      string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveSessionRequest) Reset() {
+	*x = RemoveSessionRequest{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveSessionRequest) ProtoMessage() {}
+
+func (x *RemoveSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveSessionRequest.ProtoReflect.Descriptor instead.
+func (*RemoveSessionRequest) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *RemoveSessionRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+// RemoveSessionResponse says that the session is gone.
+type RemoveSessionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveSessionResponse) Reset() {
+	*x = RemoveSessionResponse{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveSessionResponse) ProtoMessage() {}
+
+func (x *RemoveSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveSessionResponse.ProtoReflect.Descriptor instead.
+func (*RemoveSessionResponse) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{50}
+}
+
+// DeleteRetainedRequest names a topic.
+type DeleteRetainedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Topic name.
+	Topic         string `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRetainedRequest) Reset() {
+	*x = DeleteRetainedRequest{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRetainedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRetainedRequest) ProtoMessage() {}
+
+func (x *DeleteRetainedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRetainedRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRetainedRequest) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *DeleteRetainedRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+// DeleteRetainedResponse says that the topic has no retained message.
+type DeleteRetainedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRetainedResponse) Reset() {
+	*x = DeleteRetainedResponse{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRetainedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRetainedResponse) ProtoMessage() {}
+
+func (x *DeleteRetainedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRetainedResponse.ProtoReflect.Descriptor instead.
+func (*DeleteRetainedResponse) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{52}
+}
+
 var File_beeline_session_v1_session_service_proto protoreflect.FileDescriptor
 
 const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\n" +
-	"(beeline/session/v1/session_service.proto\x12\x12beeline.session.v1\x1a beeline/message/v1/message.proto\"\xdc\x04\n" +
+	"(beeline/session/v1/session_service.proto\x12\x12beeline.session.v1\x1a\x1dbeeline/admin/v1/client.proto\x1a beeline/message/v1/message.proto\"\xdc\x04\n" +
 	"\rAttachRequest\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.beeline.session.v1.HelloH\x00R\x05hello\x121\n" +
 	"\x05claim\x18\x02 \x01(\v2\x19.beeline.session.v1.ClaimH\x00R\x05claim\x127\n" +
@@ -3713,9 +4136,10 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\"o\n" +
 	"\x14ReadRetainedResponse\x12?\n" +
 	"\bmessages\x18\x01 \x03(\v2#.beeline.session.v1.RetainedMessageR\bmessages\x12\x16\n" +
-	"\x06cursor\x18\x02 \x01(\fR\x06cursor\"4\n" +
+	"\x06cursor\x18\x02 \x01(\fR\x06cursor\"Y\n" +
 	"\x15InspectSessionRequest\x12\x1b\n" +
-	"\tclient_id\x18\x01 \x01(\tR\bclientId\"\xdd\x03\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12#\n" +
+	"\rinbox_entries\x18\x02 \x01(\rR\finboxEntries\"\xa9\x04\n" +
 	"\x16InspectSessionResponse\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\x04R\tsessionId\x12\x16\n" +
@@ -3730,13 +4154,35 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\x0finbox_oldest_ms\x18\t \x01(\x04R\rinboxOldestMs\x12#\n" +
 	"\rinbox_dropped\x18\n" +
 	" \x01(\x04R\finboxDropped\x12(\n" +
-	"\x10last_drop_reason\x18\v \x01(\tR\x0elastDropReasonB\x10\n" +
+	"\x10last_drop_reason\x18\v \x01(\tR\x0elastDropReason\x122\n" +
+	"\x05inbox\x18\f \x03(\v2\x1c.beeline.admin.v1.InboxEntryR\x05inbox\x12\x16\n" +
+	"\x06groups\x18\r \x03(\tR\x06groupsB\x10\n" +
 	"\x0e_expires_in_ms\",\n" +
 	"\x16ListUserClientsRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\"8\n" +
 	"\x17ListUserClientsResponse\x12\x1d\n" +
 	"\n" +
-	"client_ids\x18\x01 \x03(\tR\tclientIds*q\n" +
+	"client_ids\x18\x01 \x03(\tR\tclientIds\"r\n" +
+	"\x13ListSessionsRequest\x12(\n" +
+	"\x10client_id_prefix\x18\x01 \x01(\tR\x0eclientIdPrefix\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\tR\x05after\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\rR\bpageSize\"p\n" +
+	"\x14ListSessionsResponse\x129\n" +
+	"\aclients\x18\x01 \x03(\v2\x1f.beeline.admin.v1.ClientSummaryR\aclients\x12\x1d\n" +
+	"\n" +
+	"next_after\x18\x02 \x01(\tR\tnextAfter\"Q\n" +
+	"\x14MatchSessionsRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12#\n" +
+	"\rmax_receivers\x18\x02 \x01(\rR\fmaxReceivers\"\x7f\n" +
+	"\x15MatchSessionsResponse\x12=\n" +
+	"\treceivers\x18\x01 \x03(\v2\x1f.beeline.admin.v1.TopicReceiverR\treceivers\x12'\n" +
+	"\x0freceivers_total\x18\x02 \x01(\x04R\x0ereceiversTotal\"3\n" +
+	"\x14RemoveSessionRequest\x12\x1b\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\"\x17\n" +
+	"\x15RemoveSessionResponse\"-\n" +
+	"\x15DeleteRetainedRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\"\x18\n" +
+	"\x16DeleteRetainedResponse*q\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REFUSAL_UNAVAILABLE\x10\x01\x12\x1c\n" +
@@ -3744,14 +4190,18 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\x12REFUSAL_SUPERSEDED\x10\x03*9\n" +
 	"\x06Ending\x12\x16\n" +
 	"\x12ENDING_UNSPECIFIED\x10\x00\x12\x17\n" +
-	"\x13ENDING_WITHOUT_WILL\x10\x012\xcb\x04\n" +
+	"\x13ENDING_WITHOUT_WILL\x10\x012\xe3\a\n" +
 	"\x0eSessionService\x12S\n" +
 	"\x06Attach\x12!.beeline.session.v1.AttachRequest\x1a\".beeline.session.v1.AttachResponse(\x010\x01\x12R\n" +
 	"\aWitness\x12\".beeline.session.v1.WitnessRequest\x1a#.beeline.session.v1.WitnessResponse\x12X\n" +
 	"\tReadInbox\x12$.beeline.session.v1.ReadInboxRequest\x1a%.beeline.session.v1.ReadInboxResponse\x12a\n" +
 	"\fReadRetained\x12'.beeline.session.v1.ReadRetainedRequest\x1a(.beeline.session.v1.ReadRetainedResponse\x12g\n" +
 	"\x0eInspectSession\x12).beeline.session.v1.InspectSessionRequest\x1a*.beeline.session.v1.InspectSessionResponse\x12j\n" +
-	"\x0fListUserClients\x12*.beeline.session.v1.ListUserClientsRequest\x1a+.beeline.session.v1.ListUserClientsResponseBFZDgithub.com/beeline-mqtt/beeline/api/gen/beeline/session/v1;sessionv1b\x06proto3"
+	"\x0fListUserClients\x12*.beeline.session.v1.ListUserClientsRequest\x1a+.beeline.session.v1.ListUserClientsResponse\x12a\n" +
+	"\fListSessions\x12'.beeline.session.v1.ListSessionsRequest\x1a(.beeline.session.v1.ListSessionsResponse\x12d\n" +
+	"\rMatchSessions\x12(.beeline.session.v1.MatchSessionsRequest\x1a).beeline.session.v1.MatchSessionsResponse\x12d\n" +
+	"\rRemoveSession\x12(.beeline.session.v1.RemoveSessionRequest\x1a).beeline.session.v1.RemoveSessionResponse\x12g\n" +
+	"\x0eDeleteRetained\x12).beeline.session.v1.DeleteRetainedRequest\x1a*.beeline.session.v1.DeleteRetainedResponseBFZDgithub.com/beeline-mqtt/beeline/api/gen/beeline/session/v1;sessionv1b\x06proto3"
 
 var (
 	file_beeline_session_v1_session_service_proto_rawDescOnce sync.Once
@@ -3766,7 +4216,7 @@ func file_beeline_session_v1_session_service_proto_rawDescGZIP() []byte {
 }
 
 var file_beeline_session_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_beeline_session_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_beeline_session_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_beeline_session_v1_session_service_proto_goTypes = []any{
 	(Refusal)(0),                    // 0: beeline.session.v1.Refusal
 	(Ending)(0),                     // 1: beeline.session.v1.Ending
@@ -3815,9 +4265,20 @@ var file_beeline_session_v1_session_service_proto_goTypes = []any{
 	(*InspectSessionResponse)(nil),  // 44: beeline.session.v1.InspectSessionResponse
 	(*ListUserClientsRequest)(nil),  // 45: beeline.session.v1.ListUserClientsRequest
 	(*ListUserClientsResponse)(nil), // 46: beeline.session.v1.ListUserClientsResponse
-	(*v1.Message)(nil),              // 47: beeline.message.v1.Message
-	(v1.Qos)(0),                     // 48: beeline.message.v1.Qos
-	(*v1.MessageId)(nil),            // 49: beeline.message.v1.MessageId
+	(*ListSessionsRequest)(nil),     // 47: beeline.session.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),    // 48: beeline.session.v1.ListSessionsResponse
+	(*MatchSessionsRequest)(nil),    // 49: beeline.session.v1.MatchSessionsRequest
+	(*MatchSessionsResponse)(nil),   // 50: beeline.session.v1.MatchSessionsResponse
+	(*RemoveSessionRequest)(nil),    // 51: beeline.session.v1.RemoveSessionRequest
+	(*RemoveSessionResponse)(nil),   // 52: beeline.session.v1.RemoveSessionResponse
+	(*DeleteRetainedRequest)(nil),   // 53: beeline.session.v1.DeleteRetainedRequest
+	(*DeleteRetainedResponse)(nil),  // 54: beeline.session.v1.DeleteRetainedResponse
+	(*v1.Message)(nil),              // 55: beeline.message.v1.Message
+	(v1.Qos)(0),                     // 56: beeline.message.v1.Qos
+	(*v1.MessageId)(nil),            // 57: beeline.message.v1.MessageId
+	(*v11.InboxEntry)(nil),          // 58: beeline.admin.v1.InboxEntry
+	(*v11.ClientSummary)(nil),       // 59: beeline.admin.v1.ClientSummary
+	(*v11.TopicReceiver)(nil),       // 60: beeline.admin.v1.TopicReceiver
 }
 var file_beeline_session_v1_session_service_proto_depIdxs = []int32{
 	4,  // 0: beeline.session.v1.AttachRequest.hello:type_name -> beeline.session.v1.Hello
@@ -3842,50 +4303,61 @@ var file_beeline_session_v1_session_service_proto_depIdxs = []int32{
 	10, // 19: beeline.session.v1.AttachResponse.members_changed:type_name -> beeline.session.v1.MembersChanged
 	12, // 20: beeline.session.v1.AttachResponse.managed_clients:type_name -> beeline.session.v1.ManagedClients
 	7,  // 21: beeline.session.v1.Claim.will:type_name -> beeline.session.v1.Will
-	47, // 22: beeline.session.v1.Will.message:type_name -> beeline.message.v1.Message
+	55, // 22: beeline.session.v1.Will.message:type_name -> beeline.message.v1.Message
 	14, // 23: beeline.session.v1.Claimed.session:type_name -> beeline.session.v1.Session
 	9,  // 24: beeline.session.v1.Claimed.managed:type_name -> beeline.session.v1.ManagedFilter
 	13, // 25: beeline.session.v1.ManagedClients.clients:type_name -> beeline.session.v1.ManagedClient
 	9,  // 26: beeline.session.v1.ManagedClient.managed:type_name -> beeline.session.v1.ManagedFilter
 	15, // 27: beeline.session.v1.Session.subscriptions:type_name -> beeline.session.v1.Subscription
 	16, // 28: beeline.session.v1.Session.taken:type_name -> beeline.session.v1.Taken
-	48, // 29: beeline.session.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
-	49, // 30: beeline.session.v1.Taken.message_id:type_name -> beeline.message.v1.MessageId
-	47, // 31: beeline.session.v1.Entry.message:type_name -> beeline.message.v1.Message
-	48, // 32: beeline.session.v1.Entry.qos:type_name -> beeline.message.v1.Qos
+	56, // 29: beeline.session.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
+	57, // 30: beeline.session.v1.Taken.message_id:type_name -> beeline.message.v1.MessageId
+	55, // 31: beeline.session.v1.Entry.message:type_name -> beeline.message.v1.Message
+	56, // 32: beeline.session.v1.Entry.qos:type_name -> beeline.message.v1.Qos
 	17, // 33: beeline.session.v1.Change.append:type_name -> beeline.session.v1.Entry
 	19, // 34: beeline.session.v1.Change.sent:type_name -> beeline.session.v1.Sent
 	16, // 35: beeline.session.v1.Change.taken:type_name -> beeline.session.v1.Taken
 	15, // 36: beeline.session.v1.Change.subscribed:type_name -> beeline.session.v1.Subscription
 	18, // 37: beeline.session.v1.Write.changes:type_name -> beeline.session.v1.Change
 	22, // 38: beeline.session.v1.Written.left_out:type_name -> beeline.session.v1.LeftOut
-	47, // 39: beeline.session.v1.Retain.message:type_name -> beeline.message.v1.Message
-	47, // 40: beeline.session.v1.Publish.message:type_name -> beeline.message.v1.Message
+	55, // 39: beeline.session.v1.Retain.message:type_name -> beeline.message.v1.Message
+	55, // 40: beeline.session.v1.Publish.message:type_name -> beeline.message.v1.Message
 	0,  // 41: beeline.session.v1.Refused.reason:type_name -> beeline.session.v1.Refusal
 	1,  // 42: beeline.session.v1.Release.ending:type_name -> beeline.session.v1.Ending
 	34, // 43: beeline.session.v1.Holdings.holdings:type_name -> beeline.session.v1.Holding
 	34, // 44: beeline.session.v1.Holdings.ghosts:type_name -> beeline.session.v1.Holding
 	17, // 45: beeline.session.v1.ReadInboxResponse.entries:type_name -> beeline.session.v1.Entry
-	47, // 46: beeline.session.v1.RetainedMessage.message:type_name -> beeline.message.v1.Message
+	55, // 46: beeline.session.v1.RetainedMessage.message:type_name -> beeline.message.v1.Message
 	41, // 47: beeline.session.v1.ReadRetainedResponse.messages:type_name -> beeline.session.v1.RetainedMessage
 	15, // 48: beeline.session.v1.InspectSessionResponse.subscriptions:type_name -> beeline.session.v1.Subscription
-	2,  // 49: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
-	36, // 50: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
-	38, // 51: beeline.session.v1.SessionService.ReadInbox:input_type -> beeline.session.v1.ReadInboxRequest
-	40, // 52: beeline.session.v1.SessionService.ReadRetained:input_type -> beeline.session.v1.ReadRetainedRequest
-	43, // 53: beeline.session.v1.SessionService.InspectSession:input_type -> beeline.session.v1.InspectSessionRequest
-	45, // 54: beeline.session.v1.SessionService.ListUserClients:input_type -> beeline.session.v1.ListUserClientsRequest
-	3,  // 55: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
-	37, // 56: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
-	39, // 57: beeline.session.v1.SessionService.ReadInbox:output_type -> beeline.session.v1.ReadInboxResponse
-	42, // 58: beeline.session.v1.SessionService.ReadRetained:output_type -> beeline.session.v1.ReadRetainedResponse
-	44, // 59: beeline.session.v1.SessionService.InspectSession:output_type -> beeline.session.v1.InspectSessionResponse
-	46, // 60: beeline.session.v1.SessionService.ListUserClients:output_type -> beeline.session.v1.ListUserClientsResponse
-	55, // [55:61] is the sub-list for method output_type
-	49, // [49:55] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	58, // 49: beeline.session.v1.InspectSessionResponse.inbox:type_name -> beeline.admin.v1.InboxEntry
+	59, // 50: beeline.session.v1.ListSessionsResponse.clients:type_name -> beeline.admin.v1.ClientSummary
+	60, // 51: beeline.session.v1.MatchSessionsResponse.receivers:type_name -> beeline.admin.v1.TopicReceiver
+	2,  // 52: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
+	36, // 53: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
+	38, // 54: beeline.session.v1.SessionService.ReadInbox:input_type -> beeline.session.v1.ReadInboxRequest
+	40, // 55: beeline.session.v1.SessionService.ReadRetained:input_type -> beeline.session.v1.ReadRetainedRequest
+	43, // 56: beeline.session.v1.SessionService.InspectSession:input_type -> beeline.session.v1.InspectSessionRequest
+	45, // 57: beeline.session.v1.SessionService.ListUserClients:input_type -> beeline.session.v1.ListUserClientsRequest
+	47, // 58: beeline.session.v1.SessionService.ListSessions:input_type -> beeline.session.v1.ListSessionsRequest
+	49, // 59: beeline.session.v1.SessionService.MatchSessions:input_type -> beeline.session.v1.MatchSessionsRequest
+	51, // 60: beeline.session.v1.SessionService.RemoveSession:input_type -> beeline.session.v1.RemoveSessionRequest
+	53, // 61: beeline.session.v1.SessionService.DeleteRetained:input_type -> beeline.session.v1.DeleteRetainedRequest
+	3,  // 62: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
+	37, // 63: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
+	39, // 64: beeline.session.v1.SessionService.ReadInbox:output_type -> beeline.session.v1.ReadInboxResponse
+	42, // 65: beeline.session.v1.SessionService.ReadRetained:output_type -> beeline.session.v1.ReadRetainedResponse
+	44, // 66: beeline.session.v1.SessionService.InspectSession:output_type -> beeline.session.v1.InspectSessionResponse
+	46, // 67: beeline.session.v1.SessionService.ListUserClients:output_type -> beeline.session.v1.ListUserClientsResponse
+	48, // 68: beeline.session.v1.SessionService.ListSessions:output_type -> beeline.session.v1.ListSessionsResponse
+	50, // 69: beeline.session.v1.SessionService.MatchSessions:output_type -> beeline.session.v1.MatchSessionsResponse
+	52, // 70: beeline.session.v1.SessionService.RemoveSession:output_type -> beeline.session.v1.RemoveSessionResponse
+	54, // 71: beeline.session.v1.SessionService.DeleteRetained:output_type -> beeline.session.v1.DeleteRetainedResponse
+	62, // [62:72] is the sub-list for method output_type
+	52, // [52:62] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_beeline_session_v1_session_service_proto_init() }
@@ -3936,7 +4408,7 @@ func file_beeline_session_v1_session_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeline_session_v1_session_service_proto_rawDesc), len(file_beeline_session_v1_session_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   45,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,10 @@ const (
 	SessionService_ReadRetained_FullMethodName    = "/beeline.session.v1.SessionService/ReadRetained"
 	SessionService_InspectSession_FullMethodName  = "/beeline.session.v1.SessionService/InspectSession"
 	SessionService_ListUserClients_FullMethodName = "/beeline.session.v1.SessionService/ListUserClients"
+	SessionService_ListSessions_FullMethodName    = "/beeline.session.v1.SessionService/ListSessions"
+	SessionService_MatchSessions_FullMethodName   = "/beeline.session.v1.SessionService/MatchSessions"
+	SessionService_RemoveSession_FullMethodName   = "/beeline.session.v1.SessionService/RemoveSession"
+	SessionService_DeleteRetained_FullMethodName  = "/beeline.session.v1.SessionService/DeleteRetained"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -48,7 +52,7 @@ type SessionServiceClient interface {
 	// epoch any more; UNAVAILABLE while the store cannot be read.
 	ReadInbox(ctx context.Context, in *ReadInboxRequest, opts ...grpc.CallOption) (*ReadInboxResponse, error)
 	// ReadRetained reads one page of the retained messages whose topics match a filter, in the order of the store.
-	// Refuses as ReadInbox does.
+	// Refuses: as ReadInbox does; INVALID_ARGUMENT for a cursor that is none.
 	ReadRetained(ctx context.Context, in *ReadRetainedRequest, opts ...grpc.CallOption) (*ReadRetainedResponse, error)
 	// InspectSession shows what is known of one client's session.
 	// Refuses: NOT_FOUND when the client has no durable session; else as ReadInbox does.
@@ -57,6 +61,19 @@ type SessionServiceClient interface {
 	// and have a session. Some may have gone a moment ago.
 	// Refuses: FAILED_PRECONDITION when this instance is not the active one.
 	ListUserClients(ctx context.Context, in *ListUserClientsRequest, opts ...grpc.CallOption) (*ListUserClientsResponse, error)
+	// ListSessions lists the durable sessions of clients that are away, by client id.
+	// Refuses as ReadInbox does.
+	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
+	// MatchSessions says for which absent clients a message would be kept.
+	// Refuses as ReadInbox does.
+	MatchSessions(ctx context.Context, in *MatchSessionsRequest, opts ...grpc.CallOption) (*MatchSessionsResponse, error)
+	// RemoveSession ends the durable session of a client that is away, as if its time had passed.
+	// Refuses: NOT_FOUND when the client has no durable session; FAILED_PRECONDITION with the reason HELD while a gateway
+	// holds it; else as ReadInbox does.
+	RemoveSession(ctx context.Context, in *RemoveSessionRequest, opts ...grpc.CallOption) (*RemoveSessionResponse, error)
+	// DeleteRetained removes the retained message of a topic. Nobody is sent anything.
+	// Refuses: NOT_FOUND when there is none; INVALID_ARGUMENT for the topic; else as ReadInbox does.
+	DeleteRetained(ctx context.Context, in *DeleteRetainedRequest, opts ...grpc.CallOption) (*DeleteRetainedResponse, error)
 }
 
 type sessionServiceClient struct {
@@ -130,6 +147,46 @@ func (c *sessionServiceClient) ListUserClients(ctx context.Context, in *ListUser
 	return out, nil
 }
 
+func (c *sessionServiceClient) ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSessionsResponse)
+	err := c.cc.Invoke(ctx, SessionService_ListSessions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sessionServiceClient) MatchSessions(ctx context.Context, in *MatchSessionsRequest, opts ...grpc.CallOption) (*MatchSessionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MatchSessionsResponse)
+	err := c.cc.Invoke(ctx, SessionService_MatchSessions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sessionServiceClient) RemoveSession(ctx context.Context, in *RemoveSessionRequest, opts ...grpc.CallOption) (*RemoveSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveSessionResponse)
+	err := c.cc.Invoke(ctx, SessionService_RemoveSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sessionServiceClient) DeleteRetained(ctx context.Context, in *DeleteRetainedRequest, opts ...grpc.CallOption) (*DeleteRetainedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteRetainedResponse)
+	err := c.cc.Invoke(ctx, SessionService_DeleteRetained_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SessionServiceServer is the server API for SessionService service.
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
@@ -151,7 +208,7 @@ type SessionServiceServer interface {
 	// epoch any more; UNAVAILABLE while the store cannot be read.
 	ReadInbox(context.Context, *ReadInboxRequest) (*ReadInboxResponse, error)
 	// ReadRetained reads one page of the retained messages whose topics match a filter, in the order of the store.
-	// Refuses as ReadInbox does.
+	// Refuses: as ReadInbox does; INVALID_ARGUMENT for a cursor that is none.
 	ReadRetained(context.Context, *ReadRetainedRequest) (*ReadRetainedResponse, error)
 	// InspectSession shows what is known of one client's session.
 	// Refuses: NOT_FOUND when the client has no durable session; else as ReadInbox does.
@@ -160,6 +217,19 @@ type SessionServiceServer interface {
 	// and have a session. Some may have gone a moment ago.
 	// Refuses: FAILED_PRECONDITION when this instance is not the active one.
 	ListUserClients(context.Context, *ListUserClientsRequest) (*ListUserClientsResponse, error)
+	// ListSessions lists the durable sessions of clients that are away, by client id.
+	// Refuses as ReadInbox does.
+	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
+	// MatchSessions says for which absent clients a message would be kept.
+	// Refuses as ReadInbox does.
+	MatchSessions(context.Context, *MatchSessionsRequest) (*MatchSessionsResponse, error)
+	// RemoveSession ends the durable session of a client that is away, as if its time had passed.
+	// Refuses: NOT_FOUND when the client has no durable session; FAILED_PRECONDITION with the reason HELD while a gateway
+	// holds it; else as ReadInbox does.
+	RemoveSession(context.Context, *RemoveSessionRequest) (*RemoveSessionResponse, error)
+	// DeleteRetained removes the retained message of a topic. Nobody is sent anything.
+	// Refuses: NOT_FOUND when there is none; INVALID_ARGUMENT for the topic; else as ReadInbox does.
+	DeleteRetained(context.Context, *DeleteRetainedRequest) (*DeleteRetainedResponse, error)
 	mustEmbedUnimplementedSessionServiceServer()
 }
 
@@ -187,6 +257,18 @@ func (UnimplementedSessionServiceServer) InspectSession(context.Context, *Inspec
 }
 func (UnimplementedSessionServiceServer) ListUserClients(context.Context, *ListUserClientsRequest) (*ListUserClientsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListUserClients not implemented")
+}
+func (UnimplementedSessionServiceServer) ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSessions not implemented")
+}
+func (UnimplementedSessionServiceServer) MatchSessions(context.Context, *MatchSessionsRequest) (*MatchSessionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method MatchSessions not implemented")
+}
+func (UnimplementedSessionServiceServer) RemoveSession(context.Context, *RemoveSessionRequest) (*RemoveSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveSession not implemented")
+}
+func (UnimplementedSessionServiceServer) DeleteRetained(context.Context, *DeleteRetainedRequest) (*DeleteRetainedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteRetained not implemented")
 }
 func (UnimplementedSessionServiceServer) mustEmbedUnimplementedSessionServiceServer() {}
 func (UnimplementedSessionServiceServer) testEmbeddedByValue()                        {}
@@ -306,6 +388,78 @@ func _SessionService_ListUserClients_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_ListSessions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSessionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).ListSessions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_ListSessions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).ListSessions(ctx, req.(*ListSessionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SessionService_MatchSessions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MatchSessionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).MatchSessions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_MatchSessions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).MatchSessions(ctx, req.(*MatchSessionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SessionService_RemoveSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).RemoveSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_RemoveSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).RemoveSession(ctx, req.(*RemoveSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SessionService_DeleteRetained_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteRetainedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).DeleteRetained(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_DeleteRetained_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).DeleteRetained(ctx, req.(*DeleteRetainedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SessionService_ServiceDesc is the grpc.ServiceDesc for SessionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -332,6 +486,22 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListUserClients",
 			Handler:    _SessionService_ListUserClients_Handler,
+		},
+		{
+			MethodName: "ListSessions",
+			Handler:    _SessionService_ListSessions_Handler,
+		},
+		{
+			MethodName: "MatchSessions",
+			Handler:    _SessionService_MatchSessions_Handler,
+		},
+		{
+			MethodName: "RemoveSession",
+			Handler:    _SessionService_RemoveSession_Handler,
+		},
+		{
+			MethodName: "DeleteRetained",
+			Handler:    _SessionService_DeleteRetained_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1,0 +1,190 @@
+package tokens
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/beeline-mqtt/beeline/services/router/internal/access"
+)
+
+// Entry is one token of a token file.
+type Entry struct {
+	Name string `yaml:"name"`
+	Role string `yaml:"role"`
+	// SHA256 is the hash of the token in hexadecimal: for tokens that nobody can guess.
+	SHA256 string `yaml:"sha256,omitempty"`
+	// Bcrypt is the hash of a password. The token is the name, a dot, and the password; the name has no dot.
+	Bcrypt string `yaml:"bcrypt,omitempty"`
+	// Limits bound what the holder may publish and read; absent: nothing does.
+	Limits *access.Limits `yaml:"limits,omitempty"`
+}
+
+// File is what a token file holds, YAML or JSON.
+type File struct {
+	Tokens []Entry `yaml:"tokens"`
+}
+
+// Hash is the SHA256 of an entry.
+func Hash(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:])
+}
+
+// table is a token file in memory.
+type table struct {
+	byHash map[string]access.Principal
+	byName map[string]password
+
+	mu    sync.Mutex // one bcrypt at a time: it is slow on purpose, and anybody may ask for it
+	known map[string]access.Principal
+}
+
+type password struct {
+	hash []byte
+	of   access.Principal
+}
+
+func parseTable(text []byte) (*table, error) {
+	var f File
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	d.KnownFields(true)
+	if err := d.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	t := &table{byHash: map[string]access.Principal{}, byName: map[string]password{}, known: map[string]access.Principal{}}
+	for i, e := range f.Tokens {
+		if err := t.add(e); err != nil {
+			return nil, fmt.Errorf("tokens[%d]: %w", i, err)
+		}
+	}
+	return t, nil
+}
+
+func (t *table) add(e Entry) error {
+	role, err := access.ParseRole(e.Role)
+	switch {
+	case e.Name == "":
+		return errors.New("name is missing")
+	case err != nil:
+		return err
+	case role == access.Operator && e.Limits != nil:
+		return errors.New("limits: an operator has none")
+	case (e.SHA256 == "") == (e.Bcrypt == ""):
+		return errors.New("give sha256 or bcrypt")
+	}
+	if err := e.Limits.Validate(); err != nil {
+		return fmt.Errorf("limits: %w", err)
+	}
+	p := access.Principal{Name: e.Name, Role: role, Limits: e.Limits}
+	if e.Bcrypt != "" {
+		if _, err := bcrypt.Cost([]byte(e.Bcrypt)); err != nil {
+			return fmt.Errorf("bcrypt: %w", err)
+		}
+		if _, twice := t.byName[e.Name]; twice || strings.Contains(e.Name, ".") {
+			return fmt.Errorf("name %q: of entries with bcrypt, must be there once and without a dot", e.Name)
+		}
+		t.byName[e.Name] = password{[]byte(e.Bcrypt), p}
+		return nil
+	}
+	hash := strings.ToLower(e.SHA256)
+	if b, err := hex.DecodeString(hash); err != nil || len(b) != sha256.Size {
+		return errors.New("sha256: is not 64 hexadecimal digits")
+	}
+	if _, twice := t.byHash[hash]; twice {
+		return errors.New("sha256: another entry has the same token")
+	}
+	t.byHash[hash] = p
+	return nil
+}
+
+// find looks a token up by its hash, and a password by the name before it.
+func (t *table) find(token string) (access.Principal, bool) {
+	hash := Hash(token)
+	if p, ok := t.byHash[hash]; ok {
+		return p, true
+	}
+	name, secret, _ := strings.Cut(token, ".")
+	x, ok := t.byName[name]
+	if !ok {
+		return access.Principal{}, false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p, ok := t.known[hash]; ok {
+		return p, true
+	}
+	if bcrypt.CompareHashAndPassword(x.hash, []byte(secret)) != nil {
+		return access.Principal{}, false
+	}
+	t.known[hash] = x.of
+	return x.of, true
+}
+
+// checkInterval is how long a change of a file may go unnoticed.
+const checkInterval = time.Second
+
+// watched is what a file says. Whoever asks for it looks now and then whether the file has changed.
+type watched[T any] struct {
+	path  string
+	parse func([]byte) (T, error)
+	deps  Deps
+
+	mu      sync.Mutex // guards the following
+	value   T
+	seen    os.FileInfo
+	checked time.Time
+}
+
+func watch[T any](path string, parse func([]byte) (T, error), d Deps) (*watched[T], error) {
+	w := &watched[T]{path: path, parse: parse, deps: d}
+	return w, w.read()
+}
+
+// read must be called with mu held, or before others know w.
+func (w *watched[T]) read() error {
+	w.checked = w.deps.Now()
+	info, err := os.Stat(w.path)
+	if err != nil {
+		w.seen = nil
+		return err
+	}
+	if w.seen != nil && os.SameFile(info, w.seen) && info.ModTime().Equal(w.seen.ModTime()) && info.Size() == w.seen.Size() {
+		return nil
+	}
+	w.seen = info
+	text, err := os.ReadFile(w.path)
+	if err != nil {
+		return err
+	}
+	value, err := w.parse(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", w.path, err)
+	}
+	w.value = value
+	return nil
+}
+
+// get returns what the file said when it could be read last.
+func (w *watched[T]) get(ctx context.Context) T {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.deps.Now().Sub(w.checked) >= checkInterval {
+		if err := w.read(); err != nil {
+			w.deps.Logger.ErrorContext(ctx, "a file cannot be read again: what it said before counts", slog.Any("error", err))
+		}
+	}
+	return w.value
+}
