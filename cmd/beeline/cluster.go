@@ -55,6 +55,7 @@ func clustersCommand(o *routerOptions) *cobra.Command {
 func addClusterCommand(o *routerOptions) *cobra.Command {
 	var brokers, urls []string
 	var e adminv1.Emqx
+	var channel adminv1.Channel
 	cmd := &cobra.Command{
 		Use: "add NAME", Short: "Add a cluster, or change one", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -72,6 +73,9 @@ func addClusterCommand(o *routerOptions) *cobra.Command {
 			default:
 				return errors.New("give --static or --emqx")
 			}
+			if channel.GetCommandTopic() != "" {
+				c.Channel = &channel
+			}
 			return o.ask(func(s adminv1.PlacementServiceClient) error {
 				if _, err := s.PutCluster(cmd.Context(), &adminv1.PutClusterRequest{Cluster: c}); err != nil {
 					return fmt.Errorf("add: %w", err)
@@ -87,6 +91,10 @@ func addClusterCommand(o *routerOptions) *cobra.Command {
 	f.StringVar(&e.SecretFile, "secret-file", "", "file on the routers with its secret")
 	f.Uint32Var(&e.ApiVersion, "api-version", 0, "version of the API: 4 or 5 (default 5)")
 	f.Uint32Var(&e.MqttPort, "mqtt-port", 0, "MQTT port of the nodes (default 1883)")
+	f.StringVar(&channel.CommandTopic, "command-topic", "", "where commands to its devices are published, like devices/{client_id}/{topic} (default: they are not)")
+	f.StringVar(&channel.AnswerTopic, "answer-topic", "", "where its devices answer (default beeline/answers/{router})")
+	f.StringVar(&channel.Username, "username", "", "user name with which routers connect for commands")
+	f.StringVar(&channel.PasswordFile, "password-file", "", "file on the routers with the password")
 	return cmd
 }
 

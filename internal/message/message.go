@@ -48,6 +48,13 @@ type Properties struct {
 	User            []UserProperty
 }
 
+// ServicePrefix begins the client ids of the cluster's own services, and no others.
+const ServicePrefix = "$service-"
+
+// PublisherProperty is the name of the user property that the cluster's own services get with every message, behind all
+// others: its value is the client id of the publisher.
+const PublisherProperty = "beeline-publisher"
+
 // Message is one application message. The zero Expires means that it never expires.
 type Message struct {
 	ID

@@ -16,6 +16,20 @@ const (
 // level5 is the Protocol Level of MQTT 5.
 const level5 = 5
 
+// FlagsOf are the flags of a CONNECT without Will.
+func FlagsOf(clean, hasUsername, hasPassword bool) (f ConnectFlags) {
+	if clean {
+		f |= cleanStart
+	}
+	if hasUsername {
+		f |= username
+	}
+	if hasPassword {
+		f |= password
+	}
+	return f
+}
+
 // CleanStart is Clean Session before MQTT 5.
 func (f ConnectFlags) CleanStart() bool { return f&cleanStart != 0 }
 

@@ -17,17 +17,21 @@ type PublishOptions struct {
 	Retain   bool
 
 	// The rest is MQTT 5, and not used in 3.1.1. IDs are the Subscription Identifiers that matched, 1 to
-	// 268,435,455. Alias is the Topic Alias, 0 for none; with it, OmitTopic sends the empty Topic Name.
-	IDs       []uint32
-	Alias     uint16
-	OmitTopic bool
+	// 268,435,455. Alias is the Topic Alias, 0 for none; with it, OmitTopic sends the empty Topic Name. NamePublisher
+	// adds message.PublisherProperty behind all other User Properties.
+	IDs           []uint32
+	Alias         uint16
+	OmitTopic     bool
+	NamePublisher bool
 }
 
 // omitTopic reports whether the Topic Name goes out empty.
 func (o *PublishOptions) omitTopic(v Version) bool { return v == V5 && o.OmitTopic && o.Alias != 0 }
 
 // shared reports whether the head of the packet is the same for all receivers, but for what patch fills in.
-func (o *PublishOptions) shared(v Version) bool { return v != V5 || len(o.IDs) == 0 && o.Alias == 0 }
+func (o *PublishOptions) shared(v Version) bool {
+	return v != V5 || len(o.IDs) == 0 && o.Alias == 0 && !o.NamePublisher
+}
 
 // form returns the slot of Forms for a head: it depends on the version and on whether there is a Packet Identifier.
 func (o *PublishOptions) form(v Version) int {
@@ -45,7 +49,7 @@ func (o *PublishOptions) form(v Version) int {
 // keep dst. now decides what is left of the Message Expiry Interval.
 //
 // When m has Forms, everything before the payload is encoded once, kept there, and then copied and patched. Receivers
-// with Subscription Identifiers or a Topic Alias get a head of their own.
+// with Subscription Identifiers or a Topic Alias, or that are told the publisher, get a head of their own.
 //
 // The packet must not be longer than MQTT allows, 268,435,455 bytes behind its fixed header: see PublishSize.
 func AppendPublish(dst []byte, v Version, m *message.Message, o PublishOptions, now time.Time) []byte {
@@ -108,6 +112,9 @@ func publishLengths(v Version, m *message.Message, o *PublishOptions) lengths {
 	if o.Alias != 0 {
 		props += 3
 	}
+	if o.NamePublisher {
+		props += 1 + textSize(message.PublisherProperty) + textSize(m.Publisher)
+	}
 	return lengths{props: props, remaining: remaining + varintSize(props) + props}
 }
 
@@ -140,6 +147,10 @@ func appendHead(dst []byte, v Version, m *message.Message, o *PublishOptions, n 
 	}
 	if m.Props != nil {
 		dst = appendMessageProperties(dst, m.Props)
+	}
+	if o.NamePublisher {
+		dst = appendText(append(dst, byte(mqtt.User)), message.PublisherProperty)
+		dst = appendText(dst, m.Publisher)
 	}
 	return dst
 }

@@ -64,6 +64,7 @@ type Gateway struct {
 	tap       *trace.Tap
 	lost      *cluster.Incarnation // the last one, when it was lost; of the goroutine that lives
 	closed    client.Deps          // for connections that come while there is no incarnation
+	tunnels   tunnels
 }
 
 // New makes a gateway and binds its listeners. Nobody is accepted before Run.
@@ -89,6 +90,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		return nil, err
 	}
 	g.metrics = newMetrics(deps.Metrics)
+	g.tunnels.serve = g.serveTunnel
 	for _, l := range g.listeners {
 		l.OnRefusal(func(why listener.Refusal) { g.metrics.clients.Refused(string(why)) })
 	}
@@ -104,6 +106,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 func (g *Gateway) Register(s grpc.ServiceRegistrar) {
 	meshv1.RegisterMeshServiceServer(s, &g.door)
 	gatewayv1.RegisterDrainServiceServer(s, &drainService{gateway: g})
+	gatewayv1.RegisterTunnelServiceServer(s, &g.tunnels)
 	gatewayv1.RegisterInspectServiceServer(s, &inspector{gateway: g})
 	trace.Register(s, g.tap)
 	gatewayv1.RegisterPublishServiceServer(s, &publisher{gateway: g})

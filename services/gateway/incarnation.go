@@ -29,8 +29,12 @@ type life struct {
 	limits  *client.Limits
 	deps    client.Deps
 	publish publish.Deps
-	broker  *broker.Broker
-	peers   *peers
+	tunnel  struct { // for the cluster's own services
+		limits client.Limits
+		deps   client.Deps
+	}
+	broker *broker.Broker
+	peers  *peers
 
 	taking chan struct{} // closed when it takes clients
 
@@ -53,11 +57,20 @@ func (l *life) enter() bool {
 
 // serve handles a connection, unless the incarnation is over.
 func (l *life) serve(nc net.Conn, listener string) bool {
+	return l.serveWith(nc, listener, l.limits, &l.deps)
+}
+
+// serveTunnel handles a connection of one of the cluster's own services, unless the incarnation is over.
+func (l *life) serveTunnel(nc net.Conn) bool {
+	return l.serveWith(nc, tunnelListener, &l.tunnel.limits, &l.tunnel.deps)
+}
+
+func (l *life) serveWith(nc net.Conn, listener string, limits *client.Limits, deps *client.Deps) bool {
 	if !l.enter() {
 		return false
 	}
 	defer l.conns.Done()
-	client.Serve(l.ctx, nc, listener, l.limits, &l.deps)
+	client.Serve(l.ctx, nc, listener, limits, deps)
 	return true
 }
 
@@ -128,6 +141,7 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		Broker: b, Limits: &g.cfg.Limits, Incarnation: inc.ID(), NextSequence: l.deps.NextSequence, Serving: inc.Serving,
 		Metrics: g.metrics.publish,
 	}
+	l.tunnel.limits, l.tunnel.deps = tunnelLimits(g.cfg.Limits), tunnelDeps(l.deps)
 	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
 	l.taking = make(chan struct{})
 	err = lifecycle.Run(ctx, stopGrace,

@@ -30,7 +30,7 @@ import (
 
 func TestEveryMethodThatIsServedHasARule(t *testing.T) {
 	s, rules := grpc.NewServer(), access.AllRules()
-	(&Router{administration: administration.New(administration.Deps{})}).Register(s)
+	(&Router{administration: administration.New(administration.Deps{}), messaging: &messaging{}}).Register(s)
 	healthv1.RegisterHealthServer(s, health.NewServer())
 	reflection.Register(s)
 	for service, info := range s.GetServiceInfo() {

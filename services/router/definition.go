@@ -35,6 +35,16 @@ func definitionOf(c *adminv1.Cluster) (foreign.Definition, error) {
 	default:
 		return d, errors.New("kind: must be given")
 	}
+	if x := c.GetChannel(); x != nil {
+		d.Channel = &foreign.Channel{
+			CommandTopic: x.GetCommandTopic(), AnswerTopic: x.GetAnswerTopic(), Username: x.GetUsername(), PasswordFile: x.GetPasswordFile(),
+		}
+		if t := x.GetTls(); t != nil {
+			d.Channel.TLS = &foreign.ChannelTLS{
+				CAFile: t.GetCaFile(), ServerName: t.GetServerName(), CertFile: t.GetCertFile(), KeyFile: t.GetKeyFile(),
+			}
+		}
+	}
 	return d, d.Validate()
 }
 
@@ -53,6 +63,14 @@ func clusterToWire(d foreign.Definition, revision int64) *adminv1.Cluster {
 			w.Nodes = append(w.Nodes, &adminv1.Static_Node{Address: n.Address, Weight: n.Weight})
 		}
 		c.Kind = &adminv1.Cluster_Static{Static: w}
+	}
+	if x := d.Channel; x != nil {
+		c.Channel = &adminv1.Channel{
+			CommandTopic: x.CommandTopic, AnswerTopic: x.AnswerTopic, Username: x.Username, PasswordFile: x.PasswordFile,
+		}
+		if t := x.TLS; t != nil {
+			c.Channel.Tls = &adminv1.ChannelTls{CaFile: t.CAFile, ServerName: t.ServerName, CertFile: t.CertFile, KeyFile: t.KeyFile}
+		}
 	}
 	return c
 }

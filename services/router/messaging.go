@@ -15,9 +15,11 @@ import (
 	"github.com/beeline-mqtt/beeline/services/router/internal/publish"
 )
 
-// messaging is the MessagingService.
+// messaging is the MessagingService: what publishes itself, and the rest of its parts.
 type messaging struct {
-	messagingv1.UnimplementedMessagingServiceServer
+	unserved
+	*subscribing
+	*commanding
 
 	fleet *fleet.Fleet
 	desk  *publish.Desk
@@ -26,6 +28,11 @@ type messaging struct {
 	over    bool
 	ending  chan struct{}
 	running sync.WaitGroup // streams, and what they have started
+}
+
+// unserved refuses what no part serves.
+type unserved struct {
+	messagingv1.UnimplementedMessagingServiceServer
 }
 
 func newMessaging(f *fleet.Fleet) *messaging {

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/testing/protocmp"
 
 	messagev1 "github.com/beeline-mqtt/beeline/api/gen/beeline/message/v1"
 	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
@@ -322,10 +323,80 @@ func TestAMessageForAGroupHasAReceiptForEachThatGetsIt(t *testing.T) {
 		t.Errorf("counts (-want +got):\n%s, %d receipts", diff, len(sum.GetReceipts()))
 	}
 	for range 2 {
-		if x := d.send(&messagingv1.SendRequest{Receiver: toGroup("nobody"), Message: message("t", "")})(); len(x.GetReceipts())+len(x.GetCounts()) > 0 {
-			t.Errorf("a group without anybody: %v", x)
+		unknown(t, d.send(&messagingv1.SendRequest{Receiver: toGroup("nobody"), Message: message("t", "")})())
+	}
+}
+
+// unknown checks the answer to a Send to somebody whom nobody knows.
+func unknown(t *testing.T, got *messagingv1.SendResponse) {
+	t.Helper()
+	want := &messagingv1.SendResponse{Counts: []*messagingv1.OutcomeCount{{Outcome: messagingv1.Outcome_OUTCOME_UNKNOWN, Receivers: 1}}}
+	if diff := gocmp.Diff(want, got, protocmp.Transform()); diff != "" {
+		t.Errorf("answer (-want +got):\n%s", diff)
+	}
+}
+
+func TestMembersThatHaveMissedAMessageAreNamed(t *testing.T) {
+	d := begin(t, 2, nil)
+	here, gone := d.connect(0, "here"), d.connect(1, "gone")
+	d.group("team", "here", "gone", "never")
+	gone.Disconnect()
+	d.eventually("it is gone", func() bool { return d.cluster.Metric(t, 1, "beeline_gateway_clients") == 0 })
+	got := d.send(&messagingv1.SendRequest{Receiver: toGroup("team"), Message: message("news", "x")})()
+	here.ReceivePayload("x")
+	outcomes := make(map[string]messagingv1.Outcome)
+	for _, x := range got.GetReceipts() {
+		outcomes[x.GetClientId()] = x.GetOutcome()
+	}
+	want := map[string]messagingv1.Outcome{
+		"here": messagingv1.Outcome_OUTCOME_DELIVERED, "gone": messagingv1.Outcome_OUTCOME_OFFLINE, "never": messagingv1.Outcome_OUTCOME_OFFLINE,
+	}
+	if diff := gocmp.Diff(want, outcomes); diff != "" {
+		t.Errorf("receipts (-want +got):\n%s", diff)
+	}
+}
+
+func TestAMessageForAUserGoesToAllItsClients(t *testing.T) {
+	d := begin(t, 2, nil)
+	as := func(user string) rawmqtt.Option {
+		return func(p *packets.Packet) { p.Connect.UsernameFlag, p.Connect.Username = true, []byte(user) }
+	}
+	phone := d.connect(0, "phone", as("ann"))
+	tablet := d.connect(1, "tablet", as("ann"))
+	laptop := d.connect(1, "laptop", as("ann"), rawmqtt.Durable(3600))
+	other := d.connect(1, "other", as("bob"))
+	other.MustSubscribe("#", 1)
+	laptop.Disconnect()
+	toUser := func(name string) *messagingv1.Receiver {
+		return &messagingv1.Receiver{Receiver: &messagingv1.Receiver_User{User: name}}
+	}
+	d.eventually("it is away", func() bool { return d.cluster.Metric(t, 1, "beeline_gateway_clients") == 2 })
+	got := d.send(&messagingv1.SendRequest{Receiver: toUser("ann"), Message: message("note", "x")})()
+	for _, c := range []*rawmqtt.Client{phone, tablet} {
+		if p := c.ReceivePayload("x"); p.TopicName != "user/ann/note" {
+			t.Errorf("topic %q", p.TopicName)
 		}
 	}
+	other.ExpectNothing()
+	outcomes := make(map[string]messagingv1.Outcome)
+	for _, x := range got.GetReceipts() {
+		outcomes[x.GetClientId()] = x.GetOutcome()
+	}
+	want := map[string]messagingv1.Outcome{
+		"phone": messagingv1.Outcome_OUTCOME_DELIVERED, "tablet": messagingv1.Outcome_OUTCOME_DELIVERED, "laptop": messagingv1.Outcome_OUTCOME_QUEUED,
+	}
+	if diff := gocmp.Diff(want, outcomes); diff != "" {
+		t.Errorf("receipts (-want +got):\n%s", diff)
+	}
+	laptop, _ = rawmqtt.Come(t, d.cluster.MQTT(0), rawmqtt.V5, "laptop", rawmqtt.Durable(3600), as("ann"))
+	laptop.ReceivePayload("x")
+	unknown(t, d.send(&messagingv1.SendRequest{Receiver: toUser("nobody"), Message: message("t", "")})())
+}
+
+// eventually waits until f is true.
+func (d *desk) eventually(what string, f func() bool) {
+	d.t.Helper()
+	clustertest.Eventually(d.t, what, f)
 }
 
 func TestAMessageFollowsAClientThatIsTakenOver(t *testing.T) {

@@ -38,6 +38,8 @@ type placer struct {
 	metrics *metrics
 	logger  *slog.Logger
 
+	onClusters func() // called when the foreign clusters may have changed; nil: nobody wants to know
+
 	assignments atomic.Pointer[placement.Assignments]
 	seen        chan struct{} // closed with the first view of the own cluster
 
@@ -79,6 +81,9 @@ func (p *placer) run(ctx context.Context) error {
 // changed takes what the book has now.
 func (p *placer) changed(ctx context.Context) {
 	p.foreign.follow(ctx, p.book.Clusters().Entries)
+	if p.onClusters != nil {
+		p.onClusters()
+	}
 	var all []placement.Assignment
 	for _, a := range p.book.Assignments().Entries {
 		x, err := fromBook(a)

@@ -43,6 +43,9 @@ type Router struct {
 	sources   *tally[netip.Addr]
 	placer    *placer
 	fleet     *fleet.Fleet
+
+	subscribing *subscribing
+	commanding  *commanding
 	// administration is what operators call.
 	administration *administration.Service
 	gate           *gate.Gate
@@ -64,6 +67,9 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	if r.placer, err = newPlacer(cfg, deps, r.metrics, r.fleet.See); err != nil {
 		return nil, err
 	}
+	r.subscribing, r.commanding = newSubscribing(r), newCommanding(r)
+	r.messaging.subscribing, r.messaging.commanding = r.subscribing, r.commanding
+	r.placer.onClusters = func() { r.commanding.follow(r.placer) }
 	r.administration = administration.New(administration.Deps{Fleet: r.fleet, LookUp: r.placer.own.directory.LookUp})
 	if r.gate, err = gate.New(cfg.Access, gate.Deps{Logger: deps.Logger, Metrics: deps.Metrics, Now: time.Now}); err != nil {
 		return nil, err
@@ -97,6 +103,8 @@ func (r *Router) Run(ctx context.Context) error {
 		lifecycle.Simple("access", r.gate.Run),
 		lifecycle.Simple("messaging", r.messaging.run),
 		lifecycle.Simple("placement", r.placer.run),
+		lifecycle.Simple("subscribe", r.subscribing.run),
+		lifecycle.Simple("commands", r.commanding.commander.Run),
 		lifecycle.Simple("rest", r.serveREST),
 		lifecycle.Part{Name: "door", Run: func(ctx context.Context, started func()) error {
 			started()

@@ -138,6 +138,12 @@ func Bytes(t testing.TB, pk packets.Packet) []byte {
 		err = pk.DisconnectEncode(&b)
 	case packets.Auth:
 		err = pk.AuthEncode(&b)
+	case packets.Connack:
+		err = pk.ConnackEncode(&b)
+	case packets.Suback:
+		err = pk.SubackEncode(&b)
+	case packets.Unsuback:
+		err = pk.UnsubackEncode(&b)
 	default:
 		err = fmt.Errorf("packet type %d", pk.FixedHeader.Type)
 	}
@@ -381,6 +387,14 @@ func decode(pk *packets.Packet, body []byte) error {
 		return nil
 	case packets.Disconnect:
 		return pk.DisconnectDecode(body)
+	case packets.Connect:
+		return pk.ConnectDecode(body)
+	case packets.Subscribe:
+		return pk.SubscribeDecode(body)
+	case packets.Unsubscribe:
+		return pk.UnsubscribeDecode(body)
+	case packets.Pingreq:
+		return nil
 	}
-	return fmt.Errorf("a server does not send packet type %d", pk.FixedHeader.Type)
+	return fmt.Errorf("nobody sends packet type %d", pk.FixedHeader.Type)
 }

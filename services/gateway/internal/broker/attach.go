@@ -157,7 +157,7 @@ func (b *Broker) Clients() iter.Seq[*client.Client] {
 	}
 }
 
-// Len is how many clients are here, or are about to be.
+// Len is how many clients are here, or are about to be, without the cluster's own services.
 func (b *Broker) Len() int { return int(b.clients.count.Load()) }
 
 // Holdings yields the clients held here with their leases, those among them whose connection is being replaced.

@@ -81,13 +81,13 @@ func (d *directory) part(id string) *part {
 }
 
 // put makes c the connection of its id and returns the one before, if there is one. False: there are as many
-// clients as there may be, and c is not one of them.
+// clients as there may be, and c is not one of them. The cluster's own services are not counted.
 func (d *directory) put(c *client.Client, most int) (former *client.Client, ok bool) {
 	p := d.part(c.ID)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e := p.m[c.ID]
-	if e.current == nil && d.count.Add(1) > int64(most) {
+	if e.current == nil && !c.Identity.Service && d.count.Add(1) > int64(most) {
 		d.count.Add(-1)
 		return nil, false
 	}
@@ -154,7 +154,9 @@ func (d *directory) remove(c *client.Client) (epoch uint64, was bool) {
 		return 0, false
 	}
 	delete(p.m, c.ID)
-	d.count.Add(-1)
+	if !c.Identity.Service {
+		d.count.Add(-1)
+	}
 	return e.epoch(), true
 }
 

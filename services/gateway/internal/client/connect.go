@@ -12,6 +12,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/engine"
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/listener"
+	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/conn"
@@ -109,6 +110,10 @@ func (c *Client) accept(ctx context.Context, p *packet.Connect, listener string)
 	}
 	if err := c.authenticate(ctx, p, listener); err != nil {
 		return ack, err
+	}
+	if strings.HasPrefix(c.ID, message.ServicePrefix) != c.Identity.Service {
+		// A device under such an id would take over a session of the cluster's own.
+		return ack, &refusal{code: packet.ClientIdentifierNotValid, detail: "the client id is reserved"}
 	}
 	if err := c.checkWill(p.Will); err != nil {
 		return ack, err

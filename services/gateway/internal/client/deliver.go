@@ -166,7 +166,9 @@ func (c *Client) encode(dst []byte, o engine.Outgoing, now time.Time) []byte {
 	if o.Type == packet.PUBREL {
 		return packet.AppendAck(dst, c.Version, packet.PUBREL, o.PacketID, packet.Success)
 	}
-	po := packet.PublishOptions{PacketID: o.PacketID, Dup: o.Dup, QoS: o.QoS, Retain: o.Retain, IDs: o.IDs}
+	po := packet.PublishOptions{
+		PacketID: o.PacketID, Dup: o.Dup, QoS: o.QoS, Retain: o.Retain, IDs: o.IDs, NamePublisher: c.Identity.Service,
+	}
 	if c.aliasFits(o) {
 		po.Alias, po.OmitTopic = c.aliases.use(o.Message.Topic)
 	}
@@ -196,5 +198,6 @@ func (c *Client) aliasFits(o engine.Outgoing) bool {
 // fits reports whether a PUBLISH is not too large for the client. One that is too large is discarded, as if it had been
 // sent (MQTT-3.1.2-25).
 func (c *Client) fits(m *message.Message, o packet.PublishOptions) bool {
+	o.NamePublisher = c.Identity.Service
 	return c.maximumPacket == 0 || packet.PublishSize(c.Version, m, o) <= c.maximumPacket
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -421,7 +422,7 @@ func TestReportedMessagesLeaveRoomForOthers(t *testing.T) {
 		r.want(fmt.Sprintf("%d:0x97", mostUnsettled/2+1))
 		r.publish(publication(1<<40, "a"))
 		all := r.broker.all()
-		if got, want := all[0].terms, (broker.Terms{Wait: broker.UntilAcknowledged, Within: 10 * time.Minute}); got != want {
+		if got, want := all[0].terms, (broker.Terms{Wait: broker.UntilAcknowledged, Within: 10 * time.Minute}); !reflect.DeepEqual(got, want) {
 			t.Errorf("terms %+v, want %+v", got, want)
 		}
 		all[len(all)-1].done(packet.Success)

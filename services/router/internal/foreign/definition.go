@@ -29,6 +29,8 @@ type Definition struct {
 	// EMQX is set for KindEMQX only, Static for KindStatic only.
 	EMQX   *EMQX   `json:"emqx,omitempty"`
 	Static *Static `json:"static,omitempty"`
+	// Channel is how commands get to its devices; nil: they do not.
+	Channel *Channel `json:"channel,omitempty"`
 }
 
 // EMQX says how EMQX's management API is asked, and how its nodes are reached.

@@ -43,7 +43,7 @@ func (d Definition) Validate() error {
 	default:
 		errs = append(errs, config.Invalid("kind", "must be %s or %s, is %q", KindEMQX, KindStatic, string(d.Kind)))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, d.Channel.validate())...)
 }
 
 func absent(field string, there bool, kind Kind) error {

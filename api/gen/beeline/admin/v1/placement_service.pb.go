@@ -698,7 +698,9 @@ type Cluster struct {
 	//	*Cluster_Static
 	Kind isCluster_Kind `protobuf_oneof:"kind"`
 	// Changes with every change of the definition.
-	Revision      int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// How commands get to its devices; absent: they do not, and nothing for the routers' own cluster.
+	Channel       *Channel `protobuf:"bytes,5,opt,name=channel,proto3" json:"channel,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -772,6 +774,13 @@ func (x *Cluster) GetRevision() int64 {
 	return 0
 }
 
+func (x *Cluster) GetChannel() *Channel {
+	if x != nil {
+		return x.Channel
+	}
+	return nil
+}
+
 type isCluster_Kind interface {
 	isCluster_Kind()
 }
@@ -789,6 +798,164 @@ type Cluster_Static struct {
 func (*Cluster_Emqx) isCluster_Kind() {}
 
 func (*Cluster_Static) isCluster_Kind() {}
+
+// Channel is the MQTT 5 connection that a router keeps to one node of a foreign cluster, once there was a command for a device
+// there.
+type Channel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Topic to which a command is published: {client_id} and {topic} stand for the device and for the topic of the command, and
+	// both have to be there. Devices subscribe to it, like "devices/{client_id}/{topic}".
+	CommandTopic string `protobuf:"bytes,1,opt,name=command_topic,json=commandTopic,proto3" json:"command_topic,omitempty"`
+	// Topic to which devices publish their answers, the Response Topic of commands: {router} stands for the router. Empty:
+	// "beeline/answers/{router}".
+	AnswerTopic string `protobuf:"bytes,2,opt,name=answer_topic,json=answerTopic,proto3" json:"answer_topic,omitempty"`
+	// User name with which the router connects; empty: none.
+	Username string `protobuf:"bytes,3,opt,name=username,proto3" json:"username,omitempty"`
+	// File on the router that has the password; empty: none.
+	PasswordFile string `protobuf:"bytes,4,opt,name=password_file,json=passwordFile,proto3" json:"password_file,omitempty"`
+	// TLS to the nodes; absent: none.
+	Tls           *ChannelTls `protobuf:"bytes,5,opt,name=tls,proto3" json:"tls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Channel) Reset() {
+	*x = Channel{}
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Channel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Channel) ProtoMessage() {}
+
+func (x *Channel) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Channel.ProtoReflect.Descriptor instead.
+func (*Channel) Descriptor() ([]byte, []int) {
+	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Channel) GetCommandTopic() string {
+	if x != nil {
+		return x.CommandTopic
+	}
+	return ""
+}
+
+func (x *Channel) GetAnswerTopic() string {
+	if x != nil {
+		return x.AnswerTopic
+	}
+	return ""
+}
+
+func (x *Channel) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *Channel) GetPasswordFile() string {
+	if x != nil {
+		return x.PasswordFile
+	}
+	return ""
+}
+
+func (x *Channel) GetTls() *ChannelTls {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+// ChannelTls is how a router proves a node, and itself. All files are on the router, and read for each connection.
+type ChannelTls struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Authorities that sign the nodes' certificates (PEM); empty: those of the system.
+	CaFile string `protobuf:"bytes,1,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// Name that has to be in the certificate; empty: the host of the node.
+	ServerName string `protobuf:"bytes,2,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	// Certificate and key of the router (PEM); empty: none.
+	CertFile string `protobuf:"bytes,3,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// Key of the certificate (PEM).
+	KeyFile       string `protobuf:"bytes,4,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChannelTls) Reset() {
+	*x = ChannelTls{}
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChannelTls) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChannelTls) ProtoMessage() {}
+
+func (x *ChannelTls) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChannelTls.ProtoReflect.Descriptor instead.
+func (*ChannelTls) Descriptor() ([]byte, []int) {
+	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ChannelTls) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *ChannelTls) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+func (x *ChannelTls) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *ChannelTls) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
 
 // Emqx is a cluster whose nodes are read from the management API of EMQX.
 type Emqx struct {
@@ -815,7 +982,7 @@ type Emqx struct {
 
 func (x *Emqx) Reset() {
 	*x = Emqx{}
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[11]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -827,7 +994,7 @@ func (x *Emqx) String() string {
 func (*Emqx) ProtoMessage() {}
 
 func (x *Emqx) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[11]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -840,7 +1007,7 @@ func (x *Emqx) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Emqx.ProtoReflect.Descriptor instead.
 func (*Emqx) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{11}
+	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Emqx) GetUrls() []string {
@@ -912,7 +1079,7 @@ type Static struct {
 
 func (x *Static) Reset() {
 	*x = Static{}
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[12]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1091,7 @@ func (x *Static) String() string {
 func (*Static) ProtoMessage() {}
 
 func (x *Static) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[12]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1104,7 @@ func (x *Static) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Static.ProtoReflect.Descriptor instead.
 func (*Static) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{12}
+	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Static) GetNodes() []*Static_Node {
@@ -973,7 +1140,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[13]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -985,7 +1152,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[13]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -998,7 +1165,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{13}
+	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Node) GetId() string {
@@ -1047,7 +1214,7 @@ type PutClusterRequest struct {
 
 func (x *PutClusterRequest) Reset() {
 	*x = PutClusterRequest{}
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[14]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1226,7 @@ func (x *PutClusterRequest) String() string {
 func (*PutClusterRequest) ProtoMessage() {}
 
 func (x *PutClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[14]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1239,7 @@ func (x *PutClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutClusterRequest.ProtoReflect.Descriptor instead.
 func (*PutClusterRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{14}
+	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PutClusterRequest) GetCluster() *Cluster {
@@ -1093,7 +1260,7 @@ type PutClusterResponse struct {
 
 func (x *PutClusterResponse) Reset() {
 	*x = PutClusterResponse{}
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[15]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1272,7 @@ func (x *PutClusterResponse) String() string {
 func (*PutClusterResponse) ProtoMessage() {}
 
 func (x *PutClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[15]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1285,7 @@ func (x *PutClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutClusterResponse.ProtoReflect.Descriptor instead.
 func (*PutClusterResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{15}
+	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PutClusterResponse) GetCluster() *Cluster {
@@ -1141,7 +1308,7 @@ type DeleteClusterRequest struct {
 
 func (x *DeleteClusterRequest) Reset() {
 	*x = DeleteClusterRequest{}
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[16]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1320,7 @@ func (x *DeleteClusterRequest) String() string {
 func (*DeleteClusterRequest) ProtoMessage() {}
 
 func (x *DeleteClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[16]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1333,7 @@ func (x *DeleteClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteClusterRequest.ProtoReflect.Descriptor instead.
 func (*DeleteClusterRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{16}
+	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteClusterRequest) GetName() string {
@@ -1192,7 +1359,7 @@ type DeleteClusterResponse struct {
 
 func (x *DeleteClusterResponse) Reset() {
 	*x = DeleteClusterResponse{}
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[17]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1371,7 @@ func (x *DeleteClusterResponse) String() string {
 func (*DeleteClusterResponse) ProtoMessage() {}
 
 func (x *DeleteClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[17]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1384,7 @@ func (x *DeleteClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteClusterResponse.ProtoReflect.Descriptor instead.
 func (*DeleteClusterResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{17}
+	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{19}
 }
 
 // ListClustersRequest asks for all of them.
@@ -1229,7 +1396,7 @@ type ListClustersRequest struct {
 
 func (x *ListClustersRequest) Reset() {
 	*x = ListClustersRequest{}
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[18]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1408,7 @@ func (x *ListClustersRequest) String() string {
 func (*ListClustersRequest) ProtoMessage() {}
 
 func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[18]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1421,7 @@ func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersRequest.ProtoReflect.Descriptor instead.
 func (*ListClustersRequest) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{18}
+	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{20}
 }
 
 // ListClustersResponse has all of them, by name.
@@ -1268,7 +1435,7 @@ type ListClustersResponse struct {
 
 func (x *ListClustersResponse) Reset() {
 	*x = ListClustersResponse{}
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[19]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1447,7 @@ func (x *ListClustersResponse) String() string {
 func (*ListClustersResponse) ProtoMessage() {}
 
 func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[19]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1460,7 @@ func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersResponse.ProtoReflect.Descriptor instead.
 func (*ListClustersResponse) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{19}
+	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListClustersResponse) GetClusters() []*ListClustersResponse_Entry {
@@ -1316,7 +1483,7 @@ type Static_Node struct {
 
 func (x *Static_Node) Reset() {
 	*x = Static_Node{}
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[21]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1495,7 @@ func (x *Static_Node) String() string {
 func (*Static_Node) ProtoMessage() {}
 
 func (x *Static_Node) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[21]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1508,7 @@ func (x *Static_Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Static_Node.ProtoReflect.Descriptor instead.
 func (*Static_Node) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{12, 0}
+	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{14, 0}
 }
 
 func (x *Static_Node) GetAddress() string {
@@ -1375,7 +1542,7 @@ type ListClustersResponse_Entry struct {
 
 func (x *ListClustersResponse_Entry) Reset() {
 	*x = ListClustersResponse_Entry{}
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[22]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1554,7 @@ func (x *ListClustersResponse_Entry) String() string {
 func (*ListClustersResponse_Entry) ProtoMessage() {}
 
 func (x *ListClustersResponse_Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[22]
+	mi := &file_beeline_admin_v1_placement_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1567,7 @@ func (x *ListClustersResponse_Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersResponse_Entry.ProtoReflect.Descriptor instead.
 func (*ListClustersResponse_Entry) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{19, 0}
+	return file_beeline_admin_v1_placement_service_proto_rawDescGZIP(), []int{21, 0}
 }
 
 func (x *ListClustersResponse_Entry) GetCluster() *Cluster {
@@ -1478,13 +1645,27 @@ const file_beeline_admin_v1_placement_service_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"\x81\x01\n" +
 	"\x17ListAssignmentsResponse\x12>\n" +
 	"\vassignments\x18\x01 \x03(\v2\x1c.beeline.admin.v1.AssignmentR\vassignments\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa3\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd8\x01\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x04emqx\x18\x02 \x01(\v2\x16.beeline.admin.v1.EmqxH\x00R\x04emqx\x122\n" +
 	"\x06static\x18\x03 \x01(\v2\x18.beeline.admin.v1.StaticH\x00R\x06static\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x03R\brevisionB\x06\n" +
-	"\x04kind\"\xde\x02\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\x123\n" +
+	"\achannel\x18\x05 \x01(\v2\x19.beeline.admin.v1.ChannelR\achannelB\x06\n" +
+	"\x04kind\"\xc2\x01\n" +
+	"\aChannel\x12#\n" +
+	"\rcommand_topic\x18\x01 \x01(\tR\fcommandTopic\x12!\n" +
+	"\fanswer_topic\x18\x02 \x01(\tR\vanswerTopic\x12\x1a\n" +
+	"\busername\x18\x03 \x01(\tR\busername\x12#\n" +
+	"\rpassword_file\x18\x04 \x01(\tR\fpasswordFile\x12.\n" +
+	"\x03tls\x18\x05 \x01(\v2\x1c.beeline.admin.v1.ChannelTlsR\x03tls\"~\n" +
+	"\n" +
+	"ChannelTls\x12\x17\n" +
+	"\aca_file\x18\x01 \x01(\tR\x06caFile\x12\x1f\n" +
+	"\vserver_name\x18\x02 \x01(\tR\n" +
+	"serverName\x12\x1b\n" +
+	"\tcert_file\x18\x03 \x01(\tR\bcertFile\x12\x19\n" +
+	"\bkey_file\x18\x04 \x01(\tR\akeyFile\"\xde\x02\n" +
 	"\x04Emqx\x12\x12\n" +
 	"\x04urls\x18\x01 \x03(\tR\x04urls\x12\x17\n" +
 	"\aapi_key\x18\x02 \x01(\tR\x06apiKey\x12\x1d\n" +
@@ -1559,7 +1740,7 @@ func file_beeline_admin_v1_placement_service_proto_rawDescGZIP() []byte {
 }
 
 var file_beeline_admin_v1_placement_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_beeline_admin_v1_placement_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_beeline_admin_v1_placement_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_beeline_admin_v1_placement_service_proto_goTypes = []any{
 	(Rule)(0),                          // 0: beeline.admin.v1.Rule
 	(*Client)(nil),                     // 1: beeline.admin.v1.Client
@@ -1573,19 +1754,21 @@ var file_beeline_admin_v1_placement_service_proto_goTypes = []any{
 	(*ListAssignmentsRequest)(nil),     // 9: beeline.admin.v1.ListAssignmentsRequest
 	(*ListAssignmentsResponse)(nil),    // 10: beeline.admin.v1.ListAssignmentsResponse
 	(*Cluster)(nil),                    // 11: beeline.admin.v1.Cluster
-	(*Emqx)(nil),                       // 12: beeline.admin.v1.Emqx
-	(*Static)(nil),                     // 13: beeline.admin.v1.Static
-	(*Node)(nil),                       // 14: beeline.admin.v1.Node
-	(*PutClusterRequest)(nil),          // 15: beeline.admin.v1.PutClusterRequest
-	(*PutClusterResponse)(nil),         // 16: beeline.admin.v1.PutClusterResponse
-	(*DeleteClusterRequest)(nil),       // 17: beeline.admin.v1.DeleteClusterRequest
-	(*DeleteClusterResponse)(nil),      // 18: beeline.admin.v1.DeleteClusterResponse
-	(*ListClustersRequest)(nil),        // 19: beeline.admin.v1.ListClustersRequest
-	(*ListClustersResponse)(nil),       // 20: beeline.admin.v1.ListClustersResponse
-	nil,                                // 21: beeline.admin.v1.Emqx.AddressesEntry
-	(*Static_Node)(nil),                // 22: beeline.admin.v1.Static.Node
-	(*ListClustersResponse_Entry)(nil), // 23: beeline.admin.v1.ListClustersResponse.Entry
-	(*timestamppb.Timestamp)(nil),      // 24: google.protobuf.Timestamp
+	(*Channel)(nil),                    // 12: beeline.admin.v1.Channel
+	(*ChannelTls)(nil),                 // 13: beeline.admin.v1.ChannelTls
+	(*Emqx)(nil),                       // 14: beeline.admin.v1.Emqx
+	(*Static)(nil),                     // 15: beeline.admin.v1.Static
+	(*Node)(nil),                       // 16: beeline.admin.v1.Node
+	(*PutClusterRequest)(nil),          // 17: beeline.admin.v1.PutClusterRequest
+	(*PutClusterResponse)(nil),         // 18: beeline.admin.v1.PutClusterResponse
+	(*DeleteClusterRequest)(nil),       // 19: beeline.admin.v1.DeleteClusterRequest
+	(*DeleteClusterResponse)(nil),      // 20: beeline.admin.v1.DeleteClusterResponse
+	(*ListClustersRequest)(nil),        // 21: beeline.admin.v1.ListClustersRequest
+	(*ListClustersResponse)(nil),       // 22: beeline.admin.v1.ListClustersResponse
+	nil,                                // 23: beeline.admin.v1.Emqx.AddressesEntry
+	(*Static_Node)(nil),                // 24: beeline.admin.v1.Static.Node
+	(*ListClustersResponse_Entry)(nil), // 25: beeline.admin.v1.ListClustersResponse.Entry
+	(*timestamppb.Timestamp)(nil),      // 26: google.protobuf.Timestamp
 }
 var file_beeline_admin_v1_placement_service_proto_depIdxs = []int32{
 	0,  // 0: beeline.admin.v1.Assignment.rule:type_name -> beeline.admin.v1.Rule
@@ -1595,35 +1778,37 @@ var file_beeline_admin_v1_placement_service_proto_depIdxs = []int32{
 	2,  // 4: beeline.admin.v1.PutAssignmentResponse.assignment:type_name -> beeline.admin.v1.Assignment
 	0,  // 5: beeline.admin.v1.DeleteAssignmentRequest.rule:type_name -> beeline.admin.v1.Rule
 	2,  // 6: beeline.admin.v1.ListAssignmentsResponse.assignments:type_name -> beeline.admin.v1.Assignment
-	12, // 7: beeline.admin.v1.Cluster.emqx:type_name -> beeline.admin.v1.Emqx
-	13, // 8: beeline.admin.v1.Cluster.static:type_name -> beeline.admin.v1.Static
-	21, // 9: beeline.admin.v1.Emqx.addresses:type_name -> beeline.admin.v1.Emqx.AddressesEntry
-	22, // 10: beeline.admin.v1.Static.nodes:type_name -> beeline.admin.v1.Static.Node
-	11, // 11: beeline.admin.v1.PutClusterRequest.cluster:type_name -> beeline.admin.v1.Cluster
-	11, // 12: beeline.admin.v1.PutClusterResponse.cluster:type_name -> beeline.admin.v1.Cluster
-	23, // 13: beeline.admin.v1.ListClustersResponse.clusters:type_name -> beeline.admin.v1.ListClustersResponse.Entry
-	11, // 14: beeline.admin.v1.ListClustersResponse.Entry.cluster:type_name -> beeline.admin.v1.Cluster
-	14, // 15: beeline.admin.v1.ListClustersResponse.Entry.nodes:type_name -> beeline.admin.v1.Node
-	24, // 16: beeline.admin.v1.ListClustersResponse.Entry.since:type_name -> google.protobuf.Timestamp
-	3,  // 17: beeline.admin.v1.PlacementService.Explain:input_type -> beeline.admin.v1.ExplainRequest
-	5,  // 18: beeline.admin.v1.PlacementService.PutAssignment:input_type -> beeline.admin.v1.PutAssignmentRequest
-	7,  // 19: beeline.admin.v1.PlacementService.DeleteAssignment:input_type -> beeline.admin.v1.DeleteAssignmentRequest
-	9,  // 20: beeline.admin.v1.PlacementService.ListAssignments:input_type -> beeline.admin.v1.ListAssignmentsRequest
-	15, // 21: beeline.admin.v1.PlacementService.PutCluster:input_type -> beeline.admin.v1.PutClusterRequest
-	17, // 22: beeline.admin.v1.PlacementService.DeleteCluster:input_type -> beeline.admin.v1.DeleteClusterRequest
-	19, // 23: beeline.admin.v1.PlacementService.ListClusters:input_type -> beeline.admin.v1.ListClustersRequest
-	4,  // 24: beeline.admin.v1.PlacementService.Explain:output_type -> beeline.admin.v1.ExplainResponse
-	6,  // 25: beeline.admin.v1.PlacementService.PutAssignment:output_type -> beeline.admin.v1.PutAssignmentResponse
-	8,  // 26: beeline.admin.v1.PlacementService.DeleteAssignment:output_type -> beeline.admin.v1.DeleteAssignmentResponse
-	10, // 27: beeline.admin.v1.PlacementService.ListAssignments:output_type -> beeline.admin.v1.ListAssignmentsResponse
-	16, // 28: beeline.admin.v1.PlacementService.PutCluster:output_type -> beeline.admin.v1.PutClusterResponse
-	18, // 29: beeline.admin.v1.PlacementService.DeleteCluster:output_type -> beeline.admin.v1.DeleteClusterResponse
-	20, // 30: beeline.admin.v1.PlacementService.ListClusters:output_type -> beeline.admin.v1.ListClustersResponse
-	24, // [24:31] is the sub-list for method output_type
-	17, // [17:24] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	14, // 7: beeline.admin.v1.Cluster.emqx:type_name -> beeline.admin.v1.Emqx
+	15, // 8: beeline.admin.v1.Cluster.static:type_name -> beeline.admin.v1.Static
+	12, // 9: beeline.admin.v1.Cluster.channel:type_name -> beeline.admin.v1.Channel
+	13, // 10: beeline.admin.v1.Channel.tls:type_name -> beeline.admin.v1.ChannelTls
+	23, // 11: beeline.admin.v1.Emqx.addresses:type_name -> beeline.admin.v1.Emqx.AddressesEntry
+	24, // 12: beeline.admin.v1.Static.nodes:type_name -> beeline.admin.v1.Static.Node
+	11, // 13: beeline.admin.v1.PutClusterRequest.cluster:type_name -> beeline.admin.v1.Cluster
+	11, // 14: beeline.admin.v1.PutClusterResponse.cluster:type_name -> beeline.admin.v1.Cluster
+	25, // 15: beeline.admin.v1.ListClustersResponse.clusters:type_name -> beeline.admin.v1.ListClustersResponse.Entry
+	11, // 16: beeline.admin.v1.ListClustersResponse.Entry.cluster:type_name -> beeline.admin.v1.Cluster
+	16, // 17: beeline.admin.v1.ListClustersResponse.Entry.nodes:type_name -> beeline.admin.v1.Node
+	26, // 18: beeline.admin.v1.ListClustersResponse.Entry.since:type_name -> google.protobuf.Timestamp
+	3,  // 19: beeline.admin.v1.PlacementService.Explain:input_type -> beeline.admin.v1.ExplainRequest
+	5,  // 20: beeline.admin.v1.PlacementService.PutAssignment:input_type -> beeline.admin.v1.PutAssignmentRequest
+	7,  // 21: beeline.admin.v1.PlacementService.DeleteAssignment:input_type -> beeline.admin.v1.DeleteAssignmentRequest
+	9,  // 22: beeline.admin.v1.PlacementService.ListAssignments:input_type -> beeline.admin.v1.ListAssignmentsRequest
+	17, // 23: beeline.admin.v1.PlacementService.PutCluster:input_type -> beeline.admin.v1.PutClusterRequest
+	19, // 24: beeline.admin.v1.PlacementService.DeleteCluster:input_type -> beeline.admin.v1.DeleteClusterRequest
+	21, // 25: beeline.admin.v1.PlacementService.ListClusters:input_type -> beeline.admin.v1.ListClustersRequest
+	4,  // 26: beeline.admin.v1.PlacementService.Explain:output_type -> beeline.admin.v1.ExplainResponse
+	6,  // 27: beeline.admin.v1.PlacementService.PutAssignment:output_type -> beeline.admin.v1.PutAssignmentResponse
+	8,  // 28: beeline.admin.v1.PlacementService.DeleteAssignment:output_type -> beeline.admin.v1.DeleteAssignmentResponse
+	10, // 29: beeline.admin.v1.PlacementService.ListAssignments:output_type -> beeline.admin.v1.ListAssignmentsResponse
+	18, // 30: beeline.admin.v1.PlacementService.PutCluster:output_type -> beeline.admin.v1.PutClusterResponse
+	20, // 31: beeline.admin.v1.PlacementService.DeleteCluster:output_type -> beeline.admin.v1.DeleteClusterResponse
+	22, // 32: beeline.admin.v1.PlacementService.ListClusters:output_type -> beeline.admin.v1.ListClustersResponse
+	26, // [26:33] is the sub-list for method output_type
+	19, // [19:26] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_beeline_admin_v1_placement_service_proto_init() }
@@ -1642,7 +1827,7 @@ func file_beeline_admin_v1_placement_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeline_admin_v1_placement_service_proto_rawDesc), len(file_beeline_admin_v1_placement_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

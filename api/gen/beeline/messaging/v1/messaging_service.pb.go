@@ -1340,14 +1340,16 @@ type SubscribeRequest_Open struct {
 	// has ended did not acknowledge goes to another one. Empty: this stream gets every message.
 	ConsumerGroup string `protobuf:"bytes,2,opt,name=consumer_group,json=consumerGroup,proto3" json:"consumer_group,omitempty"`
 	// Name of a durable subscription: what is published while no stream is open under this name is kept, within the bounds of
-	// an inbox, and a stream begins with what was not acknowledged. A second stream under the same name ends the first. Empty:
-	// the subscription ends with the stream.
+	// an inbox, and a stream begins with what was not acknowledged. A second stream under the same name ends the first. It
+	// keeps the filters of earlier streams beside its own until it expires. Of a consumer group nothing is kept that the
+	// stream has not been given. Empty: the subscription ends with the stream.
 	DurableName string `protobuf:"bytes,3,opt,name=durable_name,json=durableName,proto3" json:"durable_name,omitempty"`
-	// How long a durable subscription is kept without a stream, in seconds; 86,400 when 0.
+	// How long a durable subscription is kept without a stream, in seconds; 86,400 when 0. The gateways have an upper bound.
 	DurableExpirySeconds uint32 `protobuf:"varint,4,opt,name=durable_expiry_seconds,json=durableExpirySeconds,proto3" json:"durable_expiry_seconds,omitempty"`
 	// At most so many messages are sent without being acknowledged; 100 when 0, at most 10,000.
 	MaxUnacknowledged uint32 `protobuf:"varint,5,opt,name=max_unacknowledged,json=maxUnacknowledged,proto3" json:"max_unacknowledged,omitempty"`
-	// Retained messages are sent first.
+	// Retained messages are sent first; to a durable subscription only those of filters that are new to it, to a consumer
+	// group none.
 	WithRetained  bool `protobuf:"varint,6,opt,name=with_retained,json=withRetained,proto3" json:"with_retained,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1480,7 +1482,9 @@ func (x *SubscribeRequest_Filter) GetQos() v1.Qos {
 	return v1.Qos(0)
 }
 
-// Acknowledge says that messages are done with. QoS 0 messages are acknowledged like others.
+// Acknowledge says that messages are done with, in any order. QoS 0 messages are acknowledged like others. MQTT acknowledges
+// in order: when a stream ends, what comes after a message without acknowledgement may come again although it was
+// acknowledged, and a message that is never acknowledged holds up the stream in the end.
 type SubscribeRequest_Acknowledge struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Their delivery ids, at most 10,000.
@@ -1576,7 +1580,9 @@ func (x *SubscribeResponse_Opened) GetResumed() bool {
 type SubscribeResponse_Messages struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In the order in which they came.
-	Messages      []*ReceivedMessage `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	Messages []*ReceivedMessage `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	// How many QoS 0 messages were dropped since the response before, because the stream was slow.
+	Dropped       uint64 `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1616,6 +1622,13 @@ func (x *SubscribeResponse_Messages) GetMessages() []*ReceivedMessage {
 		return x.Messages
 	}
 	return nil
+}
+
+func (x *SubscribeResponse_Messages) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
 }
 
 var File_beeline_messaging_v1_messaging_service_proto protoreflect.FileDescriptor
@@ -1689,14 +1702,15 @@ const file_beeline_messaging_v1_messaging_service_proto_rawDesc = "" +
 	"\x03qos\x18\x02 \x01(\x0e2\x17.beeline.message.v1.QosB\b\xbaH\x05\x82\x01\x02\x10\x01R\x03qos\x1a=\n" +
 	"\vAcknowledge\x12.\n" +
 	"\fdelivery_ids\x18\x01 \x03(\x04B\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\vdeliveryIdsB\x10\n" +
-	"\arequest\x12\x05\xbaH\x02\b\x01\"\xac\x02\n" +
+	"\arequest\x12\x05\xbaH\x02\b\x01\"\xc6\x02\n" +
 	"\x11SubscribeResponse\x12H\n" +
 	"\x06opened\x18\x01 \x01(\v2..beeline.messaging.v1.SubscribeResponse.OpenedH\x00R\x06opened\x12N\n" +
 	"\bmessages\x18\x02 \x01(\v20.beeline.messaging.v1.SubscribeResponse.MessagesH\x00R\bmessages\x1a\"\n" +
 	"\x06Opened\x12\x18\n" +
-	"\aresumed\x18\x01 \x01(\bR\aresumed\x1aM\n" +
+	"\aresumed\x18\x01 \x01(\bR\aresumed\x1ag\n" +
 	"\bMessages\x12A\n" +
-	"\bmessages\x18\x01 \x03(\v2%.beeline.messaging.v1.ReceivedMessageR\bmessagesB\n" +
+	"\bmessages\x18\x01 \x03(\v2%.beeline.messaging.v1.ReceivedMessageR\bmessages\x12\x18\n" +
+	"\adropped\x18\x02 \x01(\x04R\adroppedB\n" +
 	"\n" +
 	"\bresponse\"\xa7\x01\n" +
 	"\x0fReceivedMessage\x12\x1f\n" +

@@ -48,12 +48,30 @@ type MessagingServiceClient interface {
 	Send(ctx context.Context, in *SendRequest, opts ...grpc.CallOption) (*SendResponse, error)
 	// Command sends a message to a client and waits for its answer. Response Topic and Correlation Data are set here; an MQTT
 	// 5 device publishes its answer to the one with the other.
-	// Refuses: NOT_FOUND (the client is not known); FAILED_PRECONDITION (it is away); DEADLINE_EXCEEDED (no answer in time;
-	// the detail says how far the command came); RESOURCE_EXHAUSTED (too many commands wait for this client).
+	// The answer is the first message with that correlation that comes from the client itself; what is late, doubled or of
+	// somebody else is dropped. A command expires with its time, unless the message says otherwise.
+	//
+	// A device that is assigned to a foreign cluster is reached by that cluster's channel (PlacementService, Cluster.channel).
+	// Nothing is known there of who publishes: an answer is whatever has the correlation.
+	// Refuses: NOT_FOUND (the client is not known); FAILED_PRECONDITION (it is away, or its cluster has no channel);
+	// DEADLINE_EXCEEDED (no answer in time); RESOURCE_EXHAUSTED (too many commands wait for this client: 2,000). A Receipt in the
+	// details says how far the command came, if that is known.
 	Command(ctx context.Context, in *CommandRequest, opts ...grpc.CallOption) (*CommandResponse, error)
-	// CommandStream is Command for many at once: answers come in any order, each with the id of its request.
+	// CommandStream is Command for many at once: answers come in any order, each with the id of its request. While 10,000 wait no
+	// more are read.
 	CommandStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CommandStreamRequest, CommandStreamResponse], error)
-	// Subscribe streams what clients publish. The first request opens the subscription, the others acknowledge.
+	// Subscribe streams what clients publish. The first request opens the subscription, the others acknowledge. Messages come
+	// at least once: what was delivered and not acknowledged when a stream ended may come again, to the next stream of its
+	// durable name, or to another one of its consumer group. When the caller ends its half, the stream ends with OK.
+	//
+	// A stream is an MQTT session at one gateway. It ends with UNAVAILABLE when that gateway ends or is drained; it is never
+	// continued somewhere else by itself, because messages could have been missed meanwhile unseen: the caller opens another,
+	// and one with a durable name misses nothing.
+	// A stream that is slow: of QoS 1 and 2 never more than max_unacknowledged are under way, the others wait at the gateway,
+	// within its bounds; when these have been full for some seconds the stream ends with RESOURCE_EXHAUSTED, unless it is
+	// durable: its messages wait in the inbox. QoS 0 messages beyond 10,000 or 4 MiB that wait are dropped; dropped says so.
+	//
+	// Refuses: ABORTED when another stream was opened under the same durable name.
 	Subscribe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SubscribeRequest, SubscribeResponse], error)
 	// WatchPresence streams who connects and disconnects. The events of one client are in order.
 	// Refuses: OUT_OF_RANGE when the events after the cursor are not kept any more.
@@ -176,12 +194,30 @@ type MessagingServiceServer interface {
 	Send(context.Context, *SendRequest) (*SendResponse, error)
 	// Command sends a message to a client and waits for its answer. Response Topic and Correlation Data are set here; an MQTT
 	// 5 device publishes its answer to the one with the other.
-	// Refuses: NOT_FOUND (the client is not known); FAILED_PRECONDITION (it is away); DEADLINE_EXCEEDED (no answer in time;
-	// the detail says how far the command came); RESOURCE_EXHAUSTED (too many commands wait for this client).
+	// The answer is the first message with that correlation that comes from the client itself; what is late, doubled or of
+	// somebody else is dropped. A command expires with its time, unless the message says otherwise.
+	//
+	// A device that is assigned to a foreign cluster is reached by that cluster's channel (PlacementService, Cluster.channel).
+	// Nothing is known there of who publishes: an answer is whatever has the correlation.
+	// Refuses: NOT_FOUND (the client is not known); FAILED_PRECONDITION (it is away, or its cluster has no channel);
+	// DEADLINE_EXCEEDED (no answer in time); RESOURCE_EXHAUSTED (too many commands wait for this client: 2,000). A Receipt in the
+	// details says how far the command came, if that is known.
 	Command(context.Context, *CommandRequest) (*CommandResponse, error)
-	// CommandStream is Command for many at once: answers come in any order, each with the id of its request.
+	// CommandStream is Command for many at once: answers come in any order, each with the id of its request. While 10,000 wait no
+	// more are read.
 	CommandStream(grpc.BidiStreamingServer[CommandStreamRequest, CommandStreamResponse]) error
-	// Subscribe streams what clients publish. The first request opens the subscription, the others acknowledge.
+	// Subscribe streams what clients publish. The first request opens the subscription, the others acknowledge. Messages come
+	// at least once: what was delivered and not acknowledged when a stream ended may come again, to the next stream of its
+	// durable name, or to another one of its consumer group. When the caller ends its half, the stream ends with OK.
+	//
+	// A stream is an MQTT session at one gateway. It ends with UNAVAILABLE when that gateway ends or is drained; it is never
+	// continued somewhere else by itself, because messages could have been missed meanwhile unseen: the caller opens another,
+	// and one with a durable name misses nothing.
+	// A stream that is slow: of QoS 1 and 2 never more than max_unacknowledged are under way, the others wait at the gateway,
+	// within its bounds; when these have been full for some seconds the stream ends with RESOURCE_EXHAUSTED, unless it is
+	// durable: its messages wait in the inbox. QoS 0 messages beyond 10,000 or 4 MiB that wait are dropped; dropped says so.
+	//
+	// Refuses: ABORTED when another stream was opened under the same durable name.
 	Subscribe(grpc.BidiStreamingServer[SubscribeRequest, SubscribeResponse]) error
 	// WatchPresence streams who connects and disconnects. The events of one client are in order.
 	// Refuses: OUT_OF_RANGE when the events after the cursor are not kept any more.
