@@ -39,6 +39,8 @@ type Stream = messagingv1.MessagingService_SubscribeServer
 type Deps struct {
 	// Connect opens a session at some gateway. Its error is a status.
 	Connect func(context.Context, client.Config) (*client.Conn, error)
+	// Caller names whoever has made a call: durable names are its own.
+	Caller func(context.Context) string
 	// Stopping is closed when the router ends.
 	Stopping <-chan struct{}
 	Metrics  *Metrics
@@ -54,7 +56,7 @@ func Serve(s Stream, d Deps) error {
 	if o == nil {
 		return status.Error(codes.InvalidArgument, "request: the first one must be open")
 	}
-	t, err := termsOf(o)
+	t, err := termsOf(o, d.Caller(s.Context()))
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}

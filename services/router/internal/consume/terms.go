@@ -30,8 +30,8 @@ const (
 	retainedNever  = 2
 )
 
-// termsOf checks what a stream asks for. Errors name the field.
-func termsOf(o *messagingv1.SubscribeRequest_Open) (terms, error) {
+// termsOf checks what a stream of a caller asks for. Errors name the field.
+func termsOf(o *messagingv1.SubscribeRequest_Open, caller string) (terms, error) {
 	t := terms{unacknowledged: defaultUnacknowledged, clientID: transientID()}
 	if n := o.GetMaxUnacknowledged(); n > 0 {
 		t.unacknowledged = int(min(n, mostUnacknowledged))
@@ -42,7 +42,8 @@ func termsOf(o *messagingv1.SubscribeRequest_Open) (terms, error) {
 		}
 	}
 	if name := o.GetDurableName(); name != "" {
-		t.durable, t.clientID = true, message.ServicePrefix+"durable-"+name
+		// The name is the caller's own: nobody else goes on where it has stopped. It has no slash.
+		t.durable, t.clientID = true, message.ServicePrefix+"durable-"+name+"/"+caller
 		t.expiry = cmp.Or(o.GetDurableExpirySeconds(), defaultExpiry)
 	}
 	if n := len(o.GetFilters()); n < 1 || n > mostFilters {

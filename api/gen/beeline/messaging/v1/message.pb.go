@@ -101,7 +101,7 @@ const (
 	Outcome_OUTCOME_UNKNOWN Outcome = 6
 	// The time was over first. The device may get the message all the same.
 	Outcome_OUTCOME_TIMED_OUT Outcome = 7
-	// It was not taken: reason says why. Nothing was handed to the receiver.
+	// It was not taken: reason says why. The device has not got it, or has answered it with a failure.
 	Outcome_OUTCOME_REFUSED Outcome = 8
 )
 

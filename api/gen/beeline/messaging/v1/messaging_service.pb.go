@@ -1339,8 +1339,8 @@ type SubscribeRequest_Open struct {
 	// Consumer group: each message goes to one of the streams that are open with the same group and filter. What a stream that
 	// has ended did not acknowledge goes to another one. Empty: this stream gets every message.
 	ConsumerGroup string `protobuf:"bytes,2,opt,name=consumer_group,json=consumerGroup,proto3" json:"consumer_group,omitempty"`
-	// Name of a durable subscription: what is published while no stream is open under this name is kept, within the bounds of
-	// an inbox, and a stream begins with what was not acknowledged. A second stream under the same name ends the first. It
+	// Name of a durable subscription, the caller's own: another caller's of the same name is another one. What is published
+	// while no stream is open under this name is kept, within the bounds of an inbox, and a stream begins with what was not acknowledged. A second stream under the same name ends the first. It
 	// keeps the filters of earlier streams beside its own until it expires. Of a consumer group nothing is kept that the
 	// stream has not been given. Empty: the subscription ends with the stream.
 	DurableName string `protobuf:"bytes,3,opt,name=durable_name,json=durableName,proto3" json:"durable_name,omitempty"`
