@@ -15,23 +15,17 @@ import (
 
 var errSessionChanged = status.Error(codes.Unavailable, "the session service has changed hands; try again at the cursor")
 
-// presence is the part of the MessagingService that tells who connects and disconnects: the active session instance sees
+// watching is the part of the MessagingService that tells who connects and disconnects: the active session instance sees
 // it, and its events pass through here.
-type presence struct {
+type watching struct {
 	fleet *fleet.Fleet
 }
 
 // WatchPresence implements MessagingService.
-func (m *messaging) WatchPresence(
+func (w *watching) WatchPresence(
 	r *messagingv1.WatchPresenceRequest, g grpc.ServerStreamingServer[messagingv1.WatchPresenceResponse],
 ) error {
-	return m.presence.watch(r, g)
-}
-
-func (p *presence) watch(
-	r *messagingv1.WatchPresenceRequest, g grpc.ServerStreamingServer[messagingv1.WatchPresenceResponse],
-) error {
-	session, conn, err := p.fleet.AwaitSession(g.Context())
+	session, conn, err := w.fleet.AwaitSession(g.Context())
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
@@ -40,7 +34,7 @@ func (p *presence) watch(
 	defer waiting.Wait()
 	defer cancel(nil)
 	waiting.Go(func() {
-		p.fleet.AwaitOther(ctx, session.ID)
+		w.fleet.AwaitOther(ctx, session.ID)
 		cancel(errSessionChanged)
 	})
 	events, err := sessionv1.NewSessionServiceClient(conn).WatchPresence(ctx, &sessionv1.WatchPresenceRequest{
