@@ -44,6 +44,8 @@ func (r closedReason) shown() string {
 		return "keepalive"
 	case closedTakenOver:
 		return "replaced"
+	case closedByOperator:
+		return "kicked"
 	case closedMalformed, closedTooLarge, closedDenied, closedQuota:
 		return "protocol"
 	case closedUndelivered, closedPanic:
