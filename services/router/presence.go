@@ -10,22 +10,16 @@ import (
 
 	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
-	"github.com/beeline-mqtt/beeline/services/router/internal/fleet"
 )
 
 var errSessionChanged = status.Error(codes.Unavailable, "the session service has changed hands; try again at the cursor")
 
-// watching is the part of the MessagingService that tells who connects and disconnects: the active session instance sees
-// it, and its events pass through here.
-type watching struct {
-	fleet *fleet.Fleet
-}
-
-// WatchPresence implements MessagingService.
-func (w *watching) WatchPresence(
+// WatchPresence implements MessagingService: the active session instance sees who connects and disconnects, and its events
+// pass through here.
+func (m *messaging) WatchPresence(
 	r *messagingv1.WatchPresenceRequest, g grpc.ServerStreamingServer[messagingv1.WatchPresenceResponse],
 ) error {
-	session, conn, err := w.fleet.AwaitSession(g.Context())
+	session, conn, err := m.fleet.AwaitSession(g.Context())
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
@@ -34,7 +28,7 @@ func (w *watching) WatchPresence(
 	defer waiting.Wait()
 	defer cancel(nil)
 	waiting.Go(func() {
-		w.fleet.AwaitOther(ctx, session.ID)
+		m.fleet.AwaitOther(ctx, session.ID)
 		cancel(errSessionChanged)
 	})
 	events, err := sessionv1.NewSessionServiceClient(conn).WatchPresence(ctx, &sessionv1.WatchPresenceRequest{

@@ -95,7 +95,7 @@ func TestAServiceHearsWhoConnectsAndDisconnects(t *testing.T) {
 	if err := c.Gateways()[2].Stop(); err != nil {
 		t.Fatal(err)
 	}
-	o.want("device-c", "moved", false)
+	o.want("device-c", "shutdown", false)
 
 	resumed, err := watch(t, messaging, first)
 	if err != nil {
