@@ -96,7 +96,7 @@ func TestAWatcherIsToldWhatHasEndedItsEvents(t *testing.T) {
 			activate(t, etcd, id)
 			awaitSession(t, r, id)
 			p := &page{ctx: t.Context(), sent: make(chan string, 1)}
-			err := (&watching{fleet: r.fleet}).WatchPresence(&messagingv1.WatchPresenceRequest{ClientIdPrefix: "p", Cursor: "c"}, p)
+			err := r.messaging.WatchPresence(&messagingv1.WatchPresenceRequest{ClientIdPrefix: "p", Cursor: "c"}, p)
 			if status.Code(err) != tt.want || <-p.sent != "pc" {
 				t.Errorf("ended with %v, want %v", err, tt.want)
 			}
@@ -121,7 +121,7 @@ func TestAWatcherOfAPausedInstanceIsToldWhenAnotherIsActive(t *testing.T) {
 	awaitSession(t, r, first)
 	p := &page{ctx: t.Context(), sent: make(chan string, 1)}
 	ended := make(chan error, 1)
-	go func() { ended <- (&watching{fleet: r.fleet}).WatchPresence(&messagingv1.WatchPresenceRequest{}, p) }()
+	go func() { ended <- r.messaging.WatchPresence(&messagingv1.WatchPresenceRequest{}, p) }()
 	<-p.sent
 	activate(t, etcd, second)
 	if err := <-ended; status.Code(err) != codes.Unavailable {
@@ -129,7 +129,7 @@ func TestAWatcherOfAPausedInstanceIsToldWhenAnotherIsActive(t *testing.T) {
 	}
 	ctx, leave := context.WithCancel(t.Context())
 	p = &page{ctx: ctx, sent: make(chan string, 1)}
-	go func() { ended <- (&watching{fleet: r.fleet}).WatchPresence(&messagingv1.WatchPresenceRequest{}, p) }()
+	go func() { ended <- r.messaging.WatchPresence(&messagingv1.WatchPresenceRequest{}, p) }()
 	<-p.sent
 	leave()
 	if err := <-ended; status.Code(err) != codes.Canceled {
