@@ -35,6 +35,8 @@ type Config struct {
 	InboxAge      time.Duration `koanf:"inbox_age" help:"how long a message waits in an inbox"`
 	// RetainedMessages bounds the topics that have a retained message.
 	RetainedMessages uint64 `koanf:"retained_messages" help:"topics with a retained message"`
+	// PresenceHistory is how many events of clients that connect and disconnect are kept for watchers that come back.
+	PresenceHistory int `koanf:"presence_history" help:"events of clients that connect and disconnect that are kept for watchers"`
 	// BlindAfter is how long etcd has to be silent before this instance bears witness that it cannot reach it. It
 	// has to be below half of the gateways' TTL.
 	BlindAfter time.Duration `koanf:"blind_after" help:"how long etcd is silent before this instance says that it cannot reach it"`
@@ -50,7 +52,9 @@ func DefaultConfig() Config {
 		EvictTimeout: time.Second,
 		FlapLimit:    100,
 		SweepRate:    20_000,
-		BlindAfter:   3 * time.Second,
+
+		PresenceHistory: 100_000,
+		BlindAfter:      3 * time.Second,
 	}
 }
 
@@ -72,6 +76,7 @@ func (c Config) Validate() error {
 	check(c.InboxBytes > 0, "inbox_bytes", "must be above zero")
 	check(c.InboxAge > 0, "inbox_age", "must be above zero, is %v", c.InboxAge)
 	check(c.RetainedMessages > 0, "retained_messages", "must be above zero")
+	check(c.PresenceHistory >= 1000 && c.PresenceHistory <= 10_000_000, "presence_history", "must be 1,000 to 10,000,000, is %d", c.PresenceHistory)
 	check(c.BlindAfter > 0, "blind_after", "must be above zero, is %v", c.BlindAfter)
 	return errors.Join(errs...)
 }

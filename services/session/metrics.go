@@ -17,6 +17,9 @@ type metrics struct {
 	refusals      *prometheus.CounterVec
 	delayed       prometheus.Counter
 	cutOff        prometheus.Counter
+	presence      prometheus.Counter
+	watchers      prometheus.Gauge
+	slowWatchers  prometheus.Counter
 	active        prometheus.Gauge
 	attached      prometheus.Gauge
 }
@@ -42,13 +45,17 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "beeline_session_refusals_total",
 			Help: "Requests that were refused.",
 		}, []string{"reason"}),
-		delayed:  counter("flapping_claims_total", "Claims that were slowed down because their client is replaced again and again."),
-		cutOff:   counter("cut_off_gateways_total", "Streams ended because the gateway did not read."),
-		active:   gauge("active", "1 while this is the active instance and serves gateways."),
-		attached: gauge("attached_gateways", "Gateways attached to this instance."),
+		delayed:      counter("flapping_claims_total", "Claims that were slowed down because their client is replaced again and again."),
+		cutOff:       counter("cut_off_gateways_total", "Streams ended because the gateway did not read."),
+		presence:     counter("presence_events_total", "Clients that were seen to connect or to disconnect."),
+		watchers:     gauge("presence_watchers", "Streams that watch who connects and disconnects."),
+		slowWatchers: counter("cut_off_watchers_total", "Watchers cut off because they did not read."),
+		active:       gauge("active", "1 while this is the active instance and serves gateways."),
+		attached:     gauge("attached_gateways", "Gateways attached to this instance."),
 	}
 	for _, c := range []prometheus.Collector{
 		m.claims, m.releases, m.latency, m.evictions, m.evictTimeouts, m.refusals, m.delayed, m.cutOff, m.active, m.attached,
+		m.presence, m.watchers, m.slowWatchers,
 	} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register session metrics: %w", err)

@@ -455,6 +455,7 @@ func TestTheConfigurationIsChecked(t *testing.T) {
 		"inbox_messages":    func(c *session.Config) { c.InboxMessages = 0 },
 		"inbox_bytes":       func(c *session.Config) { c.InboxBytes = 0 },
 		"inbox_age":         func(c *session.Config) { c.InboxAge = -1 },
+		"presence_history":  func(c *session.Config) { c.PresenceHistory = 999 },
 		"retained_messages": func(c *session.Config) { c.RetainedMessages = 0 },
 	} {
 		bad := good

@@ -127,9 +127,11 @@ func (st *stream) read(ctx context.Context) error {
 			st.release(f.Release)
 		case *sessionv1.AttachRequest_Evicted:
 			st.term.step(func(q *claims.Queue, now time.Time) {
+				st.term.gone(now, st, f.Evicted)
 				q.Evicted(now, f.Evicted.GetClientId(), st.gateway, f.Evicted.GetEpoch())
 			})
 		case *sessionv1.AttachRequest_Holdings:
+			st.term.shown(st, f.Holdings)
 			select {
 			case st.holdings <- f.Holdings:
 			case <-ctx.Done():
@@ -168,6 +170,7 @@ func (st *stream) release(r *sessionv1.Release) {
 		Expiry:      r.GetSessionExpirySeconds(), HasExpiry: r.SessionExpirySeconds != nil,
 	}
 	st.term.step(func(q *claims.Queue, now time.Time) {
+		st.term.left(now, st, r)
 		q.Leave(now, r.GetClientId(), claims.Request{Gateway: st.gateway, Stream: st.number, ID: r.GetRequestId()}, r.GetEpoch(), e)
 	})
 }
@@ -201,6 +204,7 @@ func (st *stream) missing(ctx context.Context) {
 	}
 	st.term.step(func(q *claims.Queue, now time.Time) {
 		for client, epoch := range st.stored {
+			st.term.left(now, st, &sessionv1.Release{ClientId: client, Epoch: epoch})
 			q.Leave(now, client, claims.Request{Gateway: st.gateway}, epoch, claims.Ending{})
 		}
 	})

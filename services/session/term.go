@@ -12,6 +12,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
 	"github.com/beeline-mqtt/beeline/services/session/internal/groups"
+	"github.com/beeline-mqtt/beeline/services/session/internal/presence"
 )
 
 // sweepRetry is the pause after a sweep that broke off.
@@ -33,9 +34,13 @@ type term struct {
 	users sync.WaitGroup
 	// over is closed when the term has ended.
 	over chan struct{}
-	// sweep and wake are signals: they hold one.
+	// sweep, wake and bury are signals: they hold one.
 	sweep chan struct{}
 	wake  chan struct{}
+	bury  chan struct{}
+	// presence changes with mu held; recovered is closed when gateways have shown who is connected.
+	presence  *board
+	recovered chan struct{}
 
 	// mu guards the following. Under it nothing waits: frames are appended to streams' outboxes, no more.
 	mu      sync.Mutex
@@ -58,6 +63,9 @@ func newTerm(s *Session, i *cluster.Incarnation) *term {
 		directory: cluster.NewDirectory(s.cluster, nil),
 		sweep:     make(chan struct{}, 1),
 		wake:      make(chan struct{}, 1),
+		bury:      make(chan struct{}, 1),
+		presence:  newBoard(i.ID(), s.config.PresenceHistory, s.metrics.presence),
+		recovered: make(chan struct{}),
 		streams:   map[string]*stream{},
 		userNames: groups.NewUsers(),
 		over:      make(chan struct{}),
@@ -92,6 +100,7 @@ func (t *term) run(ctx context.Context, publish func(*term)) {
 		_ = cluster.WatchMembers(ctx, t.session.cluster, cluster.Gateway, func(v cluster.View) { t.setView(v, publish) })
 	})
 	wg.Go(func() { t.keepSwept(ctx) })
+	wg.Go(func() { t.keepBuried(ctx) })
 	t.tick(ctx)
 	publish(nil)
 
@@ -126,6 +135,11 @@ func (t *term) setView(v cluster.View, publish func(*term)) {
 		}
 	}
 	t.view = v
+	t.presence.change(func(b *presence.Board) {
+		if b.View(ids, epoch) {
+			signal(t.bury)
+		}
+	})
 	t.userNames.Living(ids)
 	t.members.living(func(gateway string) bool { return slices.Contains(ids, gateway) })
 	for _, st := range t.streams {
@@ -175,6 +189,9 @@ func (t *term) step(tell func(*claims.Queue, time.Time)) {
 	for _, e := range effects {
 		t.send(e)
 	}
+	if !t.queue.Recovering() && !closed(t.recovered) {
+		close(t.recovered)
+	}
 	t.session.metrics.count(t.queue.Counters())
 	next, due := t.queue.Next()
 	if due && (t.armed.IsZero() || next.Before(t.armed)) {
@@ -211,6 +228,9 @@ func (t *term) send(e claims.Effect) {
 	st := t.streams[e.Gateway]
 	if st == nil || e.Kind != claims.Evict && st.number != e.Request.Stream {
 		return
+	}
+	if e.Kind == claims.Claimed {
+		t.connected(e)
 	}
 	st.push(t.response(e))
 }

@@ -76,7 +76,8 @@ func newTestTerm(t *testing.T) *term {
 	}
 	return &term{
 		session: &Session{config: DefaultConfig(), metrics: m, outbox: outboxFrames},
-		sweep:   make(chan struct{}, 1), wake: make(chan struct{}, 1), streams: map[string]*stream{},
+		sweep:   make(chan struct{}, 1), wake: make(chan struct{}, 1), bury: make(chan struct{}, 1),
+		presence: newBoard("instance", 1000, m.presence), recovered: make(chan struct{}), streams: map[string]*stream{},
 		userNames: groups.NewUsers(), over: make(chan struct{}),
 	}
 }

@@ -80,7 +80,7 @@ func (b *Broker) releaseEnded(c *client.Client) bool {
 
 func (b *Broker) release(c *client.Client, epoch uint64) {
 	e := c.Ending()
-	b.deps.Leases.Release(c.ID, epoch, lease.Ending{WithoutWill: e.WithoutWill, Expiry: e.NewExpiry})
+	b.deps.Leases.Release(c.ID, epoch, lease.Ending{WithoutWill: e.WithoutWill, Expiry: e.NewExpiry, Reason: e.Reason})
 }
 
 // leave drops c and the lease that it holds, or has inherited, unless a newer connection has taken it over.
@@ -167,7 +167,7 @@ func (b *Broker) Holdings() iter.Seq2[string, lease.Held] {
 			var all []entry
 			b.clients.each(i, func(e entry) { all = append(all, e) })
 			for _, e := range all {
-				held := lease.Held{Epoch: e.epoch(), Username: e.current.Identity.Username}
+				held := lease.Held{Epoch: e.epoch(), Username: e.current.Identity.Username, Durable: e.current.Ending().Expiry > 0}
 				held.Settled = held.Epoch == e.current.Epoch() && e.current.RoutesInForce()
 				if held.Epoch > 0 && !yield(e.current.ID, held) {
 					return

@@ -151,7 +151,7 @@ func TestAnOperatorEndsAConnectionOrTheSessionWithIt(t *testing.T) {
 				c.Close()
 				receive(t, a.Gone(), "its being gone")
 				e := a.Ending()
-				if e.WithoutWill || (e.NewExpiry != nil) != withSession || withSession != (e.Expiry == 0) || a.Continues() == withSession {
+				if e.Reason != "kicked" || e.WithoutWill || (e.NewExpiry != nil) != withSession || withSession != (e.Expiry == 0) || a.Continues() == withSession {
 					t.Errorf("ending %+v, session goes on: %v", e, a.Continues())
 				}
 				if n := r.metric("beeline_gateway_clients_closed_total", "reason=operator"); n != 1 {

@@ -35,6 +35,24 @@ const (
 	closedByOperator  closedReason = "operator"
 )
 
+// shown is the reason in the words of PresenceEvent in beeline.messaging.v1, which tells fewer of them apart.
+func (r closedReason) shown() string {
+	switch r {
+	case closedByClient, closedByNetwork, closedProtocol, closedSlow, closedShutdown, closedMoved:
+		return string(r)
+	case closedKeepAlive:
+		return "keepalive"
+	case closedTakenOver:
+		return "replaced"
+	case closedByOperator:
+		return "kicked"
+	case closedMalformed, closedTooLarge, closedDenied, closedQuota:
+		return "protocol"
+	case closedUndelivered, closedPanic:
+	}
+	return "unknown"
+}
+
 // Cause is why a connection ends, and what the client is told about it.
 type Cause struct {
 	// Code goes into the DISCONNECT that an MQTT 5 client gets. Success: none is sent.

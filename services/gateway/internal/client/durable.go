@@ -79,6 +79,8 @@ type Ending struct {
 	// DISCONNECT has given it, else nil.
 	Expiry    uint32
 	NewExpiry *uint32
+	// Reason is why it has ended, as those see it who watch; empty: it has not.
+	Reason string
 }
 
 // Ending is how the connection has ended; to be asked when it has.
@@ -92,7 +94,7 @@ func (c *Client) Ending() Ending {
 func (c *Client) ending() Ending {
 	e := Ending{Expiry: c.expiry}
 	if c.cause != nil {
-		e.WithoutWill = c.cause.NoWill
+		e.WithoutWill, e.Reason = c.cause.NoWill, c.cause.reason.shown()
 		if e.NewExpiry = c.cause.expiry; e.NewExpiry != nil {
 			e.Expiry = *e.NewExpiry
 		}

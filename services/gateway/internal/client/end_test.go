@@ -25,6 +25,15 @@ type end struct {
 	counted  string
 }
 
+// shown is the reason as those see it who watch who connects and disconnects.
+func (e end) shown() string {
+	fewer := map[string]string{"keep_alive": "keepalive", "taken_over": "replaced", "malformed": "protocol"}
+	if word, other := fewer[e.counted]; other {
+		return word
+	}
+	return e.counted
+}
+
 // disconnect is a DISCONNECT with a reason code and properties, of MQTT 5 unless both are missing.
 func disconnect(body ...byte) func(*rig, *rawmqtt.Client, *client.Client) {
 	return func(_ *rig, c *rawmqtt.Client, _ *client.Client) { c.SendRaw(raw(0xE0, body...)) }
@@ -121,7 +130,7 @@ func testEnd(t *testing.T, version byte, tc end) {
 	if r.broker.client("a") != nil {
 		t.Error("still attached")
 	}
-	if diff := cmp.Diff(client.Ending{WithoutWill: !tc.will}, attached.Ending()); diff != "" {
+	if diff := cmp.Diff(client.Ending{WithoutWill: !tc.will, Reason: tc.shown()}, attached.Ending()); diff != "" {
 		t.Error(diff)
 	}
 	if len(r.broker.published) > 0 {
@@ -149,7 +158,7 @@ func TestAClientThatAskedForALongSessionMayAskAgainWhenItLeaves(t *testing.T) {
 			}
 			c.Close()
 			receive(t, attached.Gone(), "its being gone")
-			want := client.Ending{WithoutWill: true, Expiry: tc.told, NewExpiry: &tc.told}
+			want := client.Ending{WithoutWill: true, Expiry: tc.told, NewExpiry: &tc.told, Reason: "client"}
 			if diff := cmp.Diff(want, attached.Ending()); diff != "" {
 				t.Error(diff)
 			}

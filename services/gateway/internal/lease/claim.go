@@ -40,6 +40,8 @@ type Ending struct {
 	// Expiry is the Session Expiry Interval that DISCONNECT gave, nil if it gave none. Nobody changes what it
 	// points to.
 	Expiry *uint32
+	// Reason is why it has ended, one of those of PresenceEvent in beeline.messaging.v1; empty: it is not known.
+	Reason string
 }
 
 type claim struct {
@@ -68,7 +70,7 @@ type release struct {
 }
 
 func (r *release) wire(id uint64, _ time.Time) *sessionv1.AttachRequest {
-	w := &sessionv1.Release{RequestId: id, ClientId: r.client, Epoch: r.epoch, SessionExpirySeconds: r.ending.Expiry}
+	w := &sessionv1.Release{RequestId: id, ClientId: r.client, Epoch: r.epoch, SessionExpirySeconds: r.ending.Expiry, Reason: r.ending.Reason}
 	if r.ending.WithoutWill {
 		w.Ending = sessionv1.Ending_ENDING_WITHOUT_WILL
 	}

@@ -151,7 +151,7 @@ func TestFramesOfAClientLeaveInTheOrderOfTheCalls(t *testing.T) {
 	done()
 	s.write("y", 1)
 	expiry := uint32(60)
-	s.keeper.Release("y", 5, Ending{WithoutWill: true, Expiry: &expiry})
+	s.keeper.Release("y", 5, Ending{WithoutWill: true, Expiry: &expiry, Reason: "moved"})
 	s.claim(t.Context(), "y")
 	for n := range 2 {
 		if got := p.wantWrite("x").GetChanges()[0].GetDone(); got != uint64(n+1) {
@@ -163,7 +163,7 @@ func TestFramesOfAClientLeaveInTheOrderOfTheCalls(t *testing.T) {
 	}
 	p.wantWrite("y")
 	r := p.next().GetRelease()
-	if r.GetEnding() != sessionv1.Ending_ENDING_WITHOUT_WILL || r.SessionExpirySeconds == nil || r.GetSessionExpirySeconds() != 60 {
+	if r.GetEnding() != sessionv1.Ending_ENDING_WITHOUT_WILL || r.SessionExpirySeconds == nil || r.GetSessionExpirySeconds() != 60 || r.GetReason() != "moved" {
 		t.Errorf("released as %v", r)
 	}
 	p.wantClaim("y")

@@ -90,6 +90,8 @@ type Held struct {
 	Settled bool
 	// Username is that of the client; empty: none.
 	Username string
+	// Durable: it has a session that outlives its connection.
+	Durable bool
 }
 
 // Deps are what a Keeper works with; all are required.

@@ -194,7 +194,7 @@ func (k *Keeper) resume(s *stream, managed string) {
 	none := true
 	for id, held := range k.config.Holdings() {
 		none = false
-		add(&h.Holdings, &sessionv1.Holding{ClientId: id, Epoch: held.Epoch, Settled: held.Settled, Username: held.Username})
+		add(&h.Holdings, &sessionv1.Holding{ClientId: id, Epoch: held.Epoch, Settled: held.Settled, Username: held.Username, Durable: held.Durable})
 	}
 	if k.config.Ghosts != nil {
 		for id, epoch := range k.config.Ghosts() {

@@ -157,3 +157,19 @@ func (f *Fleet) Session() (cluster.Member, grpc.ClientConnInterface, error) {
 	}
 	return m, c, nil
 }
+
+// AwaitOther waits until another session instance than this one is active, which may be known before this one has ended, or
+// until the context is done.
+func (f *Fleet) AwaitOther(ctx context.Context, session string) {
+	for {
+		m, _, changed := f.sessions.Active()
+		if m.ID != "" && m.ID != session {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -260,6 +260,9 @@ func (q *Queue) Counters() Counters {
 // Len is the number of clients about whom something is under way, adoptions apart.
 func (q *Queue) Len() int { return len(q.clients) }
 
+// Recovering says whether this fresh instance waits for gateways to show their holdings.
+func (q *Queue) Recovering() bool { return len(q.recovering) > 0 }
+
 // Busy says whether anything is under way for a client.
 func (q *Queue) Busy(id string) bool { return q.clients[id] != nil || q.adopting[id] }
 

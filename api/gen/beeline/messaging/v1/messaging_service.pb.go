@@ -1165,7 +1165,7 @@ func (x *WatchPresenceRequest) GetCursor() string {
 	return ""
 }
 
-// WatchPresenceResponse has events. The first one comes at once and may have none.
+// WatchPresenceResponse has events. The first one comes at once and has none; others without events move the cursor on.
 type WatchPresenceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In their order.
@@ -1236,10 +1236,11 @@ type PresenceEvent struct {
 	Sequence uint64 `protobuf:"varint,5,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// When it was seen.
 	Time *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3" json:"time,omitempty"`
-	// Why a connection has ended: client, network, keepalive, replaced, kicked, moved, protocol, slow, gateway_died,
-	// shutdown, or unknown.
+	// Why a connection has ended: client (it said goodbye), network, keepalive, replaced (by a newer one), kicked (by an
+	// operator), moved (the gateway is being drained, or shares its clients out), protocol (the client broke a rule or a limit),
+	// slow, gateway_died, shutdown, or unknown.
 	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
-	// Whether the client has a session that is kept while it is away.
+	// Whether the client has a session that is kept while it is away; of a disconnected one, whether it is being kept now.
 	Durable       bool `protobuf:"varint,8,opt,name=durable,proto3" json:"durable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

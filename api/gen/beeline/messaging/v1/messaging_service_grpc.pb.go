@@ -73,8 +73,11 @@ type MessagingServiceClient interface {
 	//
 	// Refuses: ABORTED when another stream was opened under the same durable name.
 	Subscribe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SubscribeRequest, SubscribeResponse], error)
-	// WatchPresence streams who connects and disconnects. The events of one client are in order.
-	// Refuses: OUT_OF_RANGE when the events after the cursor are not kept any more.
+	// WatchPresence streams who connects and disconnects. The events of one client are in order: one disconnected for each
+	// connected, and before the next connected. The active session instance counts them and keeps the latest.
+	// Refuses: OUT_OF_RANGE when the events after the cursor are not kept any more, or were those of another session instance:
+	// watch from now on, and list the clients after the first response; RESOURCE_EXHAUSTED when the watcher does not read: it
+	// may resume at its cursor; UNAVAILABLE when the session instance cannot be reached, or has ended: try again at the cursor.
 	WatchPresence(ctx context.Context, in *WatchPresenceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPresenceResponse], error)
 }
 
@@ -219,8 +222,11 @@ type MessagingServiceServer interface {
 	//
 	// Refuses: ABORTED when another stream was opened under the same durable name.
 	Subscribe(grpc.BidiStreamingServer[SubscribeRequest, SubscribeResponse]) error
-	// WatchPresence streams who connects and disconnects. The events of one client are in order.
-	// Refuses: OUT_OF_RANGE when the events after the cursor are not kept any more.
+	// WatchPresence streams who connects and disconnects. The events of one client are in order: one disconnected for each
+	// connected, and before the next connected. The active session instance counts them and keeps the latest.
+	// Refuses: OUT_OF_RANGE when the events after the cursor are not kept any more, or were those of another session instance:
+	// watch from now on, and list the clients after the first response; RESOURCE_EXHAUSTED when the watcher does not read: it
+	// may resume at its cursor; UNAVAILABLE when the session instance cannot be reached, or has ended: try again at the cursor.
 	WatchPresence(*WatchPresenceRequest, grpc.ServerStreamingServer[WatchPresenceResponse]) error
 	mustEmbedUnimplementedMessagingServiceServer()
 }

@@ -9,6 +9,7 @@ package sessionv1
 import (
 	v11 "github.com/beeline-mqtt/beeline/api/gen/beeline/admin/v1"
 	v1 "github.com/beeline-mqtt/beeline/api/gen/beeline/message/v1"
+	v12 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -2461,8 +2462,10 @@ type Release struct {
 	Ending Ending `protobuf:"varint,4,opt,name=ending,proto3,enum=beeline.session.v1.Ending" json:"ending,omitempty"`
 	// New Session Expiry Interval, if DISCONNECT gave one.
 	SessionExpirySeconds *uint32 `protobuf:"varint,5,opt,name=session_expiry_seconds,json=sessionExpirySeconds,proto3,oneof" json:"session_expiry_seconds,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// Why the connection has ended, one of the reasons of beeline.messaging.v1.PresenceEvent; empty: it is not known.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Release) Reset() {
@@ -2528,6 +2531,13 @@ func (x *Release) GetSessionExpirySeconds() uint32 {
 		return *x.SessionExpirySeconds
 	}
 	return 0
+}
+
+func (x *Release) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // Released says that the gateway does not hold the client at that epoch any more. For a durable client the session
@@ -2699,7 +2709,9 @@ type Holding struct {
 	// As if Settled had been sent for it.
 	Settled bool `protobuf:"varint,3,opt,name=settled,proto3" json:"settled,omitempty"`
 	// User name of the client; empty: none.
-	Username      string `protobuf:"bytes,4,opt,name=username,proto3" json:"username,omitempty"`
+	Username string `protobuf:"bytes,4,opt,name=username,proto3" json:"username,omitempty"`
+	// It has a session that outlives its connection.
+	Durable       bool `protobuf:"varint,5,opt,name=durable,proto3" json:"durable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2760,6 +2772,13 @@ func (x *Holding) GetUsername() string {
 		return x.Username
 	}
 	return ""
+}
+
+func (x *Holding) GetDurable() bool {
+	if x != nil {
+		return x.Durable
+	}
+	return false
 }
 
 // Holdings lists clients of this gateway, so that what happened while it was not attached can be told: those that
@@ -3919,11 +3938,121 @@ func (*DeleteRetainedResponse) Descriptor() ([]byte, []int) {
 	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{52}
 }
 
+// WatchPresenceRequest asks for events.
+type WatchPresenceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only clients whose ids begin with this; empty: all.
+	ClientIdPrefix string `protobuf:"bytes,1,opt,name=client_id_prefix,json=clientIdPrefix,proto3" json:"client_id_prefix,omitempty"`
+	// Events after this point: a cursor of an earlier response. Empty: from now on.
+	Cursor        string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchPresenceRequest) Reset() {
+	*x = WatchPresenceRequest{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchPresenceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchPresenceRequest) ProtoMessage() {}
+
+func (x *WatchPresenceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchPresenceRequest.ProtoReflect.Descriptor instead.
+func (*WatchPresenceRequest) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *WatchPresenceRequest) GetClientIdPrefix() string {
+	if x != nil {
+		return x.ClientIdPrefix
+	}
+	return ""
+}
+
+func (x *WatchPresenceRequest) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+// WatchPresenceResponse has events. The first one has none.
+type WatchPresenceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In their order.
+	Events []*v12.PresenceEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	// The point behind them.
+	Cursor        string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchPresenceResponse) Reset() {
+	*x = WatchPresenceResponse{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchPresenceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchPresenceResponse) ProtoMessage() {}
+
+func (x *WatchPresenceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchPresenceResponse.ProtoReflect.Descriptor instead.
+func (*WatchPresenceResponse) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *WatchPresenceResponse) GetEvents() []*v12.PresenceEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *WatchPresenceResponse) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
 var File_beeline_session_v1_session_service_proto protoreflect.FileDescriptor
 
 const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\n" +
-	"(beeline/session/v1/session_service.proto\x12\x12beeline.session.v1\x1a\x1dbeeline/admin/v1/client.proto\x1a beeline/message/v1/message.proto\"\xdc\x04\n" +
+	"(beeline/session/v1/session_service.proto\x12\x12beeline.session.v1\x1a\x1dbeeline/admin/v1/client.proto\x1a beeline/message/v1/message.proto\x1a,beeline/messaging/v1/messaging_service.proto\"\xdc\x04\n" +
 	"\rAttachRequest\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.beeline.session.v1.HelloH\x00R\x05hello\x121\n" +
 	"\x05claim\x18\x02 \x01(\v2\x19.beeline.session.v1.ClaimH\x00R\x05claim\x127\n" +
@@ -4086,14 +4215,15 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\aRefused\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\x04R\trequestId\x123\n" +
-	"\x06reason\x18\x02 \x01(\x0e2\x1b.beeline.session.v1.RefusalR\x06reason\"\xe5\x01\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x1b.beeline.session.v1.RefusalR\x06reason\"\xfd\x01\n" +
 	"\aRelease\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x1b\n" +
 	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x122\n" +
 	"\x06ending\x18\x04 \x01(\x0e2\x1a.beeline.session.v1.EndingR\x06ending\x129\n" +
-	"\x16session_expiry_seconds\x18\x05 \x01(\rH\x00R\x14sessionExpirySeconds\x88\x01\x01B\x19\n" +
+	"\x16session_expiry_seconds\x18\x05 \x01(\rH\x00R\x14sessionExpirySeconds\x88\x01\x01\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reasonB\x19\n" +
 	"\x17_session_expiry_seconds\")\n" +
 	"\bReleased\x12\x1d\n" +
 	"\n" +
@@ -4103,12 +4233,13 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"<\n" +
 	"\aEvicted\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"r\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\x8c\x01\n" +
 	"\aHolding\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\asettled\x18\x03 \x01(\bR\asettled\x12\x1a\n" +
-	"\busername\x18\x04 \x01(\tR\busername\"\x8c\x01\n" +
+	"\busername\x18\x04 \x01(\tR\busername\x12\x18\n" +
+	"\adurable\x18\x05 \x01(\bR\adurable\"\x8c\x01\n" +
 	"\bHoldings\x127\n" +
 	"\bholdings\x18\x01 \x03(\v2\x1b.beeline.session.v1.HoldingR\bholdings\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\bR\x04last\x123\n" +
@@ -4182,7 +4313,13 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\x15RemoveSessionResponse\"-\n" +
 	"\x15DeleteRetainedRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\"\x18\n" +
-	"\x16DeleteRetainedResponse*q\n" +
+	"\x16DeleteRetainedResponse\"X\n" +
+	"\x14WatchPresenceRequest\x12(\n" +
+	"\x10client_id_prefix\x18\x01 \x01(\tR\x0eclientIdPrefix\x12\x16\n" +
+	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"l\n" +
+	"\x15WatchPresenceResponse\x12;\n" +
+	"\x06events\x18\x01 \x03(\v2#.beeline.messaging.v1.PresenceEventR\x06events\x12\x16\n" +
+	"\x06cursor\x18\x02 \x01(\tR\x06cursor*q\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REFUSAL_UNAVAILABLE\x10\x01\x12\x1c\n" +
@@ -4190,7 +4327,7 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\x12REFUSAL_SUPERSEDED\x10\x03*9\n" +
 	"\x06Ending\x12\x16\n" +
 	"\x12ENDING_UNSPECIFIED\x10\x00\x12\x17\n" +
-	"\x13ENDING_WITHOUT_WILL\x10\x012\xe3\a\n" +
+	"\x13ENDING_WITHOUT_WILL\x10\x012\xcb\b\n" +
 	"\x0eSessionService\x12S\n" +
 	"\x06Attach\x12!.beeline.session.v1.AttachRequest\x1a\".beeline.session.v1.AttachResponse(\x010\x01\x12R\n" +
 	"\aWitness\x12\".beeline.session.v1.WitnessRequest\x1a#.beeline.session.v1.WitnessResponse\x12X\n" +
@@ -4201,7 +4338,8 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\fListSessions\x12'.beeline.session.v1.ListSessionsRequest\x1a(.beeline.session.v1.ListSessionsResponse\x12d\n" +
 	"\rMatchSessions\x12(.beeline.session.v1.MatchSessionsRequest\x1a).beeline.session.v1.MatchSessionsResponse\x12d\n" +
 	"\rRemoveSession\x12(.beeline.session.v1.RemoveSessionRequest\x1a).beeline.session.v1.RemoveSessionResponse\x12g\n" +
-	"\x0eDeleteRetained\x12).beeline.session.v1.DeleteRetainedRequest\x1a*.beeline.session.v1.DeleteRetainedResponseBFZDgithub.com/beeline-mqtt/beeline/api/gen/beeline/session/v1;sessionv1b\x06proto3"
+	"\x0eDeleteRetained\x12).beeline.session.v1.DeleteRetainedRequest\x1a*.beeline.session.v1.DeleteRetainedResponse\x12f\n" +
+	"\rWatchPresence\x12(.beeline.session.v1.WatchPresenceRequest\x1a).beeline.session.v1.WatchPresenceResponse0\x01BFZDgithub.com/beeline-mqtt/beeline/api/gen/beeline/session/v1;sessionv1b\x06proto3"
 
 var (
 	file_beeline_session_v1_session_service_proto_rawDescOnce sync.Once
@@ -4216,7 +4354,7 @@ func file_beeline_session_v1_session_service_proto_rawDescGZIP() []byte {
 }
 
 var file_beeline_session_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_beeline_session_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_beeline_session_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_beeline_session_v1_session_service_proto_goTypes = []any{
 	(Refusal)(0),                    // 0: beeline.session.v1.Refusal
 	(Ending)(0),                     // 1: beeline.session.v1.Ending
@@ -4273,12 +4411,15 @@ var file_beeline_session_v1_session_service_proto_goTypes = []any{
 	(*RemoveSessionResponse)(nil),   // 52: beeline.session.v1.RemoveSessionResponse
 	(*DeleteRetainedRequest)(nil),   // 53: beeline.session.v1.DeleteRetainedRequest
 	(*DeleteRetainedResponse)(nil),  // 54: beeline.session.v1.DeleteRetainedResponse
-	(*v1.Message)(nil),              // 55: beeline.message.v1.Message
-	(v1.Qos)(0),                     // 56: beeline.message.v1.Qos
-	(*v1.MessageId)(nil),            // 57: beeline.message.v1.MessageId
-	(*v11.InboxEntry)(nil),          // 58: beeline.admin.v1.InboxEntry
-	(*v11.ClientSummary)(nil),       // 59: beeline.admin.v1.ClientSummary
-	(*v11.TopicReceiver)(nil),       // 60: beeline.admin.v1.TopicReceiver
+	(*WatchPresenceRequest)(nil),    // 55: beeline.session.v1.WatchPresenceRequest
+	(*WatchPresenceResponse)(nil),   // 56: beeline.session.v1.WatchPresenceResponse
+	(*v1.Message)(nil),              // 57: beeline.message.v1.Message
+	(v1.Qos)(0),                     // 58: beeline.message.v1.Qos
+	(*v1.MessageId)(nil),            // 59: beeline.message.v1.MessageId
+	(*v11.InboxEntry)(nil),          // 60: beeline.admin.v1.InboxEntry
+	(*v11.ClientSummary)(nil),       // 61: beeline.admin.v1.ClientSummary
+	(*v11.TopicReceiver)(nil),       // 62: beeline.admin.v1.TopicReceiver
+	(*v12.PresenceEvent)(nil),       // 63: beeline.messaging.v1.PresenceEvent
 }
 var file_beeline_session_v1_session_service_proto_depIdxs = []int32{
 	4,  // 0: beeline.session.v1.AttachRequest.hello:type_name -> beeline.session.v1.Hello
@@ -4303,61 +4444,64 @@ var file_beeline_session_v1_session_service_proto_depIdxs = []int32{
 	10, // 19: beeline.session.v1.AttachResponse.members_changed:type_name -> beeline.session.v1.MembersChanged
 	12, // 20: beeline.session.v1.AttachResponse.managed_clients:type_name -> beeline.session.v1.ManagedClients
 	7,  // 21: beeline.session.v1.Claim.will:type_name -> beeline.session.v1.Will
-	55, // 22: beeline.session.v1.Will.message:type_name -> beeline.message.v1.Message
+	57, // 22: beeline.session.v1.Will.message:type_name -> beeline.message.v1.Message
 	14, // 23: beeline.session.v1.Claimed.session:type_name -> beeline.session.v1.Session
 	9,  // 24: beeline.session.v1.Claimed.managed:type_name -> beeline.session.v1.ManagedFilter
 	13, // 25: beeline.session.v1.ManagedClients.clients:type_name -> beeline.session.v1.ManagedClient
 	9,  // 26: beeline.session.v1.ManagedClient.managed:type_name -> beeline.session.v1.ManagedFilter
 	15, // 27: beeline.session.v1.Session.subscriptions:type_name -> beeline.session.v1.Subscription
 	16, // 28: beeline.session.v1.Session.taken:type_name -> beeline.session.v1.Taken
-	56, // 29: beeline.session.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
-	57, // 30: beeline.session.v1.Taken.message_id:type_name -> beeline.message.v1.MessageId
-	55, // 31: beeline.session.v1.Entry.message:type_name -> beeline.message.v1.Message
-	56, // 32: beeline.session.v1.Entry.qos:type_name -> beeline.message.v1.Qos
+	58, // 29: beeline.session.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
+	59, // 30: beeline.session.v1.Taken.message_id:type_name -> beeline.message.v1.MessageId
+	57, // 31: beeline.session.v1.Entry.message:type_name -> beeline.message.v1.Message
+	58, // 32: beeline.session.v1.Entry.qos:type_name -> beeline.message.v1.Qos
 	17, // 33: beeline.session.v1.Change.append:type_name -> beeline.session.v1.Entry
 	19, // 34: beeline.session.v1.Change.sent:type_name -> beeline.session.v1.Sent
 	16, // 35: beeline.session.v1.Change.taken:type_name -> beeline.session.v1.Taken
 	15, // 36: beeline.session.v1.Change.subscribed:type_name -> beeline.session.v1.Subscription
 	18, // 37: beeline.session.v1.Write.changes:type_name -> beeline.session.v1.Change
 	22, // 38: beeline.session.v1.Written.left_out:type_name -> beeline.session.v1.LeftOut
-	55, // 39: beeline.session.v1.Retain.message:type_name -> beeline.message.v1.Message
-	55, // 40: beeline.session.v1.Publish.message:type_name -> beeline.message.v1.Message
+	57, // 39: beeline.session.v1.Retain.message:type_name -> beeline.message.v1.Message
+	57, // 40: beeline.session.v1.Publish.message:type_name -> beeline.message.v1.Message
 	0,  // 41: beeline.session.v1.Refused.reason:type_name -> beeline.session.v1.Refusal
 	1,  // 42: beeline.session.v1.Release.ending:type_name -> beeline.session.v1.Ending
 	34, // 43: beeline.session.v1.Holdings.holdings:type_name -> beeline.session.v1.Holding
 	34, // 44: beeline.session.v1.Holdings.ghosts:type_name -> beeline.session.v1.Holding
 	17, // 45: beeline.session.v1.ReadInboxResponse.entries:type_name -> beeline.session.v1.Entry
-	55, // 46: beeline.session.v1.RetainedMessage.message:type_name -> beeline.message.v1.Message
+	57, // 46: beeline.session.v1.RetainedMessage.message:type_name -> beeline.message.v1.Message
 	41, // 47: beeline.session.v1.ReadRetainedResponse.messages:type_name -> beeline.session.v1.RetainedMessage
 	15, // 48: beeline.session.v1.InspectSessionResponse.subscriptions:type_name -> beeline.session.v1.Subscription
-	58, // 49: beeline.session.v1.InspectSessionResponse.inbox:type_name -> beeline.admin.v1.InboxEntry
-	59, // 50: beeline.session.v1.ListSessionsResponse.clients:type_name -> beeline.admin.v1.ClientSummary
-	60, // 51: beeline.session.v1.MatchSessionsResponse.receivers:type_name -> beeline.admin.v1.TopicReceiver
-	2,  // 52: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
-	36, // 53: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
-	38, // 54: beeline.session.v1.SessionService.ReadInbox:input_type -> beeline.session.v1.ReadInboxRequest
-	40, // 55: beeline.session.v1.SessionService.ReadRetained:input_type -> beeline.session.v1.ReadRetainedRequest
-	43, // 56: beeline.session.v1.SessionService.InspectSession:input_type -> beeline.session.v1.InspectSessionRequest
-	45, // 57: beeline.session.v1.SessionService.ListUserClients:input_type -> beeline.session.v1.ListUserClientsRequest
-	47, // 58: beeline.session.v1.SessionService.ListSessions:input_type -> beeline.session.v1.ListSessionsRequest
-	49, // 59: beeline.session.v1.SessionService.MatchSessions:input_type -> beeline.session.v1.MatchSessionsRequest
-	51, // 60: beeline.session.v1.SessionService.RemoveSession:input_type -> beeline.session.v1.RemoveSessionRequest
-	53, // 61: beeline.session.v1.SessionService.DeleteRetained:input_type -> beeline.session.v1.DeleteRetainedRequest
-	3,  // 62: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
-	37, // 63: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
-	39, // 64: beeline.session.v1.SessionService.ReadInbox:output_type -> beeline.session.v1.ReadInboxResponse
-	42, // 65: beeline.session.v1.SessionService.ReadRetained:output_type -> beeline.session.v1.ReadRetainedResponse
-	44, // 66: beeline.session.v1.SessionService.InspectSession:output_type -> beeline.session.v1.InspectSessionResponse
-	46, // 67: beeline.session.v1.SessionService.ListUserClients:output_type -> beeline.session.v1.ListUserClientsResponse
-	48, // 68: beeline.session.v1.SessionService.ListSessions:output_type -> beeline.session.v1.ListSessionsResponse
-	50, // 69: beeline.session.v1.SessionService.MatchSessions:output_type -> beeline.session.v1.MatchSessionsResponse
-	52, // 70: beeline.session.v1.SessionService.RemoveSession:output_type -> beeline.session.v1.RemoveSessionResponse
-	54, // 71: beeline.session.v1.SessionService.DeleteRetained:output_type -> beeline.session.v1.DeleteRetainedResponse
-	62, // [62:72] is the sub-list for method output_type
-	52, // [52:62] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	60, // 49: beeline.session.v1.InspectSessionResponse.inbox:type_name -> beeline.admin.v1.InboxEntry
+	61, // 50: beeline.session.v1.ListSessionsResponse.clients:type_name -> beeline.admin.v1.ClientSummary
+	62, // 51: beeline.session.v1.MatchSessionsResponse.receivers:type_name -> beeline.admin.v1.TopicReceiver
+	63, // 52: beeline.session.v1.WatchPresenceResponse.events:type_name -> beeline.messaging.v1.PresenceEvent
+	2,  // 53: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
+	36, // 54: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
+	38, // 55: beeline.session.v1.SessionService.ReadInbox:input_type -> beeline.session.v1.ReadInboxRequest
+	40, // 56: beeline.session.v1.SessionService.ReadRetained:input_type -> beeline.session.v1.ReadRetainedRequest
+	43, // 57: beeline.session.v1.SessionService.InspectSession:input_type -> beeline.session.v1.InspectSessionRequest
+	45, // 58: beeline.session.v1.SessionService.ListUserClients:input_type -> beeline.session.v1.ListUserClientsRequest
+	47, // 59: beeline.session.v1.SessionService.ListSessions:input_type -> beeline.session.v1.ListSessionsRequest
+	49, // 60: beeline.session.v1.SessionService.MatchSessions:input_type -> beeline.session.v1.MatchSessionsRequest
+	51, // 61: beeline.session.v1.SessionService.RemoveSession:input_type -> beeline.session.v1.RemoveSessionRequest
+	53, // 62: beeline.session.v1.SessionService.DeleteRetained:input_type -> beeline.session.v1.DeleteRetainedRequest
+	55, // 63: beeline.session.v1.SessionService.WatchPresence:input_type -> beeline.session.v1.WatchPresenceRequest
+	3,  // 64: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
+	37, // 65: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
+	39, // 66: beeline.session.v1.SessionService.ReadInbox:output_type -> beeline.session.v1.ReadInboxResponse
+	42, // 67: beeline.session.v1.SessionService.ReadRetained:output_type -> beeline.session.v1.ReadRetainedResponse
+	44, // 68: beeline.session.v1.SessionService.InspectSession:output_type -> beeline.session.v1.InspectSessionResponse
+	46, // 69: beeline.session.v1.SessionService.ListUserClients:output_type -> beeline.session.v1.ListUserClientsResponse
+	48, // 70: beeline.session.v1.SessionService.ListSessions:output_type -> beeline.session.v1.ListSessionsResponse
+	50, // 71: beeline.session.v1.SessionService.MatchSessions:output_type -> beeline.session.v1.MatchSessionsResponse
+	52, // 72: beeline.session.v1.SessionService.RemoveSession:output_type -> beeline.session.v1.RemoveSessionResponse
+	54, // 73: beeline.session.v1.SessionService.DeleteRetained:output_type -> beeline.session.v1.DeleteRetainedResponse
+	56, // 74: beeline.session.v1.SessionService.WatchPresence:output_type -> beeline.session.v1.WatchPresenceResponse
+	64, // [64:75] is the sub-list for method output_type
+	53, // [53:64] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_beeline_session_v1_session_service_proto_init() }
@@ -4408,7 +4552,7 @@ func file_beeline_session_v1_session_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeline_session_v1_session_service_proto_rawDesc), len(file_beeline_session_v1_session_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   53,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	SessionService_MatchSessions_FullMethodName   = "/beeline.session.v1.SessionService/MatchSessions"
 	SessionService_RemoveSession_FullMethodName   = "/beeline.session.v1.SessionService/RemoveSession"
 	SessionService_DeleteRetained_FullMethodName  = "/beeline.session.v1.SessionService/DeleteRetained"
+	SessionService_WatchPresence_FullMethodName   = "/beeline.session.v1.SessionService/WatchPresence"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -74,6 +75,12 @@ type SessionServiceClient interface {
 	// DeleteRetained removes the retained message of a topic. Nobody is sent anything.
 	// Refuses: NOT_FOUND when there is none; INVALID_ARGUMENT for the topic; else as ReadInbox does.
 	DeleteRetained(ctx context.Context, in *DeleteRetainedRequest, opts ...grpc.CallOption) (*DeleteRetainedResponse, error)
+	// WatchPresence streams who connects and disconnects, as MessagingService.WatchPresence does. In the first moments of a
+	// term the first response waits until gateways have shown what they hold, a second at most.
+	// Refuses: OUT_OF_RANGE when the events after the cursor are not known here, or not any more; INVALID_ARGUMENT when it is no
+	// cursor; FAILED_PRECONDITION when this instance is not the active one, or not any more; UNAVAILABLE while shutting down. A
+	// watcher that does not read is cut off (RESOURCE_EXHAUSTED) and may resume at its cursor.
+	WatchPresence(ctx context.Context, in *WatchPresenceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPresenceResponse], error)
 }
 
 type sessionServiceClient struct {
@@ -187,6 +194,25 @@ func (c *sessionServiceClient) DeleteRetained(ctx context.Context, in *DeleteRet
 	return out, nil
 }
 
+func (c *sessionServiceClient) WatchPresence(ctx context.Context, in *WatchPresenceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPresenceResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SessionService_ServiceDesc.Streams[1], SessionService_WatchPresence_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchPresenceRequest, WatchPresenceResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SessionService_WatchPresenceClient = grpc.ServerStreamingClient[WatchPresenceResponse]
+
 // SessionServiceServer is the server API for SessionService service.
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
@@ -230,6 +256,12 @@ type SessionServiceServer interface {
 	// DeleteRetained removes the retained message of a topic. Nobody is sent anything.
 	// Refuses: NOT_FOUND when there is none; INVALID_ARGUMENT for the topic; else as ReadInbox does.
 	DeleteRetained(context.Context, *DeleteRetainedRequest) (*DeleteRetainedResponse, error)
+	// WatchPresence streams who connects and disconnects, as MessagingService.WatchPresence does. In the first moments of a
+	// term the first response waits until gateways have shown what they hold, a second at most.
+	// Refuses: OUT_OF_RANGE when the events after the cursor are not known here, or not any more; INVALID_ARGUMENT when it is no
+	// cursor; FAILED_PRECONDITION when this instance is not the active one, or not any more; UNAVAILABLE while shutting down. A
+	// watcher that does not read is cut off (RESOURCE_EXHAUSTED) and may resume at its cursor.
+	WatchPresence(*WatchPresenceRequest, grpc.ServerStreamingServer[WatchPresenceResponse]) error
 	mustEmbedUnimplementedSessionServiceServer()
 }
 
@@ -269,6 +301,9 @@ func (UnimplementedSessionServiceServer) RemoveSession(context.Context, *RemoveS
 }
 func (UnimplementedSessionServiceServer) DeleteRetained(context.Context, *DeleteRetainedRequest) (*DeleteRetainedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteRetained not implemented")
+}
+func (UnimplementedSessionServiceServer) WatchPresence(*WatchPresenceRequest, grpc.ServerStreamingServer[WatchPresenceResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchPresence not implemented")
 }
 func (UnimplementedSessionServiceServer) mustEmbedUnimplementedSessionServiceServer() {}
 func (UnimplementedSessionServiceServer) testEmbeddedByValue()                        {}
@@ -460,6 +495,17 @@ func _SessionService_DeleteRetained_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_WatchPresence_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchPresenceRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SessionServiceServer).WatchPresence(m, &grpc.GenericServerStream[WatchPresenceRequest, WatchPresenceResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SessionService_WatchPresenceServer = grpc.ServerStreamingServer[WatchPresenceResponse]
+
 // SessionService_ServiceDesc is the grpc.ServiceDesc for SessionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -510,6 +556,11 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _SessionService_Attach_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "WatchPresence",
+			Handler:       _SessionService_WatchPresence_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "beeline/session/v1/session_service.proto",
