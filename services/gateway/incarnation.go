@@ -132,18 +132,8 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	b.Use(m, keeper, keeper)
 	peers.set = m.SetPeers
 
-	l := &life{limits: &g.cfg.Limits, broker: b, peers: peers, deps: client.Deps{
-		Broker: b, Journal: b, Authenticate: g.deps.Authenticate, Authorize: g.deps.Authorize,
-		Serving: inc.Serving, Available: keeper.Available, Draining: g.refusing,
-		Incarnation: inc.ID(), NextSequence: counter(), Metrics: g.metrics.clients, Logger: logger, Trace: g.tap,
-	}}
-	l.publish = publish.Deps{
-		Broker: b, Limits: &g.cfg.Limits, Incarnation: inc.ID(), NextSequence: l.deps.NextSequence, Serving: inc.Serving,
-		Metrics: g.metrics.publish,
-	}
-	l.tunnel.limits, l.tunnel.deps = tunnelLimits(g.cfg.Limits), tunnelDeps(l.deps)
-	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
-	l.taking = make(chan struct{})
+	l := g.newLife(ctx, inc, b, keeper, logger)
+	l.peers = peers
 	err = lifecycle.Run(ctx, stopGrace,
 		lifecycle.Simple("incarnation", func(ctx context.Context) error { return inc.Run(ctx, sessions.AllBlind) }),
 		lifecycle.Simple("state", func(ctx context.Context) error { return g.showState(ctx, inc, l.taking) }),
@@ -168,6 +158,22 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 		g.lost = inc
 	}
 	return err
+}
+
+// newLife is what connections and streams of an incarnation share. It ends with its close.
+func (g *Gateway) newLife(ctx context.Context, inc *cluster.Incarnation, b *broker.Broker, k *lease.Keeper, logger *slog.Logger) *life {
+	l := &life{limits: &g.cfg.Limits, broker: b, taking: make(chan struct{}), deps: client.Deps{
+		Broker: b, Journal: b, Authenticate: g.deps.Authenticate, Authorize: g.deps.Authorize,
+		Serving: inc.Serving, Available: k.Available, Draining: g.refusing,
+		Incarnation: inc.ID(), NextSequence: counter(), Metrics: g.metrics.clients, Logger: logger, Trace: g.tap,
+	}}
+	l.publish = publish.Deps{
+		Broker: b, Limits: &g.cfg.Limits, Incarnation: inc.ID(), NextSequence: l.deps.NextSequence, Serving: inc.Serving,
+		Metrics: g.metrics.publish,
+	}
+	l.tunnel.limits, l.tunnel.deps = tunnelLimits(g.cfg.Limits), tunnelDeps(l.deps)
+	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
+	return l
 }
 
 // member is what others see of an incarnation.
