@@ -215,6 +215,7 @@ func TestDialSaysWhatIsWrong(t *testing.T) {
 		{"two tokens", "one of them is enough", Options{Token: "a", TokenFile: empty}},
 		{"a token that is gone", "TokenFile", Options{TokenFile: filepath.Join(dir, "none"), Insecure: true}},
 		{"nobody there", "by order of the test", Options{Insecure: true}},
+		{"nobody there at once", "code = Unavailable", Options{Insecure: true, FailFast: true}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)

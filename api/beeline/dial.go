@@ -31,6 +31,8 @@ type Options struct {
 	ServerName string
 	// Insecure is for a router without TLS. A token is sent in the clear then.
 	Insecure bool
+	// FailFast has Dial return after the first attempt that fails, as a program does in front of which somebody sits.
+	FailFast bool
 	// DialOptions are added to those of this package.
 	DialOptions []grpc.DialOption
 }
@@ -74,7 +76,7 @@ func Dial(ctx context.Context, address string, o Options) (*Client, error) {
 		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
 	// Health is served to everybody, so that a wrong token fails where it is used, and says so there.
-	if _, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}, grpc.WaitForReady(true)); err != nil {
+	if _, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}, grpc.WaitForReady(!o.FailFast)); err != nil {
 		return nil, fmt.Errorf("dial %s: %w", address, errors.Join(err, conn.Close()))
 	}
 	c := New(conn)

@@ -47,7 +47,7 @@ func endpointsIn(t testing.TB, dir string, ended <-chan struct{}) endpoints {
 	}
 }
 
-func status(t *testing.T, url string) string {
+func httpStatus(t *testing.T, url string) string {
 	t.Helper()
 	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 	r, err := c.Get(url)
@@ -91,7 +91,7 @@ func TestUpRunsAClusterAndSaysWhereItIs(t *testing.T) {
 		}
 		// Whoever sees the file finds everything ready.
 		for _, s := range []serviceEndpoint{e.Sessions[0], e.Gateways[0].serviceEndpoint, e.Gateways[1].serviceEndpoint} {
-			if got := status(t, s.Admin+"/readyz"); got != "200 ready" {
+			if got := httpStatus(t, s.Admin+"/readyz"); got != "200 ready" {
 				t.Errorf("%s: /readyz of %s: %s", round, s.Admin, got)
 			}
 		}
