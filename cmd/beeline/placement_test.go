@@ -17,7 +17,7 @@ func TestPlacementIsAskedForAndDecidedFromTheCommandLine(t *testing.T) {
 	}
 	// Devices know the router only.
 	sub := beginSub(t, "-u", e.Router.MQTT, "-i", "ann", "-t", "news/#", "-n", "1")
-	beeline(t, "pub", "-u", e.Router.WebSocket, "-t", "news/today", "-m", "hello", "-q", "1")
+	succeeds(t, "pub", "-u", e.Router.WebSocket, "-t", "news/today", "-m", "hello", "-q", "1")
 	if got := sub.done(); got != "news/today hello\n" {
 		t.Errorf("through the router: %q", got)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,9 +54,13 @@ func printExplanation(out io.Writer, x *adminv1.ExplainTopicResponse) error {
 			return err
 		}
 	}
-	rows = [][]string{{"CLIENT", "HOLDER", "FILTER", "QOS", "AWAY"}}
+	rows = [][]string{{"CLIENT", "HOLDER", "FILTERS", "QOS", "AWAY", ""}}
 	for _, r := range x.GetReceivers() {
-		rows = append(rows, []string{r.GetClientId(), r.GetHolder(), or(r.GetFilter()), qosText(r.GetQos()), yes(r.GetAway())})
+		note := ""
+		if r.GetOneOfMany() {
+			note = "or another member"
+		}
+		rows = append(rows, []string{r.GetClientId(), r.GetHolder(), or(strings.Join(r.GetFilters(), " ")), qosText(r.GetQos()), yes(r.GetAway()), note})
 	}
 	if len(rows) > 1 {
 		if err := table(out, rows...); err != nil {
@@ -63,6 +68,9 @@ func printExplanation(out io.Writer, x *adminv1.ExplainTopicResponse) error {
 		}
 	}
 	fmt.Fprintf(out, "%d receivers\n", x.GetReceiversTotal())
+	for _, t := range x.GetTroubles() {
+		fmt.Fprintln(out, "receivers are missing:", t)
+	}
 	if x.GetClientAnswer() != "" {
 		fmt.Fprintln(out, x.GetClientAnswer())
 	}
@@ -191,6 +199,10 @@ func printStep(out io.Writer, x *adminv1.TraceResponse) {
 	if x.GetLeftOut() > 0 {
 		fmt.Fprintf(out, "(%d steps are left out)\n", x.GetLeftOut())
 	}
+	if x.GetTrouble() != "" {
+		fmt.Fprintf(out, "%s is not followed: %s\n", x.GetIncarnation(), x.GetTrouble())
+		return
+	}
 	fmt.Fprintf(out, "%s  %s  %-9s  %s/%d  %s  %s -> %s  %s\n", x.GetTime().AsTime().Local().Format("15:04:05.000"), x.GetIncarnation(), word(x.GetStep()),
-		x.GetMessageId().GetOrigin(), x.GetMessageId().GetSequence(), x.GetTopic(), or(x.GetPublisher()), or(x.GetTo()), x.GetDetail())
+		x.GetMessageId().GetOrigin(), x.GetMessageId().GetSequence(), x.GetTopic(), or(x.GetPublisher()), or(x.GetOther()), x.GetDetail())
 }
