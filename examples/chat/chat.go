@@ -99,11 +99,15 @@ func (c *chat) say(ctx context.Context, room string, s said) error {
 		return err
 	}
 	c.log.LogAttrs(ctx, slog.LevelInfo, "said", slog.String("room", room), slog.String("from", s.From), slog.String("receivers", counts(r)))
+	c.remember(room, s)
+	return nil
+}
+
+func (c *chat) remember(room string, s said) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	all := append(c.rooms[room], s)
 	c.rooms[room] = all[max(0, len(all)-remembered):]
-	return nil
 }
 
 // counts is how many receivers there are of each outcome, in words.
