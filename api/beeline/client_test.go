@@ -84,7 +84,7 @@ func TestPresenceGoesOnBehindTheLastEvent(t *testing.T) {
 			}
 		}
 		script(status.Error(codes.Unavailable, "by order of the test"), "1", "2")
-		script(status.Error(codes.Unavailable, "by order of the test"))
+		script(status.Error(codes.ResourceExhausted, "slow"))
 		script(nil, "3")
 		var seen []string
 		err := c.WatchPresence(ctx, PresenceOptions{ClientIDPrefix: "p-"}, func(_ []*messagingv1.PresenceEvent, cursor string) error {

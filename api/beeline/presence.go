@@ -29,7 +29,7 @@ type PresenceOptions struct {
 
 // WatchPresence has handle see who connects and disconnects, until ctx is over, which is not an error. A stream that breaks is
 // opened again behind the last event. If the events since then are not kept any more, it returns ErrMissedEvents; and it returns what
-// handle returns, and what a router refuses with, unless it is UNAVAILABLE.
+// handle returns, and what a router refuses with, unless it is UNAVAILABLE or RESOURCE_EXHAUSTED.
 func (c *Client) WatchPresence(ctx context.Context, o PresenceOptions, handle PresenceHandler) error {
 	var pause pauses
 	for {
@@ -43,7 +43,7 @@ func (c *Client) WatchPresence(ctx context.Context, o PresenceOptions, handle Pr
 			return nil
 		case status.Code(err) == codes.OutOfRange:
 			return fmt.Errorf("%w: %w", ErrMissedEvents, err)
-		case !passing(err):
+		case !passing(err) && status.Code(err) != codes.ResourceExhausted: // which is: handle was slow
 			return fmt.Errorf("watch presence: %w", err)
 		}
 		if o.Cursor != before {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
 )
@@ -56,7 +58,8 @@ func (s *Subscription) open() *messagingv1.SubscribeRequest {
 // durable subscription goes on where it was, and what was not acknowledged comes again.
 //
 // It returns what a handler returns: that message is not acknowledged, and comes again if the subscription is durable or has a
-// consumer group. And it returns what a router refuses the subscription with, unless it is UNAVAILABLE.
+// consumer group. And it returns what a router refuses or ends the subscription with, unless it is UNAVAILABLE, or of a durable one
+// RESOURCE_EXHAUSTED, which is that the handlers were slow: any other has missed something then.
 func (c *Client) Subscribe(ctx context.Context, s Subscription, handle Handler) error {
 	var pause pauses
 	for {
@@ -67,7 +70,7 @@ func (c *Client) Subscribe(ctx context.Context, s Subscription, handle Handler) 
 			return x.failure
 		case ctx.Err() != nil:
 			return nil
-		case !passing(err):
+		case !passing(err) && !x.slow(err):
 			return fmt.Errorf("subscribe: %w", err)
 		}
 		if x.opened {
@@ -77,6 +80,11 @@ func (c *Client) Subscribe(ctx context.Context, s Subscription, handle Handler) 
 			return nil
 		}
 	}
+}
+
+// slow reports whether a stream was ended because its handlers were slow, and nothing is missed if it is opened again.
+func (x *subscriber) slow(err error) bool {
+	return x.opened && x.DurableName != "" && status.Code(err) == codes.ResourceExhausted
 }
 
 type subscribeStream = grpc.BidiStreamingClient[messagingv1.SubscribeRequest, messagingv1.SubscribeResponse]

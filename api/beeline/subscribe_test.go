@@ -171,6 +171,29 @@ func TestHandlersRunAtOnceAndEndWithTheirStream(t *testing.T) {
 	})
 }
 
+func TestWhoWasSlowGoesOnIfNothingIsMissed(t *testing.T) {
+	for _, name := range []string{"", "d"} {
+		synctest.Test(t, func(t *testing.T) {
+			f, c := start(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			slow := status.Error(codes.ResourceExhausted, "slow")
+			f.subscribe <- func(s subscribeServer) error {
+				_, err := opened(s, false)
+				return errors.Join(err, slow)
+			}
+			f.subscribe <- func(s subscribeServer) error {
+				cancel()
+				return slow
+			}
+			err := c.Subscribe(ctx, Subscription{Filters: []string{"a"}, DurableName: name}, nil)
+			if again := ctx.Err() != nil; again != (name != "") || again != (err == nil) {
+				t.Errorf("durable name %q: opened again: %v, %v", name, again, err)
+			}
+		})
+	}
+}
+
 func TestARefusedSubscriptionIsReturned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, c := start(t)
