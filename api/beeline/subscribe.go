@@ -34,6 +34,8 @@ type Subscription struct {
 	// OnOpen is called when the whole cluster routes to the subscription, each time that it is opened: resumed if it is durable
 	// and was there before. Until it returns no message is handled.
 	OnOpen func(resumed bool)
+	// OnDropped, if it is not nil, is told how many messages of QoS 0 were dropped because the handlers were slow. Others never are.
+	OnDropped func(messages uint64)
 }
 
 // Handler handles one message. When it returns nil the message is acknowledged. Its context is that of Subscribe, and ends with
@@ -159,6 +161,9 @@ func (x *subscriber) receive(handling context.Context, s subscribeStream) error 
 		r, err := s.Recv()
 		if err != nil {
 			return err
+		}
+		if n := r.GetMessages().GetDropped(); n > 0 && x.OnDropped != nil {
+			x.OnDropped(n)
 		}
 		for _, m := range r.GetMessages().GetMessages() {
 			select {

@@ -27,7 +27,7 @@ func opened(s subscribeServer, resumed bool) (*messagingv1.SubscribeRequest_Open
 }
 
 func deliver(s subscribeServer, ids ...uint64) error {
-	all := &messagingv1.SubscribeResponse_Messages{}
+	all := &messagingv1.SubscribeResponse_Messages{Dropped: 1}
 	for _, id := range ids {
 		all.Messages = append(all.Messages, &messagingv1.ReceivedMessage{DeliveryId: id, Message: message("a")})
 	}
@@ -76,10 +76,11 @@ func TestWhatIsHandledIsAcknowledgedAndABrokenStreamIsOpenedAgain(t *testing.T) 
 			return err
 		}
 		var resumed []bool
-		handled := 0
+		handled, dropped := 0, uint64(0)
 		err := c.Subscribe(ctx, Subscription{
 			Filters: []string{"a/#", "b"}, ConsumerGroup: "g", DurableName: "d", DurableExpiry: 1500 * time.Millisecond,
 			MaxUnacknowledged: 7, WithRetained: true, OnOpen: func(r bool) { resumed = append(resumed, r) },
+			OnDropped: func(n uint64) { dropped += n },
 		}, func(context.Context, *messagingv1.ReceivedMessage) error {
 			if handled++; handled == 3 {
 				cancel() // in the middle: it is acknowledged all the same
@@ -91,6 +92,9 @@ func TestWhatIsHandledIsAcknowledgedAndABrokenStreamIsOpenedAgain(t *testing.T) 
 		}
 		if !slices.Equal(first, []uint64{1, 2}) || !slices.Equal(second, []uint64{1}) || !slices.Equal(resumed, []bool{false, true}) {
 			t.Errorf("acknowledged %v and %v, resumed %v", first, second, resumed)
+		}
+		if dropped != 2 {
+			t.Errorf("%d messages were dropped", dropped)
 		}
 		if len(open.GetFilters()) != 2 || open.GetConsumerGroup() != "g" || open.GetDurableName() != "d" || open.GetDurableExpirySeconds() != 2 ||
 			open.GetMaxUnacknowledged() != 7 || !open.GetWithRetained() {

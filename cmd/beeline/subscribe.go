@@ -55,6 +55,9 @@ func (o *subscribeOptions) run(cmd *cobra.Command) error {
 		}
 		fmt.Fprintln(cmd.ErrOrStderr(), "ready")
 	}
+	o.s.OnDropped = func(n uint64) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%d messages of QoS 0 were dropped: this was too slow\n", n)
+	}
 	return o.router.connect(cmd, func(c *beeline.Client) error {
 		ctx, enough := context.WithCancel(cmd.Context())
 		defer enough()
