@@ -279,7 +279,7 @@ func (c *console) ExplainTopic(_ context.Context, r *adminv1.ExplainTopicRequest
 	return &adminv1.ExplainTopicResponse{
 		Routes:    []*adminv1.RouteMatch{{Incarnation: "g1", Filter: "news/#"}, {Incarnation: "g2", Filter: "news/#", ShareGroup: "s", Members: 2}},
 		Receivers: []*adminv1.TopicReceiver{{ClientId: "ann", Holder: "g1", Filters: []string{"news/#", "#"}, Qos: messagev1.Qos_QOS_AT_MOST_ONCE, OneOfMany: true}}, ReceiversTotal: 1,
-		Troubles: []string{"g3: silent"},
+		Troubles:     []string{"g3: silent"},
 		ClientAnswer: "bob has not subscribed",
 	}, nil
 }
