@@ -28,15 +28,16 @@ type pauses struct{ next time.Duration }
 // succeeded has the pauses begin anew.
 func (p *pauses) succeeded() { p.next = 0 }
 
-// wait waits the next time, or until ctx is over, and then returns its error.
-func (p *pauses) wait(ctx context.Context) error {
+// over reports whether the caller has had enough, which is no error.
+func over(ctx context.Context) bool { return ctx.Err() != nil }
+
+// wait waits the next time, or until ctx is over.
+func (p *pauses) wait(ctx context.Context) {
 	p.next = min(max(firstPause, 2*p.next), longPause)
 	t := time.NewTimer(p.next/2 + rand.N(p.next)/2) // not all callers of a router that was lost at once
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return nil
 	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

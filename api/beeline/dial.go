@@ -103,7 +103,7 @@ func (o *Options) dial() ([]grpc.DialOption, error) {
 	}
 	switch {
 	case o.Token != "" && o.TokenFile != "":
-		return nil, errors.New("Token and TokenFile are given: one of them is enough")
+		return nil, errors.New("a Token and a TokenFile: one of them is enough")
 	case o.Token == "" && o.TokenFile == "":
 		return options, nil
 	}

@@ -32,14 +32,14 @@ type PresenceOptions struct {
 // handle returns, and what a router refuses with, unless it is UNAVAILABLE or RESOURCE_EXHAUSTED.
 func (c *Client) WatchPresence(ctx context.Context, o PresenceOptions, handle PresenceHandler) error {
 	var pause pauses
-	for {
+	for !over(ctx) {
 		before := o.Cursor
 		err := c.watch(ctx, &o, handle)
 		var h *handlerError
 		switch {
 		case errors.As(err, &h):
 			return h.error
-		case ctx.Err() != nil:
+		case over(ctx):
 			return nil
 		case status.Code(err) == codes.OutOfRange:
 			return fmt.Errorf("%w: %w", ErrMissedEvents, err)
@@ -49,10 +49,9 @@ func (c *Client) WatchPresence(ctx context.Context, o PresenceOptions, handle Pr
 		if o.Cursor != before {
 			pause.succeeded()
 		}
-		if pause.wait(ctx) != nil {
-			return nil
-		}
+		pause.wait(ctx)
 	}
+	return nil
 }
 
 // handlerError is what a handler returned.

@@ -23,7 +23,7 @@ func (p *Publisher) run(ctx context.Context) {
 		}
 		p.broken(ctx, err)
 		if p.left() {
-			_ = pause.wait(ctx) // wanted looks at ctx
+			pause.wait(ctx) // wanted looks at ctx
 		}
 	}
 	p.mu.Lock()

@@ -2,7 +2,6 @@ package beeline
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -59,18 +58,18 @@ func (s *Subscription) open() *messagingv1.SubscribeRequest {
 // waits for the handlers that run, acknowledges what they have done and returns nil. A stream that breaks is opened again: a
 // durable subscription goes on where it was, and what was not acknowledged comes again.
 //
-// It returns what a handler returns: that message is not acknowledged, and comes again if the subscription is durable or has a
+// It returns what a handler returns before that: the message is not acknowledged, and comes again if the subscription is durable or has a
 // consumer group. And it returns what a router refuses or ends the subscription with, unless it is UNAVAILABLE, or of a durable one
 // RESOURCE_EXHAUSTED, which is that the handlers were slow: any other has missed something then.
 func (c *Client) Subscribe(ctx context.Context, s Subscription, handle Handler) error {
 	var pause pauses
-	for {
+	for !over(ctx) {
 		x := &subscriber{Subscription: s, handle: handle}
 		err := x.run(ctx, c.messaging)
 		switch {
 		case x.failure != nil:
 			return x.failure
-		case ctx.Err() != nil:
+		case over(ctx):
 			return nil
 		case !passing(err) && !x.slow(err):
 			return fmt.Errorf("subscribe: %w", err)
@@ -78,10 +77,9 @@ func (c *Client) Subscribe(ctx context.Context, s Subscription, handle Handler) 
 		if x.opened {
 			pause.succeeded()
 		}
-		if pause.wait(ctx) != nil {
-			return nil
-		}
+		pause.wait(ctx)
 	}
+	return nil
 }
 
 // slow reports whether a stream was ended because its handlers were slow, and nothing is missed if it is opened again.
@@ -189,7 +187,7 @@ func (x *subscriber) work(ctx context.Context, stop context.CancelFunc) {
 		case err == nil:
 			x.done = append(x.done, m.GetDeliveryId())
 			wakeUp(x.wake)
-		case x.failure == nil && !(ctx.Err() != nil && errors.Is(err, context.Canceled)):
+		case x.failure == nil && !over(ctx): // later its error may be the end of ctx, whatever it looks like
 			x.failure = err
 		}
 		x.mu.Unlock()

@@ -133,7 +133,9 @@ func showClientCommand(o *routerOptions) *cobra.Command {
 func printClient(out io.Writer, r *adminv1.GetClientResponse) error {
 	c, n, s := r.GetClient(), r.GetConnection(), r.GetSession()
 	rows := [][]string{
-		{"client", c.GetClientId()}, {"user", or(c.GetUsername())}, {"state", word(c.GetPresence())},
+		{"client", c.GetClientId()},
+		{"user", or(c.GetUsername())},
+		{"state", word(c.GetPresence())},
 		{"held by", fmt.Sprintf("%s at epoch %d", or(r.GetHolder()), r.GetEpoch())},
 	}
 	if n != nil {

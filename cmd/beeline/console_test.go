@@ -341,13 +341,15 @@ func TestWhatIsAskedOnTheCommandLineIsAskedOfTheRouter(t *testing.T) {
 		},
 		{
 			"command --client meter -t read --reply-topic r --timeout 1s", "",
-			`{"client_id":"meter","message":{"topic":"read","qos":"QOS_AT_LEAST_ONCE"},"timeout_ms":1000,"reply_topic":"r"}`, []string{"done\n"},
+			`{"client_id":"meter","message":{"topic":"read","qos":"QOS_AT_LEAST_ONCE"},"timeout_ms":1000,"reply_topic":"r"}`,
+			[]string{"done\n"},
 		},
 		{"group create a b", "", `{"name":"a"}` + "\n" + `{"name":"b"}`, nil},
 		{"group list --prefix x", "", `{"prefix":"x","page_size":1000}` + "\n" + `{"prefix":"x","page_size":1000,"page_token":"more"}`, []string{"GROUP", "a       2", "b       0"}},
 		{
 			"group add drivers --client v1,v2 --user joe --stdin", "v3\n\n",
-			`{"group":"drivers","members":[{"client_id":"v1"},{"client_id":"v2"},{"client_id":"v3"},{"user":"joe"}]}`, []string{"4 added\n"},
+			`{"group":"drivers","members":[{"client_id":"v1"},{"client_id":"v2"},{"client_id":"v3"},{"user":"joe"}]}`,
+			[]string{"4 added\n"},
 		},
 		{"group remove drivers --client v1", "", `{"group":"drivers","members":[{"client_id":"v1"}]}`, []string{"1 removed\n"}},
 		{"group members drivers", "", `{"group":"drivers","page_size":10000}`, []string{"client  van-1\nuser    joe\n"}},
@@ -442,7 +444,7 @@ func TestStatusesAreExplained(t *testing.T) {
 			t.Errorf("%v: %q", code, got)
 		}
 	}
-	if plain := errors.New("plain"); advised(plain) != plain || advised(nil) != nil {
+	if plain := errors.New("plain"); !errors.Is(advised(plain), plain) || advised(plain).Error() != "plain" || advised(nil) != nil {
 		t.Error("an error that is none of the router's is changed")
 	}
 }

@@ -68,7 +68,7 @@ func (o *sendOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	known := false
+	var known bool
 	if o.how.Wait, known = waits()[o.wait]; !known {
 		return fmt.Errorf("--wait %q: accepted, delivered or acknowledged", o.wait)
 	}

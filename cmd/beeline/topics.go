@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/admin/v1"
 )
@@ -175,7 +177,7 @@ func traceCommand() *cobra.Command {
 				for {
 					x, err := steps.Recv()
 					switch {
-					case cmd.Context().Err() != nil, errors.Is(err, io.EOF):
+					case errors.Is(err, io.EOF), status.Code(err) == codes.Canceled:
 						return nil
 					case err != nil:
 						return fmt.Errorf("trace: %w", err)

@@ -48,9 +48,6 @@ func (c *chat) listen(ctx context.Context) error {
 	}
 	for {
 		err := c.beeline.Subscribe(ctx, s, c.heard)
-		if ctx.Err() != nil {
-			return nil
-		}
 		if err == nil || !later(err) {
 			return err
 		}
@@ -71,6 +68,7 @@ func later(err error) bool {
 
 // heard is called for each message that somebody writes. If it returns nil the message is done with.
 func (c *chat) heard(ctx context.Context, m *messagingv1.ReceivedMessage) error {
+	ctx = context.WithoutCancel(ctx) // what has begun is finished when this program is told to stop; Subscribe waits for it
 	room := strings.Split(m.GetMessage().GetTopic(), "/")[1]
 	err := c.say(ctx, room, said{From: author(m.GetPublisher()), Text: string(m.GetMessage().GetPayload()), Time: time.Now().UTC()})
 	if err != nil && !later(err) {

@@ -44,7 +44,7 @@ func run(ctx context.Context, router *dial.Flags, address string, log *slog.Logg
 	if err != nil {
 		return err
 	}
-	defer b.Close()
+	defer func() { _ = b.Close() }() // nothing is on its way any more
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return err

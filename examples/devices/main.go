@@ -50,7 +50,7 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer b.Close()
+	defer func() { _ = b.Close() }() // nothing is on its way any more
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop, err := simulate(ctx, o)
