@@ -16,16 +16,16 @@ build: ## Build the binaries into bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/ $(BINARIES)
 
 test: ## Run all tests (needs nothing but Go)
-	CGO_ENABLED=0 tools/test.sh $$(go list ./...)
+	CGO_ENABLED=0 tools/test.sh $$(go list ./... ./api/...)
 
 race: ## Run the tests with the race detector, in random order (needs gcc); those of separate processes gain nothing
-	CGO_ENABLED=1 tools/test.sh -race -shuffle=on $$(go list ./... | grep -v /test/faults)
+	CGO_ENABLED=1 tools/test.sh -race -shuffle=on $$(go list ./... ./api/... | grep -v /test/faults)
 
 lint: ## Check format and style of Go and protos
 	@! gofmt -l . | grep . || { echo 'not formatted: run make fmt'; exit 1; }
 	$(TOOL) buf format -d --exit-code && $(TOOL) buf lint
 	$(TOOL) golangci-lint run ./... && cd tools && GOWORK=off go tool golangci-lint run --config ../.golangci.yml ./...
-	cd test/peers && GOWORK=off go tool -modfile=../../tools/go.mod golangci-lint run --config ../../.golangci.yml ./...
+	for module in api test/peers; do (cd $$module && GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
 
 fmt: ## Format Go and protos
 	$(TOOL) buf format -w && $(TOOL) golangci-lint fmt

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs go test with the flags and packages given. Those under test/ start whole clusters and want the machine for
+# Runs go test with the flags and packages given. Those under test/ and examples/ start whole clusters and want the machine for
 # themselves: they come last, one after another. All are run, whatever the others say.
 set -uo pipefail
 
@@ -7,7 +7,7 @@ flags=() beside=() alone=() failed=0
 for a; do
   case $a in
     -*) flags+=("$a") ;;
-    */beeline/test/*) alone+=("$a") ;;
+    */beeline/test/* | */beeline/examples/*) alone+=("$a") ;;
     *) beside+=("$a") ;;
   esac
 done

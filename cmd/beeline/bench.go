@@ -269,7 +269,7 @@ func flagValues(f *pflag.FlagSet) map[string]any {
 
 // exitCode is 1 for what could not be done, and 2 for what was done and is not as it should be.
 func exitCode(err error) int {
-	if errors.Is(err, bench.ErrNotClean) {
+	if errors.Is(err, bench.ErrNotClean) || errors.Is(err, errNotEverywhere) {
 		return 2
 	}
 	return 1

@@ -48,7 +48,7 @@ func TestCertsMakesACertificateForEachService(t *testing.T) {
 
 func TestTheKeyOfTheAuthorityStaysWithIt(t *testing.T) {
 	authority, out := t.TempDir(), t.TempDir()
-	beeline(t, "certs", "--authority", authority, "--out", out, "gateway/gateway-1")
+	succeeds(t, "certs", "--authority", authority, "--out", out, "gateway/gateway-1")
 	secret, err := os.ReadFile(filepath.Join(authority, "ca.key"))
 	if err != nil {
 		t.Fatal(err)
@@ -82,9 +82,9 @@ func contents(t *testing.T, dir string) map[string]string {
 func TestCertsAgainKeepsWhatIsThereAndAddsWhatIsNew(t *testing.T) {
 	authority, out := t.TempDir(), t.TempDir()
 	args := []string{"certs", "--authority", authority, "--out", out, "session/session-1", "gateway/gateway-1"}
-	beeline(t, args...)
+	succeeds(t, args...)
 	first := contents(t, out)
-	beeline(t, append(args, "gateway/gateway-2")...)
+	succeeds(t, append(args, "gateway/gateway-2")...)
 	second := contents(t, out)
 	for name, text := range first {
 		if diff := cmp.Diff(text, second[name]); diff != "" {
@@ -99,7 +99,7 @@ func TestCertsAgainKeepsWhatIsThereAndAddsWhatIsNew(t *testing.T) {
 func TestCertsMakesTheSecretOfRoutersOnce(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	args := []string{"certs", "--authority", t.TempDir(), "--out", t.TempDir(), "--secret", secret, "router/router"}
-	beeline(t, args...)
+	succeeds(t, args...)
 	first, err := os.ReadFile(secret)
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestCertsMakesTheSecretOfRoutersOnce(t *testing.T) {
 	if info, err := os.Stat(secret); err != nil || info.Mode() != 0o640 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	beeline(t, args...)
+	succeeds(t, args...)
 	if again, err := os.ReadFile(secret); err != nil || string(again) != string(first) {
 		t.Errorf("%v; it was %q and is %q", err, first, again)
 	}
@@ -115,7 +115,7 @@ func TestCertsMakesTheSecretOfRoutersOnce(t *testing.T) {
 
 func TestACertificateWithoutARoleIsForMQTTClients(t *testing.T) {
 	authority, out := t.TempDir(), t.TempDir()
-	beeline(t, "certs", "--authority", authority, "--out", out, "mqtt=broker.example")
+	succeeds(t, "certs", "--authority", authority, "--out", out, "mqtt=broker.example")
 	server, err := delivered(filepath.Join(out, "mqtt")).Server()
 	if err != nil {
 		t.Fatal(err)

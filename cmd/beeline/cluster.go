@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -29,7 +30,7 @@ func clustersCommand(o *routerOptions) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the clusters and their nodes", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.ask(func(s adminv1.PlacementServiceClient) error {
+			return o.ask(cmd, func(s adminv1.PlacementServiceClient) error {
 				l, err := s.ListClusters(cmd.Context(), &adminv1.ListClustersRequest{})
 				if err != nil {
 					return fmt.Errorf("list: %w", err)
@@ -46,7 +47,7 @@ func clustersCommand(o *routerOptions) *cobra.Command {
 						rows = append(rows, []string{c.GetCluster().GetName(), "-", c.GetTrouble(), "", "", ""})
 					}
 				}
-				return table(cmd.OutOrStdout(), rows...)
+				return o.show(cmd, l, func(out io.Writer) error { return table(out, rows...) })
 			})
 		},
 	}
@@ -76,7 +77,7 @@ func addClusterCommand(o *routerOptions) *cobra.Command {
 			if channel.GetCommandTopic() != "" {
 				c.Channel = &channel
 			}
-			return o.ask(func(s adminv1.PlacementServiceClient) error {
+			return o.ask(cmd, func(s adminv1.PlacementServiceClient) error {
 				if _, err := s.PutCluster(cmd.Context(), &adminv1.PutClusterRequest{Cluster: c}); err != nil {
 					return fmt.Errorf("add: %w", err)
 				}
@@ -102,7 +103,7 @@ func removeClusterCommand(o *routerOptions) *cobra.Command {
 	return &cobra.Command{
 		Use: "remove NAME", Short: "Remove a cluster to which no clients are assigned", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.ask(func(s adminv1.PlacementServiceClient) error {
+			return o.ask(cmd, func(s adminv1.PlacementServiceClient) error {
 				r := &adminv1.DeleteClusterRequest{Name: args[0], Revision: anyRevision}
 				if _, err := s.DeleteCluster(cmd.Context(), r); err != nil {
 					return fmt.Errorf("remove: %w", err)

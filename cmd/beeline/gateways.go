@@ -26,12 +26,12 @@ func gatewaysCommand() *cobra.Command {
 			"  beeline gateways resume 10.0.0.11:7946",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.askGateways(func(s adminv1.GatewayServiceClient) error {
+			return o.askGateways(cmd, func(s adminv1.GatewayServiceClient) error {
 				l, err := s.ListGateways(cmd.Context(), &adminv1.ListGatewaysRequest{})
 				if err != nil {
 					return fmt.Errorf("list: %w", err)
 				}
-				return printGateways(cmd.OutOrStdout(), l.GetGateways())
+				return o.show(cmd, l, func(out io.Writer) error { return printGateways(out, l.GetGateways()) })
 			})
 		},
 	}
@@ -55,14 +55,6 @@ func printGateways(out io.Writer, all []*adminv1.Gateway) error {
 	return table(out, rows...)
 }
 
-// or is a text, or what stands for none.
-func or(text string) string {
-	if text == "" {
-		return "-"
-	}
-	return text
-}
-
 func stateName(g *adminv1.Gateway) string {
 	if g.GetState() == adminv1.GatewayState_GATEWAY_STATE_UNSPECIFIED {
 		return "unknown"
@@ -77,7 +69,7 @@ func drainCommand(o *routerOptions) *cobra.Command {
 		Use: "drain GATEWAY", Short: "Have all clients of a gateway go to the others", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Gateway = args[0]
-			return o.askGateways(func(s adminv1.GatewayServiceClient) error {
+			return o.askGateways(cmd, func(s adminv1.GatewayServiceClient) error {
 				d, err := s.DrainGateway(cmd.Context(), r)
 				if err != nil {
 					return fmt.Errorf("drain: %w", err)
@@ -139,7 +131,7 @@ func resumeCommand(o *routerOptions) *cobra.Command {
 	return &cobra.Command{
 		Use: "resume GATEWAY", Short: "Have a gateway take clients again", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.askGateways(func(s adminv1.GatewayServiceClient) error {
+			return o.askGateways(cmd, func(s adminv1.GatewayServiceClient) error {
 				r, err := s.ResumeGateway(cmd.Context(), &adminv1.ResumeGatewayRequest{Gateway: args[0]})
 				if err != nil {
 					return fmt.Errorf("resume: %w", err)
@@ -163,7 +155,7 @@ func rebalanceCommand() *cobra.Command {
 		Example: "  beeline rebalance --dry-run\n  beeline rebalance --rate 200",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.askGateways(func(s adminv1.GatewayServiceClient) error {
+			return o.askGateways(cmd, func(s adminv1.GatewayServiceClient) error {
 				plan, err := s.Rebalance(cmd.Context(), r)
 				if err != nil {
 					return fmt.Errorf("rebalance: %w", err)
@@ -175,7 +167,7 @@ func rebalanceCommand() *cobra.Command {
 						strconv.FormatUint(x.GetTarget(), 10), strconv.FormatUint(x.GetToMove(), 10),
 					})
 				}
-				return table(cmd.OutOrStdout(), rows...)
+				return o.show(cmd, plan, func(out io.Writer) error { return table(out, rows...) })
 			})
 		},
 	}

@@ -62,8 +62,8 @@ func TestGatewaysAreDrainedAndResumedFromTheCommandLine(t *testing.T) {
 	}
 	states("drained", "active")
 	fails(t, "no other gateway takes clients", "gateways", "drain", e.Gateways[1].GRPC, "--data", dir)
-	fails(t, "code = FailedPrecondition", "rebalance", "--data", dir)
-	beeline(t, "pub", "-u", e.Router.MQTT, "-t", "news/today", "-m", "hello", "-q", "1")
+	fails(t, "(FailedPrecondition)", "rebalance", "--data", dir)
+	succeeds(t, "pub", "-u", e.Router.MQTT, "-t", "news/today", "-m", "hello", "-q", "1")
 	if got := run("gateways", "resume", column(list, 0)[0]); got != "active\n" {
 		t.Errorf("resumed: %q", got)
 	}
@@ -72,10 +72,10 @@ func TestGatewaysAreDrainedAndResumedFromTheCommandLine(t *testing.T) {
 		t.Errorf("to move, with nobody there: %v", got)
 	}
 
-	fails(t, "code = NotFound", "gateways", "drain", "nowhere:1", "--data", dir)
-	fails(t, "code = NotFound", "gateways", "resume", "nowhere:1", "--data", dir)
+	fails(t, "(NotFound)", "gateways", "drain", "nowhere:1", "--data", dir)
+	fails(t, "(NotFound)", "gateways", "resume", "nowhere:1", "--data", dir)
 	fails(t, "which router?", "gateways", "--data", t.TempDir())
-	fails(t, "code = PermissionDenied", "rebalance", "--router", e.Router.GRPC, "--ca-file", e.CAFile,
+	fails(t, "(PermissionDenied)", "rebalance", "--router", e.Router.GRPC, "--ca-file", e.CAFile,
 		"--cert-file", filepath.Join(dir, "pki", "gateway.crt"), "--key-file", filepath.Join(dir, "pki", "gateway.key"))
 	up.stop()
 	up.done()

@@ -31,6 +31,8 @@ func command() *cobra.Command {
 	}
 	root.AddCommand(
 		upCommand(), pubCommand(), subCommand(), benchCommand(), certsCommand(), tokenCommand(), storeCommand(),
+		publishCommand(), subscribeCommand(), sendCommand(), commandCommand(), presenceCommand(), groupCommand(),
+		clientsCommand(), explainTopicCommand(), retainedCommand(), traceCommand(),
 		placementCommand(), clusterCommand(), gatewaysCommand(), rebalanceCommand(),
 	)
 	return root

@@ -1,91 +1,19 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 
 	adminv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/admin/v1"
-	"github.com/beeline-mqtt/beeline/internal/pki"
 )
 
 // anyRevision is for changes from the command line: the last one wins.
 const anyRevision = -1
-
-// routerOptions say which router is asked.
-type routerOptions struct {
-	data, address string
-	files         pki.Files
-	insecure      bool
-}
-
-func (o *routerOptions) flags(cmd *cobra.Command) {
-	f := cmd.PersistentFlags()
-	f.StringVar(&o.data, "data", "beeline-data", "directory of the beeline up whose router is asked, unless --router is given")
-	f.StringVar(&o.address, "router", "", "host:port of a router's gRPC server")
-	f.StringVar(&o.files.Cert, "cert-file", "", "certificate (PEM) with the role operator")
-	f.StringVar(&o.files.Key, "key-file", "", "its key")
-	f.StringVar(&o.files.CA, "ca-file", "", "authority of the router's certificate (PEM)")
-	f.BoolVar(&o.insecure, "insecure", false, "without TLS, for a router that has none")
-}
-
-// endpoints reads what beeline up says of its router.
-func (o *routerOptions) endpoints() error {
-	b, err := os.ReadFile(filepath.Join(o.data, "endpoints.json"))
-	if err != nil {
-		return fmt.Errorf("which router? Give --router, or --data of a beeline up that runs: %w", err)
-	}
-	var e endpoints
-	if err := json.Unmarshal(b, &e); err != nil {
-		return fmt.Errorf("--data: %w", err)
-	}
-	o.address = e.Router.GRPC
-	o.files = pki.Files{Cert: e.Operator.CertFile, Key: e.Operator.KeyFile, CA: e.CAFile}
-	return nil
-}
-
-// ask connects to the router and has f ask it about placement.
-func (o *routerOptions) ask(f func(adminv1.PlacementServiceClient) error) error {
-	return o.connect(func(conn *grpc.ClientConn) error { return f(adminv1.NewPlacementServiceClient(conn)) })
-}
-
-// askGateways connects to the router and has f ask it about gateways.
-func (o *routerOptions) askGateways(f func(adminv1.GatewayServiceClient) error) error {
-	return o.connect(func(conn *grpc.ClientConn) error { return f(adminv1.NewGatewayServiceClient(conn)) })
-}
-
-// connect connects to the router for as long as f lasts.
-func (o *routerOptions) connect(f func(*grpc.ClientConn) error) error {
-	if o.address == "" {
-		if err := o.endpoints(); err != nil {
-			return err
-		}
-	}
-	c := insecure.NewCredentials()
-	if !o.insecure {
-		t, err := o.files.Mutual()
-		if err != nil {
-			return fmt.Errorf("--cert-file, --key-file and --ca-file: %w", err)
-		}
-		c = credentials.NewTLS(t)
-	}
-	// Nothing is asked of the DNS but the address: who has no answer to the rest may take ten seconds to say so.
-	conn, err := grpc.NewClient(o.address, grpc.WithTransportCredentials(c), grpc.WithDisableServiceConfig())
-	if err != nil {
-		return fmt.Errorf("--router: %w", err)
-	}
-	return errors.Join(f(conn), conn.Close())
-}
 
 // clientOptions are a client as it would connect.
 type clientOptions struct{ id, username, passwordFile string }
@@ -142,13 +70,15 @@ func explainCommand(o *routerOptions) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return o.ask(func(s adminv1.PlacementServiceClient) error {
+			return o.ask(cmd, func(s adminv1.PlacementServiceClient) error {
 				e, err := s.Explain(cmd.Context(), &adminv1.ExplainRequest{Client: c})
 				if err != nil {
 					return fmt.Errorf("explain: %w", err)
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "cluster %s\nnode    %s\naddress %s\n%s\n", e.GetCluster(), e.GetNode(), e.GetAddress(), e.GetReason())
-				return nil
+				return o.show(cmd, e, func(out io.Writer) error {
+					fmt.Fprintf(out, "cluster %s\nnode    %s\naddress %s\n%s\n", e.GetCluster(), e.GetNode(), e.GetAddress(), e.GetReason())
+					return nil
+				})
 			})
 		},
 	}
@@ -214,13 +144,15 @@ func assignCommand(o *routerOptions) *cobra.Command {
 				return err
 			}
 			a.Cluster, a.Weight, a.Revision = cluster, weight, anyRevision
-			return o.ask(func(s adminv1.PlacementServiceClient) error {
+			return o.ask(cmd, func(s adminv1.PlacementServiceClient) error {
 				p, err := s.PutAssignment(cmd.Context(), &adminv1.PutAssignmentRequest{Assignment: a, Client: c})
 				if err != nil {
 					return fmt.Errorf("assign: %w", err)
 				}
-				printAssignment(cmd.OutOrStdout(), p.GetAssignment())
-				return nil
+				return o.show(cmd, p, func(out io.Writer) error {
+					printAssignment(out, p.GetAssignment())
+					return nil
+				})
 			})
 		},
 	}
@@ -246,7 +178,7 @@ func unassignCommand(o *routerOptions) *cobra.Command {
 					r.Value = cluster
 				}
 			}
-			return o.ask(func(s adminv1.PlacementServiceClient) error {
+			return o.ask(cmd, func(s adminv1.PlacementServiceClient) error {
 				if _, err := s.DeleteAssignment(cmd.Context(), r); err != nil {
 					return fmt.Errorf("unassign: %w", err)
 				}
@@ -265,18 +197,22 @@ func assignmentsCommand(o *routerOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the assignments", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.ask(func(s adminv1.PlacementServiceClient) error {
-				for token, first := "", true; first || token != ""; first = false {
+			return o.ask(cmd, func(s adminv1.PlacementServiceClient) error {
+				all := &adminv1.ListAssignmentsResponse{}
+				err := pages(func(token string) (string, error) {
 					l, err := s.ListAssignments(cmd.Context(), &adminv1.ListAssignmentsRequest{Cluster: cluster, PageSize: 1000, PageToken: token})
-					if err != nil {
-						return fmt.Errorf("list: %w", err)
-					}
-					for _, a := range l.GetAssignments() {
-						printAssignment(cmd.OutOrStdout(), a)
-					}
-					token = l.GetNextPageToken()
+					all.Assignments = append(all.Assignments, l.GetAssignments()...)
+					return l.GetNextPageToken(), err
+				})
+				if err != nil {
+					return fmt.Errorf("list: %w", err)
 				}
-				return nil
+				return o.show(cmd, all, func(out io.Writer) error {
+					for _, a := range all.GetAssignments() {
+						printAssignment(out, a)
+					}
+					return nil
+				})
 			})
 		},
 	}
@@ -291,13 +227,4 @@ func printAssignment(out io.Writer, a *adminv1.Assignment) {
 		value = fmt.Sprintf("weight %d", a.GetWeight())
 	}
 	fmt.Fprintf(out, "%-16s %s -> %s\n", rule, value, a.GetCluster())
-}
-
-// table prints rows of columns, the first being the head.
-func table(out io.Writer, rows ...[]string) error {
-	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	for _, r := range rows {
-		fmt.Fprintln(w, strings.Join(r, "\t"))
-	}
-	return w.Flush()
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -117,40 +116,27 @@ func (o *pubOptions) publish(ctx context.Context, p peer) error {
 
 // publishLines publishes every line until there are no more, the connection is lost, or the user has enough.
 func (o *pubOptions) publishLines(ctx context.Context, p peer, in io.Reader) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	lines := make(chan []byte)
-	failed := make(chan error, 1)
-	// It ends with its input, which nothing can interrupt: at the latest with the process.
+	reading, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	lost := make(chan struct{})
 	go func() {
-		defer close(lines)
-		s := bufio.NewScanner(in)
-		s.Buffer(nil, maxLine)
-		for s.Scan() {
-			select {
-			case lines <- []byte(s.Text()):
-			case <-ctx.Done():
-				return
-			}
-		}
-		failed <- s.Err()
-	}()
-	for {
+		defer close(lost)
 		select {
-		case line, more := <-lines:
-			if !more {
-				return readError(<-failed)
-			}
-			o.m.payload = line
-			if err := o.publish(ctx, p); err != nil {
-				return err
-			}
 		case err := <-p.lost():
-			return err
-		case <-ctx.Done():
-			return nil
+			stop(err)
+		case <-reading.Done():
 		}
+	}()
+	err := eachLine(reading, in, func(line []byte) error {
+		o.m.payload = line
+		return o.publish(ctx, p)
+	})
+	stop(nil)
+	<-lost
+	if cause := context.Cause(reading); err == nil && ctx.Err() == nil && !errors.Is(cause, context.Canceled) {
+		return cause
 	}
+	return err
 }
 
 // maxLine bounds a line of standard input. It is what a gateway takes by default.

@@ -37,7 +37,7 @@ func TestWhatIsPublishedOnOneGatewayIsPrintedOnTheOther(t *testing.T) {
 					flags := append([]string{"-V", version, "-t", "news/" + q, "-q", q}, transport.flags...)
 					here := beginSub(t, append(flags, "-n", "1")...)
 					there := beginSub(t, "-u", at("mqtt", 1, "mqtt"), "-t", "news/+", "-q", "2", "-n", "1")
-					beeline(t, append(append([]string{"pub"}, flags...), "-m", "hello")...)
+					succeeds(t, append(append([]string{"pub"}, flags...), "-m", "hello")...)
 					want := "news/" + q + " hello\n"
 					if out := here.done() + there.done(); out != want+want {
 						t.Errorf("QoS %d: printed %q", qos, out)
@@ -55,7 +55,7 @@ func TestALargeMessageComesWholeOverEveryTransport(t *testing.T) {
 			{"-u", at("mqtt", 0, "mqtt")}, {"-u", at("ws", 0, "ws")}, {"-u", at("mqtts", 0, "mqtts"), "--ca-file", shared.CAFile()},
 		} {
 			sub := beginSub(t, append(flags, "-V", version, "-t", "big", "-n", "1", "-o", "payload")...)
-			beeline(t, append([]string{"pub", "-V", version, "-t", "big", "-q", "1", "-m", big}, flags...)...)
+			succeeds(t, append([]string{"pub", "-V", version, "-t", "big", "-q", "1", "-m", big}, flags...)...)
 			if out := sub.done(); out != big+"\n" {
 				t.Errorf("%v: %d bytes", flags, len(out))
 			}
@@ -66,7 +66,7 @@ func TestALargeMessageComesWholeOverEveryTransport(t *testing.T) {
 func TestAllPropertiesArePrintedAsJSON(t *testing.T) {
 	u := []string{"-u", at("mqtt", 0, "mqtt")}
 	sub := beginSub(t, append(u, "-t", "props", "-q", "2", "-n", "1", "-o", "json")...)
-	beeline(t, append(u, "pub", "-t", "props", "-q", "2", "-m", "hello",
+	succeeds(t, append(u, "pub", "-t", "props", "-q", "2", "-m", "hello",
 		"--expiry", "1h", "--content-type", "text/plain", "--response-topic", "answers/1", "--correlation", "c-1",
 		"-P", "colour=red", "-P", "size=", "-P", "colour=a=b")...)
 	var got map[string]any
@@ -86,7 +86,7 @@ func TestAPlainMessageIsAShortLineOfJSON(t *testing.T) {
 	both(t, func(t *testing.T, version string) {
 		u := []string{"-u", at("mqtt", 0, "mqtt"), "-V", version}
 		sub := beginSub(t, append(u, "-t", "plain", "-n", "1", "-o", "json")...)
-		beeline(t, append(u, "pub", "-t", "plain", "-m", "hello")...)
+		succeeds(t, append(u, "pub", "-t", "plain", "-m", "hello")...)
 		if out, want := sub.done(), `{"topic":"plain","payload":"hello","qos":0}`+"\n"; out != want {
 			t.Errorf("printed %q, want %q", out, want)
 		}
@@ -97,7 +97,7 @@ func TestAPayloadThatIsNoTextIsNotGarbled(t *testing.T) {
 	u := []string{"-u", at("mqtt", 0, "mqtt")}
 	asJSON := beginSub(t, append(u, "-t", "bytes", "-n", "1", "-o", "json")...)
 	asBytes := beginSub(t, append(u, "-t", "bytes", "-n", "1", "-o", "payload")...)
-	beeline(t, append(u, "pub", "-t", "bytes", "-m", "\xff\x00\xfe")...)
+	succeeds(t, append(u, "pub", "-t", "bytes", "-m", "\xff\x00\xfe")...)
 	if out, want := asJSON.done(), `{"topic":"bytes","payload":{"base64":"/wD+"},"qos":0}`+"\n"; out != want {
 		t.Errorf("printed %q, want %q", out, want)
 	}
@@ -168,7 +168,7 @@ func TestPubStopsWhileItWaitsForInput(t *testing.T) {
 			pub := begin(t, in, append(u, "pub", "-t", "waiting", "-i", "typist", "--stdin")...)
 			fmt.Fprintln(typing, "hello")
 			sub.done()
-			beeline(t, append(u, "pub", "-t", "other", "-i", "typist")...) // takes it over
+			succeeds(t, append(u, "pub", "-t", "other", "-i", "typist")...) // takes it over
 			if _, err := pub.wait(); err == nil {
 				t.Error("no error")
 			}
@@ -180,7 +180,7 @@ func TestAMessageIsPublishedSoManyTimes(t *testing.T) {
 	both(t, func(t *testing.T, version string) {
 		u := []string{"-u", at("mqtt", 0, "mqtt"), "-V", version}
 		sub := beginSub(t, append(u, "-t", "often", "-q", "1", "-n", "20", "-o", "payload")...)
-		beeline(t, append(u, "pub", "-t", "often", "-q", "1", "-m", "x", "-n", "20")...)
+		succeeds(t, append(u, "pub", "-t", "often", "-q", "1", "-m", "x", "-n", "20")...)
 		if out := sub.done(); out != strings.Repeat("x\n", 20) {
 			t.Errorf("printed %q", out)
 		}
@@ -203,7 +203,7 @@ func TestSubEndsAfterItsCountWhateverElseComes(t *testing.T) {
 func TestAClientIsReachedByItsName(t *testing.T) {
 	both(t, func(t *testing.T, version string) {
 		ann := beginSub(t, "-u", at("mqtt", 1, "mqtt"), "-V", version, "-i", "ann", "-n", "1")
-		beeline(t, "pub", "-u", at("mqtt", 0, "mqtt"), "-V", version, "-t", "p2p/ann/note", "-m", "for Ann alone", "-q", "1")
+		succeeds(t, "pub", "-u", at("mqtt", 0, "mqtt"), "-V", version, "-t", "p2p/ann/note", "-m", "for Ann alone", "-q", "1")
 		if out := ann.done(); out != "p2p/ann/note for Ann alone\n" {
 			t.Errorf("printed %q", out)
 		}
@@ -223,8 +223,8 @@ func TestSeveralFilters(t *testing.T) {
 	both(t, func(t *testing.T, version string) {
 		u := []string{"-u", at("mqtt", 0, "mqtt"), "-V", version}
 		sub := beginSub(t, append(u, "-t", "a/1", "-t", "b/+", "-n", "2", "-o", "payload")...)
-		beeline(t, append(u, "pub", "-t", "a/1", "-m", "1")...)
-		beeline(t, append(u, "pub", "-t", "b/2", "-m", "2")...)
+		succeeds(t, append(u, "pub", "-t", "a/1", "-m", "1")...)
+		succeeds(t, append(u, "pub", "-t", "b/2", "-m", "2")...)
 		if out := sub.done(); len(out) != 4 {
 			t.Errorf("printed %q", out)
 		}
@@ -296,7 +296,7 @@ func TestABrokerThatDoesNotAnswer(t *testing.T) {
 		}
 		t.Run(version+" QoS 0 waits for nothing", func(t *testing.T) {
 			t.Parallel()
-			beeline(t, "pub", "-V", version, "-u", deaf, "-t", "a", "--timeout", "0")
+			succeeds(t, "pub", "-V", version, "-u", deaf, "-t", "a", "--timeout", "0")
 		})
 	}
 }
@@ -324,7 +324,7 @@ func TestTheCredentialsAreThoseOfTheFlags(t *testing.T) {
 	}
 	for version, accepted := range map[string][]byte{"5": connack5, "3.1.1": connack3} {
 		u, connects := fake(t, accepted...)
-		beeline(t, "pub", "-V", version, "-u", u, "-t", "a", "-i", "me", "--username", "ann", "--password-file", file, "--keep-alive", "258")
+		succeeds(t, "pub", "-V", version, "-u", u, "-t", "a", "-i", "me", "--username", "ann", "--password-file", file, "--keep-alive", "258")
 		got := string(<-connects)
 		if !strings.HasSuffix(got, "\x00\x02me\x00\x03ann\x00\x07secret ") {
 			t.Errorf("CONNECT %q: want client id, user name and password, without the end of the line", got)

@@ -83,12 +83,12 @@ func TestWhatIsOwedOutlivesTheWholeCluster(t *testing.T) {
 		}
 		publish(0, "1")
 		publish(50, "2")
-		beeline(t, "pub", "-u", e.Gateways[1].MQTT, "-t", "state", "-q", "1", "-r", "-m", round.name)
+		succeeds(t, "pub", "-u", e.Gateways[1].MQTT, "-t", "state", "-q", "1", "-r", "-m", round.name)
 
 		round.end(t)
 		e = up.boot(t)
 		publish(100, "1")
-		beeline(t, "pub", "-u", e.Gateways[1].MQTT, "-t", "here", "-q", "2", "-m", "late")
+		succeeds(t, "pub", "-u", e.Gateways[1].MQTT, "-t", "here", "-q", "2", "-m", "late")
 
 		for id, flags := range away {
 			again := append([]string{"sub", "-u", e.Gateways[2].MQTT}, flags...)
@@ -97,7 +97,7 @@ func TestWhatIsOwedOutlivesTheWholeCluster(t *testing.T) {
 			}
 			fails(t, "not done within", append(again, "--timeout", "300ms")...)
 			// Its session is over: it is not to get what the next round publishes.
-			beeline(t, "pub", "-u", e.Gateways[2].MQTT, "-V", flags[1], "-i", id, "-t", "bye")
+			succeeds(t, "pub", "-u", e.Gateways[2].MQTT, "-V", flags[1], "-i", id, "-t", "bye")
 		}
 		if out := begin(t, nil, append([]string{"sub"}, append(here, e.Gateways[2].MQTT)...)...).done(); out != "here late\n" {
 			t.Errorf("a client that was connected printed %q", out)

@@ -175,8 +175,8 @@ func (p *process) done() string {
 	return out
 }
 
-// beeline runs the command to its end, which is to be a good one.
-func beeline(t testing.TB, args ...string) {
+// succeeds runs the command to its end, which is to be a good one.
+func succeeds(t testing.TB, args ...string) {
 	t.Helper()
 	begin(t, nil, args...).done()
 }

@@ -18,8 +18,8 @@ func TestAStoreIsBackedUpAndRestored(t *testing.T) {
 	sub := beginSub(t, "-u", u, "-i", "ann", "--clean=false", "-t", "news", "-q", "1")
 	sub.stop()
 	sub.done()
-	beeline(t, "pub", "-u", u, "-t", "news", "-q", "1", "-m", "before")
-	beeline(t, "pub", "-u", u, "-t", "state", "-q", "1", "-r", "-m", "before")
+	succeeds(t, "pub", "-u", u, "-t", "news", "-q", "1", "-m", "before")
+	succeeds(t, "pub", "-u", u, "-t", "state", "-q", "1", "-r", "-m", "before")
 
 	running := strings.TrimSpace(begin(t, nil, "store", "backup", "running", "--data", dir).done())
 	if want := filepath.Join(dir, "session-backups", "running"); running != want {
@@ -28,8 +28,8 @@ func TestAStoreIsBackedUpAndRestored(t *testing.T) {
 	fails(t, "another beeline up uses", "store", "restore", running, "--data", dir)
 	fails(t, "a back-up's name is", "store", "backup", "../x", "--data", dir)
 
-	beeline(t, "pub", "-u", u, "-t", "news", "-q", "1", "-m", "after")
-	beeline(t, "pub", "-u", u, "-t", "state", "-q", "1", "-r", "-m", "after")
+	succeeds(t, "pub", "-u", u, "-t", "news", "-q", "1", "-m", "after")
+	succeeds(t, "pub", "-u", u, "-t", "state", "-q", "1", "-r", "-m", "after")
 	up.stop()
 	up.done()
 	stopped := strings.TrimSpace(begin(t, nil, "store", "backup", "--data", dir).done())

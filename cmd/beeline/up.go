@@ -120,6 +120,10 @@ func (o *upOptions) run(ctx context.Context, out, log io.Writer) error {
 	if err := o.check(); err != nil {
 		return err
 	}
+	var err error
+	if o.dir, err = filepath.Abs(o.dir); err != nil { // endpoints.json is read from anywhere
+		return fmt.Errorf("--data: %w", err)
+	}
 	unlock, err := lock(o.dir)
 	if err != nil {
 		return err

@@ -47,7 +47,7 @@ func endpointsIn(t testing.TB, dir string, ended <-chan struct{}) endpoints {
 	}
 }
 
-func status(t *testing.T, url string) string {
+func httpStatus(t *testing.T, url string) string {
 	t.Helper()
 	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 	r, err := c.Get(url)
@@ -91,7 +91,7 @@ func TestUpRunsAClusterAndSaysWhereItIs(t *testing.T) {
 		}
 		// Whoever sees the file finds everything ready.
 		for _, s := range []serviceEndpoint{e.Sessions[0], e.Gateways[0].serviceEndpoint, e.Gateways[1].serviceEndpoint} {
-			if got := status(t, s.Admin+"/readyz"); got != "200 ready" {
+			if got := httpStatus(t, s.Admin+"/readyz"); got != "200 ready" {
 				t.Errorf("%s: /readyz of %s: %s", round, s.Admin, got)
 			}
 		}
@@ -105,7 +105,7 @@ func TestUpRunsAClusterAndSaysWhereItIs(t *testing.T) {
 		}
 		for _, g := range e.Gateways {
 			for _, u := range []string{g.MQTT, g.MQTTS, g.WebSocket} {
-				beeline(t, "pub", "-u", u, "--ca-file", e.CAFile, "-t", "a", "-q", "1")
+				succeeds(t, "pub", "-u", u, "--ca-file", e.CAFile, "-t", "a", "-q", "1")
 			}
 		}
 
@@ -121,8 +121,8 @@ func TestUpRunsAClusterAndSaysWhereItIs(t *testing.T) {
 			t.Fatalf("%s: commands to try: %q", round, try)
 		}
 		sub := beginSub(t, append(try[0][1:], "-n", "2")...)
-		beeline(t, try[1]...)
-		beeline(t, try[2]...)
+		succeeds(t, try[1]...)
+		succeeds(t, try[2]...)
 		if got, want := sub.done(), "news/today hello\np2p/ann/note for Ann alone\n"; got != want {
 			t.Errorf("%s: printed %q, want %q", round, got, want)
 		}
