@@ -14,6 +14,7 @@ import (
 	adminv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/admin/v1"
 	gatewayv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/gateway/v1"
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
+	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/services/router/internal/fleet"
 )
 
@@ -68,6 +69,12 @@ func (s *Service) ListClients(ctx context.Context, r *adminv1.ListClientsRequest
 		}
 	}
 	clients, next := merge(parts, size)
+	if !strings.HasPrefix(r.GetClientIdPrefix(), message.ServicePrefix) {
+		// The routers' own sessions are shown to whoever asks for them.
+		clients = slices.DeleteFunc(clients, func(c *adminv1.ClientSummary) bool {
+			return strings.HasPrefix(c.GetClientId(), message.ServicePrefix)
+		})
+	}
 	return &adminv1.ListClientsResponse{Clients: clients, NextPageToken: next, Troubles: troubles(answers)}, nil
 }
 

@@ -286,8 +286,7 @@ func (c *Commander) await(
 		select {
 		case a := <-p.answer:
 			if receipt == nil {
-				// More may be known of it by now; that it was delivered is certain.
-				receipt = &messagingv1.Receipt{ClientId: p.clientID, Outcome: messagingv1.Outcome_OUTCOME_DELIVERED}
+				receipt = overtaken(p.clientID, on)
 			}
 			return a, receipt, nil
 		case s := <-on:
@@ -303,6 +302,24 @@ func (c *Commander) await(
 			return answer{}, receipt, ctx.Err()
 		}
 	}
+}
+
+// receiptPatience is how long an answer waits for the receipt that it has overtaken.
+const receiptPatience = 100 * time.Millisecond
+
+// overtaken is the receipt of a command whose answer has come before it: that it was delivered is certain, where the device
+// was found the receipt says, which is about to come.
+func overtaken(clientID string, on <-chan sent) *messagingv1.Receipt {
+	enough := time.NewTimer(receiptPatience)
+	defer enough.Stop()
+	select {
+	case s := <-on:
+		if s.err == nil {
+			return s.receipt
+		}
+	case <-enough.C:
+	}
+	return &messagingv1.Receipt{ClientId: clientID, Outcome: messagingv1.Outcome_OUTCOME_DELIVERED}
 }
 
 // underWay reports whether the device may answer.

@@ -2,7 +2,10 @@ package presence
 
 import (
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/message"
 )
 
 // Board is who is connected, and the History of that. For each connected there is one disconnected, before the next
@@ -39,8 +42,12 @@ func NewBoard(h *History) *Board {
 // Len is how many clients are connected.
 func (b *Board) Len() int { return len(b.clients) }
 
-// Connect says that a client has been granted to a gateway. Its former connection has ended with that.
+// Connect says that a client has been granted to a gateway. Its former connection has ended with that. Nobody is told of the
+// cluster's own services.
 func (b *Board) Connect(now time.Time, id string, c Connection) {
+	if strings.HasPrefix(id, message.ServicePrefix) {
+		return
+	}
 	if former := b.clients[id]; former != nil {
 		if former.epoch >= c.Epoch {
 			return
@@ -58,6 +65,9 @@ func (b *Board) Connect(now time.Time, id string, c Connection) {
 // Show says that a gateway shows a client as its own, which may have connected at any time before. Nothing has changed if
 // nothing else was known of it.
 func (b *Board) Show(now time.Time, id string, c Connection) {
+	if strings.HasPrefix(id, message.ServicePrefix) {
+		return
+	}
 	if b.clients[id] != nil {
 		b.Connect(now, id, c)
 		return

@@ -230,3 +230,13 @@ func check(t *rapid.T, b *Board) {
 		}
 	}
 }
+
+func TestNobodyIsToldOfTheClustersOwnServices(t *testing.T) {
+	b := NewBoard(NewHistory("i", 10))
+	b.Connect(time.Unix(1, 0), "$service-router-1", Connection{Gateway: "A", Epoch: 1})
+	b.Show(time.Unix(1, 0), "$service-stream-1", Connection{Gateway: "A", Epoch: 2})
+	b.Leave(time.Unix(2, 0), "$service-router-1", "A", 1, Client, true)
+	if b.Last() != 0 || b.Len() != 0 {
+		t.Errorf("%d events of %d clients", b.Last(), b.Len())
+	}
+}

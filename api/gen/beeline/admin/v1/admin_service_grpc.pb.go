@@ -44,6 +44,8 @@ type AdminServiceClient interface {
 	// ListClients lists clients of all gateways, and sessions of clients that are away, by client id. Who is there from the
 	// first page to the last is on one of them, once.
 	// Refuses: NOT_FOUND when there is no such gateway.
+	// The routers' own sessions, whose ids begin with $service-, are shown to whoever asks for that prefix; a page may then be
+	// shorter than asked for although others follow.
 	ListClients(ctx context.Context, in *ListClientsRequest, opts ...grpc.CallOption) (*ListClientsResponse, error)
 	// GetClient shows everything that is known of one client.
 	// Refuses: NOT_FOUND when it is neither connected nor has a session.
@@ -207,6 +209,8 @@ type AdminServiceServer interface {
 	// ListClients lists clients of all gateways, and sessions of clients that are away, by client id. Who is there from the
 	// first page to the last is on one of them, once.
 	// Refuses: NOT_FOUND when there is no such gateway.
+	// The routers' own sessions, whose ids begin with $service-, are shown to whoever asks for that prefix; a page may then be
+	// shorter than asked for although others follow.
 	ListClients(context.Context, *ListClientsRequest) (*ListClientsResponse, error)
 	// GetClient shows everything that is known of one client.
 	// Refuses: NOT_FOUND when it is neither connected nor has a session.
