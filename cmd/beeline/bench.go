@@ -41,7 +41,7 @@ func benchCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(benchPairsCommand(), benchFanoutCommand(), benchConnectCommand(), benchMoveCommand(),
-		benchAwayCommand(), benchResumeCommand(), benchStormCommand())
+		benchAwayCommand(), benchResumeCommand(), benchStormCommand(), benchServicesCommand())
 	return cmd
 }
 

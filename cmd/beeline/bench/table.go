@@ -20,6 +20,8 @@ func (r *Result) Table(w io.Writer) error {
 		each = r.moveLines(line)
 	case "away":
 		each = r.awayLines(line)
+	case "publish", "send", "command", "subscribe":
+		each = r.serviceLines(line)
 	case "resume", "storm":
 		each = r.returnLines(line)
 	default:
@@ -57,6 +59,15 @@ func (r *Result) messageLines(line func(name, format string, args ...any)) strin
 		line("  sent late by", "%s", r.SentLate)
 	}
 	return "a delivery"
+}
+
+// serviceLines are the lines of what services ask of a router.
+func (r *Result) serviceLines(line func(name, format string, args ...any)) string {
+	line("asked", "%d", r.Sent)
+	line("done", "%d, %.0f/s", r.Delivered, r.DeliveryRate)
+	line("not done", "%d", r.Lost)
+	line("latency", "%s", r.Latency)
+	return "each"
 }
 
 func (r *Result) connectLines(line func(name, format string, args ...any)) string {
