@@ -51,6 +51,9 @@ type Properties struct {
 // ServicePrefix begins the client ids of the cluster's own services, and no others.
 const ServicePrefix = "$service-"
 
+// AnswerPrefix begins the ids of those among them that devices answer to.
+const AnswerPrefix = ServicePrefix + "router-"
+
 // PublisherProperty is the name of the user property that the cluster's own services get with every message, behind all
 // others: its value is the client id of the publisher.
 const PublisherProperty = "beeline-publisher"

@@ -46,7 +46,7 @@ func (m *messaging) Send(ctx context.Context, r *messagingv1.SendRequest) (*mess
 	if code := packet.Code(result.GetReasonCode()); code.Failure() && code != packet.UnspecifiedError && !known {
 		return nil, failureOf(code)
 	}
-	if group := r.GetReceiver().GetGroup(); group != "" {
+	if group := r.GetReceiver().GetGroup(); group != "" && len(result.GetCounts()) == 0 && r.GetWait() != messagingv1.Wait_WAIT_ACCEPTED {
 		missed, err := m.missed(ctx, group, result)
 		if err != nil {
 			return nil, err

@@ -48,7 +48,12 @@ func (m *messaging) hand(ctx context.Context, clientID string, x *message.Messag
 		return nil, statusOf(err)
 	}
 	if receipts := result.GetReceipts(); len(receipts) > 0 {
-		return receiptOf(receipts[0]), nil
+		r := receiptOf(receipts[0])
+		if _, err := m.fleet.Gateway(r.GetHolder()); err == nil && r.GetOutcome() == messagingv1.Outcome_OUTCOME_QUEUED {
+			// Stored beside being sent: the device is connected, and may answer.
+			r.Outcome = messagingv1.Outcome_OUTCOME_ACCEPTED
+		}
+		return r, nil
 	}
 	code := packet.Code(result.GetReasonCode())
 	r := &messagingv1.Receipt{ClientId: clientID, Outcome: messagingv1.Outcome_OUTCOME_TIMED_OUT, Reason: explain(code)}

@@ -30,7 +30,7 @@ func (m *messaging) clientsOf(ctx context.Context, user string) ([]string, error
 }
 
 // missed are receipts for the clients that are members of a group and are not among the receivers of a message: they are
-// away, and nothing is kept for them. nil: there is no such group, or it is empty. Clients of users that are members are
+// away, and nothing is kept for them, or where they are has not answered. nil: there is no such group, or it is empty. Clients of users that are members are
 // known as receivers only.
 func (m *messaging) missed(ctx context.Context, group string, result *gatewayv1.Result) ([]*gatewayv1.Receipt, error) {
 	_, conn, err := m.fleet.AwaitSession(ctx)
@@ -45,6 +45,10 @@ func (m *messaging) missed(ctx context.Context, group string, result *gatewayv1.
 	if len(got) > 0 {
 		missed = []*gatewayv1.Receipt{}
 	}
+	outcome := gatewayv1.Outcome_OUTCOME_ENDED
+	if len(result.GetUnanswered()) > 0 {
+		outcome = gatewayv1.Outcome_OUTCOME_TIMED_OUT
+	}
 	groups := messagingv1.NewGroupServiceClient(conn)
 	for token, first := "", true; first || token != ""; first = false {
 		page, err := groups.ListMembers(ctx, &messagingv1.ListMembersRequest{Group: group, PageSize: 10_000, PageToken: token})
@@ -52,7 +56,7 @@ func (m *messaging) missed(ctx context.Context, group string, result *gatewayv1.
 		case status.Code(err) == codes.NotFound:
 			return missed, nil
 		case err != nil:
-			return nil, err
+			return nil, status.Errorf(status.Code(err), "the message has been published; who has missed it is not known: %v", err)
 		}
 		for _, member := range page.GetMembers() {
 			if missed == nil {
@@ -60,7 +64,7 @@ func (m *messaging) missed(ctx context.Context, group string, result *gatewayv1.
 			}
 			id := member.GetClientId()
 			if _, has := got[id]; id != "" && !has {
-				missed = append(missed, &gatewayv1.Receipt{ClientId: id, Outcome: gatewayv1.Outcome_OUTCOME_ENDED})
+				missed = append(missed, &gatewayv1.Receipt{ClientId: id, Outcome: outcome})
 			}
 		}
 		token = page.GetNextPageToken()

@@ -39,7 +39,7 @@ func (st *stream) receive(r *sessionv1.AttachRequest) error {
 	case *sessionv1.AttachRequest_Published:
 		st.term.published(st, f.Published.GetRequestId(), f.Published.GetFailed())
 	case *sessionv1.AttachRequest_MembersApplied:
-		st.term.spread(st, f.MembersApplied.GetRequestId())
+		st.term.spread(st, f.MembersApplied)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
 	"github.com/beeline-mqtt/beeline/internal/topic"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
+	"github.com/beeline-mqtt/beeline/services/session/internal/groups"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 )
 
@@ -22,12 +23,40 @@ type members struct {
 
 // spreading is one change on its way to the gateways.
 type spreading struct {
+	group    string
 	gateways map[string]struct{} // that live and have not answered
 	done     chan struct{}       // closed when all have
 }
 
-// answered takes a gateway off what it was told up to a number.
-func (m *members) answered(gateway string, through uint64) {
+// answered takes a gateway off what it was told under a number.
+func (m *members) answered(gateway string, id uint64) {
+	if s := m.waiting[id]; s != nil {
+		m.leave(id, s, gateway)
+	}
+}
+
+// pending returns what is closed when changes of a group are in force that are on their way.
+func (m *members) pending(group string) (all []<-chan struct{}) {
+	for _, s := range m.waiting {
+		if s.group == group {
+			all = append(all, s.done)
+		}
+	}
+	return all
+}
+
+// waitsFor reports whether some change waits for a gateway.
+func (m *members) waitsFor(gateway string) bool {
+	for _, s := range m.waiting {
+		if _, waits := s.gateways[gateway]; waits {
+			return true
+		}
+	}
+	return false
+}
+
+// knowsAll takes a gateway off all that it was told up to a number.
+func (m *members) knowsAll(gateway string, through uint64) {
 	for id, s := range m.waiting {
 		if id <= through {
 			m.leave(id, s, gateway)
@@ -77,7 +106,7 @@ func (t *term) seen(e claims.Effect) {
 	if e.Session != nil {
 		user = ""
 	}
-	t.userNames.Here(e.Client, user, e.Gateway)
+	t.userNames.Here(e.Client, groups.Seen{User: user, Gateway: e.Gateway, Epoch: e.Epoch})
 }
 
 // hold notes the users of clients that a gateway has shown, and tells it what they get if it may not know.
@@ -90,7 +119,7 @@ func (t *term) hold(st *stream, h *sessionv1.Holdings) {
 	all := &sessionv1.ManagedClients{}
 	for _, one := range h.GetHoldings() {
 		if one.GetUsername() != "" {
-			t.userNames.Here(one.GetClientId(), one.GetUsername(), st.gateway)
+			t.userNames.Here(one.GetClientId(), groups.Seen{User: one.GetUsername(), Gateway: st.gateway, Epoch: one.GetEpoch()})
 		}
 		if st.outdated {
 			all.Clients = append(all.Clients, &sessionv1.ManagedClient{
@@ -105,7 +134,7 @@ func (t *term) hold(st *stream, h *sessionv1.Holdings) {
 	case !st.shown:
 		if h.GetLast() {
 			// It has nobody who could have missed anything.
-			t.members.answered(st.gateway, t.members.asked)
+			t.members.knowsAll(st.gateway, t.members.asked)
 		}
 		return
 	case h.GetLast():
@@ -118,11 +147,11 @@ func (t *term) hold(st *stream, h *sessionv1.Holdings) {
 // members it has changed. The errors are those of packages groups and store, errTermOver, or the context's: then
 // it is in force.
 func (t *term) changeGroup(ctx context.Context, c store.GroupChange) (changed int, err error) {
-	away, everywhere, c, err := t.applyGroup(c)
-	if err != nil || away == nil {
+	c, inForce, err := t.applyGroup(c)
+	if err != nil {
 		return len(c.Members), err
 	}
-	for _, done := range []<-chan struct{}{away, everywhere} {
+	for _, done := range inForce {
 		select {
 		case <-done:
 		case <-ctx.Done():
@@ -134,20 +163,23 @@ func (t *term) changeGroup(ctx context.Context, c store.GroupChange) (changed in
 	return len(c.Members), nil
 }
 
-// applyGroup stores a change and puts it in force. Both channels are closed when it is: for clients that are away, and at
-// all gateways; they are nil when there was nothing to do.
-func (t *term) applyGroup(c store.GroupChange) (away, everywhere <-chan struct{}, checked store.GroupChange, err error) {
+// applyGroup stores a change and puts it in force; it is when all channels are closed: for clients that are away, and at all
+// gateways. What was changed before, and may be on its way, is waited for, too: a call may have been repeated.
+func (t *term) applyGroup(c store.GroupChange) (checked store.GroupChange, inForce []<-chan struct{}, err error) {
 	book := t.kept.Groups()
 	book.Lock()
 	defer book.Unlock()
 	if c, err = book.Check(c); err != nil {
-		return nil, nil, c, err
+		return c, nil, err
 	}
+	t.mu.Lock()
+	inForce = t.members.pending(c.Group)
+	t.mu.Unlock()
 	if c.Kind != store.GroupMade && c.Kind != store.GroupEnded && len(c.Members) == 0 {
-		return nil, nil, c, nil
+		return c, inForce, nil
 	}
 	if err := book.Store(c); err != nil {
-		return nil, nil, c, err
+		return c, nil, err
 	}
 	t.mu.Lock()
 	book.Apply(c)
@@ -156,13 +188,13 @@ func (t *term) applyGroup(c store.GroupChange) (away, everywhere <-chan struct{}
 	t.mu.Unlock()
 	followed := make(chan struct{})
 	t.kept.Manage(c.Members, func() { close(followed) })
-	return followed, s.done, c, nil
+	return c, append(inForce, followed, s.done), nil
 }
 
 // tellMembers tells all gateways of a change. It needs mu.
 func (t *term) tellMembers(c store.GroupChange) *spreading {
 	t.members.asked++
-	s := &spreading{gateways: make(map[string]struct{}, len(t.view.Members)), done: make(chan struct{})}
+	s := &spreading{group: c.Group, gateways: make(map[string]struct{}, len(t.view.Members)), done: make(chan struct{})}
 	for _, g := range t.view.Members {
 		s.gateways[g.ID] = struct{}{}
 	}
@@ -190,10 +222,14 @@ func (t *term) tellMembers(c store.GroupChange) *spreading {
 }
 
 // spread is a gateway's answer.
-func (t *term) spread(st *stream, id uint64) {
+func (t *term) spread(st *stream, a *sessionv1.MembersApplied) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.members.answered(st.gateway, id)
+	if a.GetEverything() {
+		t.members.knowsAll(st.gateway, a.GetRequestId())
+		return
+	}
+	t.members.answered(st.gateway, a.GetRequestId())
 }
 
 // userClients are the clients of a user, by id.

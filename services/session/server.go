@@ -159,7 +159,8 @@ func (t *term) attach(st *stream) error {
 	t.users.Add(1)
 	older := t.streams[st.gateway]
 	t.streams[st.gateway] = st
-	st.outdated = st.managed != t.managedVersion()
+	// Or what it has seen may not be in force, and its answer is lost.
+	st.outdated = st.managed != t.managedVersion() || t.members.waitsFor(st.gateway)
 	st.push(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_Welcome{
 		Welcome: &sessionv1.Welcome{Incarnation: t.instance, ManagedVersion: t.managedVersion()},
 	}})

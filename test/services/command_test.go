@@ -15,7 +15,9 @@ import (
 
 	messagev1 "github.com/beeline-mqtt/beeline/api/gen/beeline/message/v1"
 	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
+	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/test/clustertest"
+	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
 // answers is a device that answers every command with what it got.
@@ -367,4 +369,42 @@ func TestTheRoundTripOfACommandIsShort(t *testing.T) {
 		all = append(all, time.Duration(a.GetRoundTripUs())*time.Microsecond)
 	}
 	t.Logf("p50 %v, p99 %v", percentile(all, 50), percentile(all, 99))
+}
+
+// What is sent at QoS 2 to a device with a session is stored before: it is connected all the same, and answers.
+func TestADeviceWithASessionAnswers(t *testing.T) {
+	r := start(t, 2)
+	device, _ := rawmqtt.Come(t, r.MQTT(1), rawmqtt.V5, "meter", rawmqtt.Durable(3600))
+	c := command("meter", "read")
+	c.Message.Qos = messagev1.Qos_QOS_EXACTLY_ONCE
+	type outcome struct {
+		a   *messagingv1.CommandResponse
+		err error
+	}
+	answered := make(chan outcome, 1)
+	go func() {
+		a, err := r.service.Command(r.context(), c)
+		answered <- outcome{a, err}
+	}()
+	p := device.ReceivePayload("read")
+	pk := rawmqtt.PublishPacket(p.Properties.ResponseTopic, "42", 0)
+	pk.Mods.AllowResponseInfo, pk.Properties.CorrelationData = true, p.Properties.CorrelationData
+	device.Send(pk)
+	if got := <-answered; got.err != nil || string(got.a.GetMessage().GetPayload()) != "42" || got.a.GetReceipt().GetHolder() == "" {
+		t.Errorf("answer %v, %v", got.a, got.err)
+	}
+	device.Disconnect()
+	clustertest.Eventually(t, "the device is away", func() bool {
+		_, err := r.service.Command(r.context(), command("meter", "again"))
+		return status.Code(err) == codes.FailedPrecondition
+	})
+}
+
+// Devices write to no session of a service but those that wait for answers.
+func TestDevicesDoNotWriteToServices(t *testing.T) {
+	r := start(t, 1)
+	device := rawmqtt.Connect(t, r.MQTT(0), rawmqtt.V5, "mallory")
+	if ack := device.Publish("p2p/$service-durable-billing%2Ftoken:x/y", "forged", 1); ack.ReasonCode != byte(packet.NotAuthorized) {
+		t.Errorf("reason code %#x", ack.ReasonCode)
+	}
 }

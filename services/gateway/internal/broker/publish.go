@@ -181,7 +181,8 @@ type publication struct {
 // over reports whether nobody waits for the message any more. A will has no publisher that could give up.
 func (p *publication) over(now time.Time) bool {
 	if p.report != nil {
-		return p.report.over()
+		// Whoever has asked may have been answered already: the message goes on all the same.
+		return now.After(p.report.deadline) && now.Sub(p.Since()) > p.b.cfg.ReceiptTimeout
 	}
 	return p.Overdue() || now.Sub(p.Since()) > p.b.cfg.ReceiptTimeout
 }

@@ -2,7 +2,9 @@ package client
 
 import (
 	"maps"
+	"strings"
 
+	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/topic"
 )
 
@@ -66,8 +68,8 @@ func (c *Client) Memberships() map[string]Membership {
 	return maps.Clone(c.managed)
 }
 
-// mayAddress reports whether the client may publish to a topic as far as groups and users are concerned: members may
-// write to their groups, and nobody but services writes to users.
+// mayAddress reports whether the client may publish to a topic as far as addresses are concerned: members may write to their
+// groups, nobody but services writes to users, and nobody to the sessions of services but to answer commands.
 func (c *Client) mayAddress(name string) bool {
 	switch {
 	case topic.IsGroup(name):
@@ -77,6 +79,10 @@ func (c *Client) mayAddress(name string) bool {
 		return c.managed[topic.GroupFilter(group)] != 0
 	case topic.IsUser(name):
 		return false
+	case topic.IsDirect(name):
+		// Of the cluster's own services those take messages from devices that wait for answers to commands.
+		id, _ := topic.ParseDirect(name) // valid, likewise
+		return !strings.HasPrefix(id, message.ServicePrefix) || strings.HasPrefix(id, message.AnswerPrefix) || c.Identity.Service
 	}
 	return true
 }

@@ -52,7 +52,7 @@ func (k *Keeper) setManagedVersion(v string) {
 
 // membersChanged passes a change on, and answers on the stream by which it came: on another one everything is told anew.
 func (k *Keeper) membersChanged(s *stream, w *sessionv1.MembersChanged) {
-	answer := func() { s.tell(membersApplied{w.GetRequestId()}) }
+	answer := func() { s.tell(membersApplied{id: w.GetRequestId()}) }
 	if k.config.OnMembers == nil {
 		answer()
 		return
@@ -66,7 +66,7 @@ func (k *Keeper) membersChanged(s *stream, w *sessionv1.MembersChanged) {
 // managedClients passes on what may have been missed. The last of it is answered when all of it is in force.
 func (k *Keeper) managedClients(s *stream, w *sessionv1.ManagedClients) {
 	if w.GetManagedVersion() != "" {
-		s.missed.last(func() { s.tell(membersApplied{w.GetRequestId()}) })
+		s.missed.last(func() { s.tell(membersApplied{id: w.GetRequestId(), everything: true}) })
 	}
 	clients := make([]ManagedClient, len(w.GetClients()))
 	for i, c := range w.GetClients() {
@@ -115,10 +115,13 @@ func (m *missed) change(f func()) {
 	}
 }
 
-type membersApplied struct{ id uint64 }
+type membersApplied struct {
+	id         uint64
+	everything bool
+}
 
 func (m membersApplied) wire(uint64, time.Time) *sessionv1.AttachRequest {
 	return &sessionv1.AttachRequest{Frame: &sessionv1.AttachRequest_MembersApplied{
-		MembersApplied: &sessionv1.MembersApplied{RequestId: m.id},
+		MembersApplied: &sessionv1.MembersApplied{RequestId: m.id, Everything: m.everything},
 	}}
 }

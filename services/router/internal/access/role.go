@@ -51,14 +51,29 @@ func ParseRole(name string) (Role, error) {
 	return Anyone, fmt.Errorf("role %q: there are viewer, publisher and operator", name)
 }
 
+// Source is by what a caller has shown who it is.
+type Source string
+
+// The sources; empty: nothing, where nothing is asked for.
+const (
+	ByCertificate Source = "certificate"
+	ByToken       Source = "token"
+	ByJWT         Source = "jwt"
+)
+
 // Principal is a caller.
 type Principal struct {
 	// Name is what it is called in logs; it names nobody without a role.
 	Name string
-	Role Role
+	// Source is who has given it that name: two of the same name are not the same.
+	Source Source
+	Role   Role
 	// Limits bound what it may publish and read; nil: nothing does.
 	Limits *Limits
 }
+
+// ID tells callers apart.
+func (p Principal) ID() string { return string(p.Source) + ":" + p.Name }
 
 type key struct{}
 

@@ -51,11 +51,12 @@ type line struct {
 type listening struct {
 	turn  chan struct{} // taken by whoever changes it, or looks
 	conn  *client.Conn  // on which there is the subscription; of whoever has the turn
+	tried *client.Conn  // on which there may be one; likewise
 	users int           // guarded by mu of the line
 }
 
 // lineID is a client id for a line.
-func lineID() string { return message.ServicePrefix + "router-" + rand.Text() }
+func lineID() string { return message.AnswerPrefix + rand.Text() }
 
 // newLine makes a line that run keeps as soon as it is needed. take and needed are to be set. name is the cluster's.
 func newLine(name, id string, connect func(context.Context, client.Config) (*client.Conn, error), logger *slog.Logger) *line {
@@ -220,6 +221,7 @@ func (l *line) listen(ctx context.Context, topic string) (conn *client.Conn, rel
 		return nil, nil, context.Cause(ctx)
 	}
 	if x.conn != conn {
+		x.tried = conn
 		if err = subscribe(ctx, conn, topic); err == nil {
 			x.conn = conn
 		}
@@ -239,11 +241,11 @@ func (l *line) stopListening(topic string, x *listening) {
 	l.mu.Lock()
 	last := x.users == 1
 	l.mu.Unlock()
-	if last && x.conn != nil {
+	if last && x.tried != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 		defer cancel()
-		_, _ = x.conn.Unsubscribe(ctx, []string{topic}) // when the connection is lost, so is the subscription
-		x.conn = nil
+		_, _ = x.tried.Unsubscribe(ctx, []string{topic}) // when the connection is lost, so is the subscription
+		x.conn, x.tried = nil, nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

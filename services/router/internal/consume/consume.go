@@ -131,7 +131,7 @@ func refusalOf(filters []packet.Filter, granted []packet.Code) error {
 }
 
 // onPublish takes a message of the session. While too much waits it does not return.
-func (x *stream) onPublish(_ *client.Conn, p packet.Publish) {
+func (x *stream) onPublish(c *client.Conn, p packet.Publish) {
 	x.mu.Lock()
 	taken := x.window.receive(p)
 	full := x.window.full()
@@ -141,6 +141,8 @@ func (x *stream) onPublish(_ *client.Conn, p packet.Publish) {
 	for full {
 		select {
 		case <-x.room:
+		case <-c.Done():
+			return
 		case <-x.grpc.Context().Done():
 			return
 		}

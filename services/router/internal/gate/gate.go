@@ -138,7 +138,7 @@ func (g *Gate) authenticate(ctx context.Context) (access.Principal, error) {
 	if err != nil {
 		role = access.Known // a service of the cluster
 	}
-	return access.Principal{Name: id.Name, Role: role}, nil
+	return access.Principal{Name: id.Name, Source: access.ByCertificate, Role: role}, nil
 }
 
 func (g *Gate) verify(ctx context.Context, token string) (access.Principal, error) {

@@ -6,12 +6,17 @@ import (
 	"fmt"
 	"sync"
 
+	"google.golang.org/protobuf/proto"
+
 	gatewayv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/gateway/v1"
 	"github.com/beeline-mqtt/beeline/internal/cluster"
 )
 
 // mostPending bounds the messages of a Desk that have no result.
 const mostPending = 32_768
+
+// mostPendingBytes bounds their bytes; one message always finds room.
+const mostPendingBytes = 64 << 20
 
 // errUnsent: the stream ended before a message was written.
 var errUnsent = errors.New("not written")
@@ -27,6 +32,7 @@ type Desk struct {
 	window  *window    // takes messages; nil: there is none at present
 	windows []*window  // to be run
 	pending int
+	bytes   int    // of those that are pending
 	nearest string // the gateway that the last one went to
 	ended   bool
 }
@@ -45,6 +51,7 @@ type window struct {
 // request is a message with who waits for its result.
 type request struct {
 	p    *gatewayv1.Publication
+	size int           // of p, in bytes
 	done chan struct{} // closed with the following
 	r    *gatewayv1.Result
 	err  error
@@ -84,12 +91,12 @@ func (d *Desk) begin(last bool) []*window {
 // Publish publishes p, whose request id it sets, and returns its result. The error is one of this package, or that of ctx:
 // then it is not known whether p was published.
 func (d *Desk) Publish(ctx context.Context, p *gatewayv1.Publication) (*gatewayv1.Result, error) {
-	q := &request{p: p, done: make(chan struct{})}
+	q := &request{p: p, size: proto.Size(p), done: make(chan struct{})}
 	w, err := d.add(q)
 	if err != nil {
 		return nil, err
 	}
-	defer d.left()
+	defer d.left(q)
 	for {
 		select {
 		case <-q.done:
@@ -100,7 +107,7 @@ func (d *Desk) Publish(ctx context.Context, p *gatewayv1.Publication) (*gatewayv
 		if !errors.Is(q.err, errUnsent) {
 			return q.r, q.err
 		}
-		q = &request{p: p, done: make(chan struct{})}
+		q = &request{p: p, size: q.size, done: make(chan struct{})}
 		if w, err = d.put(q); err != nil {
 			return nil, err
 		}
@@ -110,9 +117,10 @@ func (d *Desk) Publish(ctx context.Context, p *gatewayv1.Publication) (*gatewayv
 // add counts a request and puts it. Without an error, left has to follow.
 func (d *Desk) add(q *request) (*window, error) {
 	d.mu.Lock()
-	full := d.pending >= mostPending
+	full := d.pending >= mostPending || d.pending > 0 && d.bytes+q.size > mostPendingBytes
 	if !full {
 		d.pending++
+		d.bytes += q.size
 	}
 	d.mu.Unlock()
 	if full {
@@ -120,7 +128,7 @@ func (d *Desk) add(q *request) (*window, error) {
 	}
 	w, err := d.put(q)
 	if err != nil {
-		d.left()
+		d.left(q)
 	}
 	return w, err
 }
@@ -152,9 +160,10 @@ func signal(c chan<- struct{}) {
 	}
 }
 
-func (d *Desk) left() {
+func (d *Desk) left(q *request) {
 	d.mu.Lock()
 	d.pending--
+	d.bytes -= q.size
 	d.mu.Unlock()
 }
 

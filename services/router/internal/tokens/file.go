@@ -48,8 +48,10 @@ type table struct {
 	byHash map[string]access.Principal
 	byName map[string]password
 
-	mu    sync.Mutex // one bcrypt at a time: it is slow on purpose, and anybody may ask for it
-	known map[string]access.Principal
+	slow sync.Mutex // one bcrypt at a time: it is slow on purpose, and anybody may ask for it
+
+	mu    sync.RWMutex
+	known map[string]access.Principal // guarded by mu: who has shown a password keeps nobody waiting, and waits for nobody
 }
 
 type password struct {
@@ -88,7 +90,7 @@ func (t *table) add(e Entry) error {
 	if err := e.Limits.Validate(); err != nil {
 		return fmt.Errorf("limits: %w", err)
 	}
-	p := access.Principal{Name: e.Name, Role: role, Limits: e.Limits}
+	p := access.Principal{Name: e.Name, Source: access.ByToken, Role: role, Limits: e.Limits}
 	if e.Bcrypt != "" {
 		if _, err := bcrypt.Cost([]byte(e.Bcrypt)); err != nil {
 			return fmt.Errorf("bcrypt: %w", err)
@@ -121,16 +123,28 @@ func (t *table) find(token string) (access.Principal, bool) {
 	if !ok {
 		return access.Principal{}, false
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if p, ok := t.known[hash]; ok {
+	if p, ok := t.shown(hash); ok {
+		return p, true
+	}
+	t.slow.Lock()
+	defer t.slow.Unlock()
+	if p, ok := t.shown(hash); ok {
 		return p, true
 	}
 	if bcrypt.CompareHashAndPassword(x.hash, []byte(secret)) != nil {
 		return access.Principal{}, false
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.known[hash] = x.of
 	return x.of, true
+}
+
+func (t *table) shown(hash string) (access.Principal, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	p, ok := t.known[hash]
+	return p, ok
 }
 
 // checkInterval is how long a change of a file may go unnoticed.

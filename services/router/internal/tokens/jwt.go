@@ -174,7 +174,7 @@ func (i *issuer) principal(claims jwt.MapClaims) (access.Principal, error) {
 	if name == "" {
 		return access.Principal{}, fmt.Errorf("%w: claim %s is missing", ErrInvalid, i.cfg.NameClaim)
 	}
-	p := access.Principal{Name: name, Role: i.role(claim(claims, i.cfg.RoleClaim))}
+	p := access.Principal{Name: name, Source: access.ByJWT, Role: i.role(claim(claims, i.cfg.RoleClaim))}
 	if i.cfg.LimitsClaim == "" || p.Role == access.Operator {
 		return p, nil
 	}

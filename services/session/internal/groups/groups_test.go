@@ -198,17 +198,23 @@ func TestGroupsOfMembersAreMembersOfGroups(t *testing.T) {
 
 func TestClientsOfUsers(t *testing.T) {
 	u := NewUsers()
-	u.Here("phone", "ann", "A")
-	u.Here("tablet", "ann", "B")
-	u.Here("sensor", "", "A")
-	u.Gone("phone", "B") // of a connection before
+	u.Here("phone", Seen{"ann", "A", 5})
+	u.Here("tablet", Seen{"ann", "B", 6})
+	u.Here("sensor", Seen{"", "A", 7})
+	u.Here("tablet", Seen{"ann", "A", 4}) // of a gateway that does not know yet that it has lost it
+	u.Gone("phone", "B")                  // of a connection before
+	u.Living([]string{"A", "B"})
 	if d := cmp.Diff([]string{"phone", "tablet"}, u.Clients("ann")); d != "" {
 		t.Error(d)
 	}
-	u.Here("tablet", "bob", "A")
-	u.Living([]string{"A"})
-	if d := cmp.Diff([]string{"phone"}, u.Clients("ann")); d != "" {
+	u.Living([]string{"B"})
+	if d := cmp.Diff([]string{"tablet"}, u.Clients("ann")); d != "" {
 		t.Error(d)
+	}
+	u.Here("tablet", Seen{"bob", "A", 8})
+	u.Living([]string{"A"})
+	if len(u.Clients("ann")) > 0 || len(u.Clients("bob")) != 1 {
+		t.Errorf("ann has %v, bob %v", u.Clients("ann"), u.Clients("bob"))
 	}
 	u.Living(nil)
 	if len(u.clients)+len(u.of) != 0 {

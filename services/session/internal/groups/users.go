@@ -8,33 +8,41 @@ import (
 // Users knows which transient clients have connected as which user, and where. It may be behind: whoever sends to a client
 // that has gone learns so from the gateway. It is a plain value like Index.
 type Users struct {
-	clients map[string]seen                // by client id
+	clients map[string]Seen                // by client id
 	of      map[string]map[string]struct{} // by user name
 }
 
-type seen struct{ user, gateway string }
+// Seen is where a client was connected, and as whom.
+type Seen struct {
+	User    string // empty: it has none
+	Gateway string
+	Epoch   uint64
+}
 
 // NewUsers returns one that knows nobody.
 func NewUsers() *Users {
-	return &Users{clients: make(map[string]seen), of: make(map[string]map[string]struct{})}
+	return &Users{clients: make(map[string]Seen), of: make(map[string]map[string]struct{})}
 }
 
-// Here says that a client is connected to a gateway; user is empty when it has none.
-func (u *Users) Here(client, user, gateway string) {
-	u.drop(client)
-	if user == "" {
+// Here says that a client is connected to a gateway, unless it has been seen elsewhere since.
+func (u *Users) Here(client string, s Seen) {
+	if u.clients[client].Epoch > s.Epoch {
 		return
 	}
-	u.clients[client] = seen{user, gateway}
-	if u.of[user] == nil {
-		u.of[user] = make(map[string]struct{}, 1)
+	u.drop(client)
+	if s.User == "" {
+		return
 	}
-	u.of[user][client] = struct{}{}
+	u.clients[client] = s
+	if u.of[s.User] == nil {
+		u.of[s.User] = make(map[string]struct{}, 1)
+	}
+	u.of[s.User][client] = struct{}{}
 }
 
 // Gone says that a client is not connected to a gateway any more. If it is elsewhere by now, it stays.
 func (u *Users) Gone(client, gateway string) {
-	if u.clients[client].gateway == gateway {
+	if u.clients[client].Gateway == gateway {
 		u.drop(client)
 	}
 }
@@ -42,7 +50,7 @@ func (u *Users) Gone(client, gateway string) {
 // Living says which gateways there are: clients of others are gone.
 func (u *Users) Living(gateways []string) {
 	for client, s := range u.clients {
-		if !slices.Contains(gateways, s.gateway) {
+		if !slices.Contains(gateways, s.Gateway) {
 			u.drop(client)
 		}
 	}
@@ -54,8 +62,8 @@ func (u *Users) drop(client string) {
 		return
 	}
 	delete(u.clients, client)
-	if delete(u.of[s.user], client); len(u.of[s.user]) == 0 {
-		delete(u.of, s.user)
+	if delete(u.of[s.User], client); len(u.of[s.User]) == 0 {
+		delete(u.of, s.User)
 	}
 }
 

@@ -1095,8 +1095,10 @@ func (x *MembersChanged) GetUsers() []string {
 // MembersApplied answers MembersChanged, or the last of ManagedClients, when every other gateway routes accordingly.
 type MembersApplied struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As there. Everything with a smaller one is answered with it.
-	RequestId     uint64 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// As there.
+	RequestId uint64 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The answer is to ManagedClients, and to every MembersChanged with a number up to this one.
+	Everything    bool `protobuf:"varint,2,opt,name=everything,proto3" json:"everything,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1136,6 +1138,13 @@ func (x *MembersApplied) GetRequestId() uint64 {
 		return x.RequestId
 	}
 	return 0
+}
+
+func (x *MembersApplied) GetEverything() bool {
+	if x != nil {
+		return x.Everything
+	}
+	return false
 }
 
 // ManagedClients has all that clients get without having subscribed, in place of what the gateway knows of these clients.
@@ -4117,10 +4126,13 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\x06joined\x18\x04 \x01(\bR\x06joined\x12\x1d\n" +
 	"\n" +
 	"client_ids\x18\x05 \x03(\tR\tclientIds\x12\x14\n" +
-	"\x05users\x18\x06 \x03(\tR\x05users\"/\n" +
+	"\x05users\x18\x06 \x03(\tR\x05users\"O\n" +
 	"\x0eMembersApplied\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\x04R\trequestId\"\x95\x01\n" +
+	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x1e\n" +
+	"\n" +
+	"everything\x18\x02 \x01(\bR\n" +
+	"everything\"\x95\x01\n" +
 	"\x0eManagedClients\x12'\n" +
 	"\x0fmanaged_version\x18\x01 \x01(\tR\x0emanagedVersion\x12;\n" +
 	"\aclients\x18\x02 \x03(\v2!.beeline.session.v1.ManagedClientR\aclients\x12\x1d\n" +
