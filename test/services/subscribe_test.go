@@ -235,8 +235,10 @@ func TestADurableSubscriptionGoesOnWhereItStopped(t *testing.T) {
 			c.acknowledge(m.GetDeliveryId())
 		}
 	}
-	c.end()
-	c.ends(codes.Canceled)
+	if err := c.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	c.ends(codes.OK) // what was acknowledged has come
 	d.publish("t", "while away", 1, nil)
 	c = r.open(o)
 	if !c.resumed {

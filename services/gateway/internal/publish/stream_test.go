@@ -377,9 +377,9 @@ func TestRetainedMessagesAreStoredFirstAndNothingOvertakesThem(t *testing.T) {
 
 func TestAStreamIsNotReadWhileTooMuchIsUnderWay(t *testing.T) {
 	serve(t, 0, func(r *rig) {
-		batch := make([]*gatewayv1.Publication, 4096)
 		sent := 0
 		for full := false; !full; {
+			batch := make([]*gatewayv1.Publication, 4096) // the stream's, once it is sent
 			for i := range batch {
 				sent++
 				batch[i] = publication(uint64(sent), "a")
@@ -399,7 +399,7 @@ func TestAStreamIsNotReadWhileTooMuchIsUnderWay(t *testing.T) {
 		}
 		// Results that nobody reads hold it up just as much.
 		select {
-		case r.in <- &gatewayv1.PublishRequest{Publications: batch[:1]}:
+		case r.in <- &gatewayv1.PublishRequest{Publications: []*gatewayv1.Publication{publication(1<<39, "a")}}:
 			t.Error("the stream is read while its results are not")
 		case <-time.After(time.Second):
 		}
