@@ -20,7 +20,7 @@ type devices struct {
 func (s *Services) device(i int) string { return fmt.Sprintf("%sd%d", s.Prefix, i) }
 
 // connect connects the devices, prepares each, and has it answer: nil acknowledges only.
-func (s *Services) connect(ctx context.Context, prepare func(*conn, int) error, answer func([]byte, *conn, received, message) []byte) (*devices, error) {
+func (s *Services) connect(ctx context.Context, prepare func(*conn, int) error, answer func([]byte, received, message) []byte) (*devices, error) {
 	d := &devices{conns: make([]*conn, s.Devices)}
 	err := forEach(ctx, s.Devices, make(slots, atOnce), func(ctx context.Context, i int) error {
 		c, err := dial(ctx, s.Brokers[i%len(s.Brokers)], s.Login, smallBuffer)
@@ -56,7 +56,7 @@ func (d *devices) close() {
 }
 
 // acknowledge answers what comes until the connection ends.
-func acknowledge(c *conn, answer func([]byte, *conn, received, message) []byte) error {
+func acknowledge(c *conn, answer func([]byte, received, message) []byte) error {
 	var out []byte
 	for {
 		if err := c.fill(); err != nil {
@@ -80,7 +80,7 @@ func acknowledge(c *conn, answer func([]byte, *conn, received, message) []byte) 
 			}
 			out = appendReceipt(out, m)
 			if answer != nil {
-				out = answer(out, c, p, m)
+				out = answer(out, p, m)
 			}
 		}
 		if len(out) > 0 {
@@ -99,7 +99,7 @@ const (
 
 // reply appends the answer to a command: its payload, with QoS 0, to its Response Topic with its Correlation Data, which come
 // first among the properties that a router's commands have.
-func reply(out []byte, c *conn, p received, m message) []byte {
+func reply(out []byte, p received, m message) []byte {
 	at := 2 + len(m.topic)
 	if m.qos > 0 {
 		at += 2

@@ -53,13 +53,6 @@ func (y *tally) close(unsettled mesh.ClientOutcome) (clients []mesh.ClientReceip
 	return clients, true
 }
 
-// over reports whether the tally is closed.
-func (y *tally) over() bool {
-	y.mu.Lock()
-	defer y.mu.Unlock()
-	return y.closed
-}
-
 // add notes what became of the message at a client.
 func (y *tally) add(c *client.Client, o mesh.ClientOutcome) {
 	y.mu.Lock()
