@@ -12,6 +12,7 @@ import (
 
 	adminv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/admin/v1"
 	messagev1 "github.com/beeline-mqtt/beeline/api/gen/beeline/message/v1"
+	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
 )
 
 func clientsCommand() *cobra.Command {
@@ -144,6 +145,39 @@ func printClient(out io.Writer, r *adminv1.GetClientResponse) error {
 			[]string{"", fmt.Sprintf("keep alive %d s, idle for %d ms, clean start %s, will %s", n.GetKeepAliveSeconds(), n.GetIdleMs(), yes(n.GetCleanStart()), yes(n.GetWill()))},
 			[]string{"", fmt.Sprintf("receive maximum %d, maximum packet size %d, %d bytes to write, paused %s", n.GetReceiveMaximum(), n.GetMaximumPacketSize(), n.GetOutputBytes(), yes(n.GetPaused()))})
 	}
+	if s != nil {
+		rows = append(rows, sessionRows(s)...)
+	}
+	rows = append(rows, list("subscriptions", r.GetSubscriptions(), func(x *adminv1.Subscription) string {
+		return fmt.Sprintf("%s QoS %s", x.GetFilter(), qosText(x.GetQos()))
+	})...)
+	rows = append(rows, list("groups", r.GetGroups(), func(g string) string { return g })...)
+	rows = append(rows, list("last drops", s.GetDrops(), func(d *adminv1.Drop) string {
+		return fmt.Sprintf("%s %s: %s QoS %s from %s", moment(d.GetTime()), d.GetReason(), d.GetTopic(), qosText(d.GetQos()), or(d.GetPublisher()))
+	})...)
+	rows = append(rows, list("last events", r.GetEvents(), eventText)...)
+	return table(out, rows...)
+}
+
+// list are the rows of a list, the first of them with its name.
+func list[T any](name string, all []T, text func(T) string) (rows [][]string) {
+	for _, x := range all {
+		rows = append(rows, []string{name, text(x)})
+		name = ""
+	}
+	return rows
+}
+
+// eventText is an event of a known client.
+func eventText(e *messagingv1.PresenceEvent) string {
+	what := "connected"
+	if e.GetKind() == messagingv1.PresenceEvent_KIND_DISCONNECTED {
+		what = "disconnected (" + e.GetReason() + ")"
+	}
+	return fmt.Sprintf("%s %s at %s, epoch %d", moment(e.GetTime()), what, e.GetGateway(), e.GetEpoch())
+}
+
+func sessionRows(s *adminv1.Session) (rows [][]string) {
 	rows = append(rows,
 		[]string{"session", fmt.Sprintf("durable %s, expiry %d s", yes(s.GetDurable()), s.GetExpirySeconds())},
 		[]string{"", fmt.Sprintf("%d queued (%d bytes), %d in flight, %d unsettled", s.GetQueuedMessages(), s.GetQueuedBytes(), s.GetInFlight(), s.GetUnsettled())})
@@ -160,17 +194,7 @@ func printClient(out io.Writer, r *adminv1.GetClientResponse) error {
 	for _, m := range s.GetInbox() {
 		rows = append(rows, []string{"", fmt.Sprintf("%d: %s QoS %s, %d bytes from %s", m.GetPosition(), m.GetTopic(), qosText(m.GetQos()), m.GetPayloadBytes(), or(m.GetPublisher()))})
 	}
-	head := "subscriptions"
-	for _, x := range r.GetSubscriptions() {
-		rows = append(rows, []string{head, fmt.Sprintf("%s QoS %s", x.GetFilter(), qosText(x.GetQos()))})
-		head = ""
-	}
-	head = "groups"
-	for _, g := range r.GetGroups() {
-		rows = append(rows, []string{head, g})
-		head = ""
-	}
-	return table(out, rows...)
+	return rows
 }
 
 // eachClientCommand is a command that does the same to each client that is named.

@@ -247,6 +247,11 @@ func (c *console) GetClient(_ context.Context, r *adminv1.GetClientRequest) (*ad
 		Session: &adminv1.Session{
 			Durable: true, ExpiresInMs: proto.Uint64(9), InboxMessages: 1, LastDropReason: "age", Counters: map[string]uint64{"sent": 3},
 			Inbox: []*adminv1.InboxEntry{{Position: 4, Topic: "kept", Qos: messagev1.Qos_QOS_EXACTLY_ONCE, PayloadBytes: 5, Publisher: "bob"}},
+			Drops: []*adminv1.Drop{{Time: noon(), Topic: "lost", Qos: messagev1.Qos_QOS_AT_MOST_ONCE, Publisher: "bob", Reason: "queue_full"}},
+		},
+		Events: []*messagingv1.PresenceEvent{
+			{Kind: messagingv1.PresenceEvent_KIND_CONNECTED, ClientId: "ann", Gateway: "g1", Epoch: 7, Time: noon()},
+			{Kind: messagingv1.PresenceEvent_KIND_DISCONNECTED, ClientId: "ann", Gateway: "g2", Epoch: 6, Time: noon(), Reason: "network"},
 		},
 		Subscriptions: []*adminv1.Subscription{{Filter: "news/#", Qos: messagev1.Qos_QOS_AT_LEAST_ONCE}}, Groups: []string{"drivers"},
 	}, nil
@@ -363,7 +368,7 @@ func TestWhatIsAskedOnTheCommandLineIsAskedOfTheRouter(t *testing.T) {
 		{"clients list --limit 1 --connected", "", `{"presence":"PRESENCE_CONNECTED","page_size":1}`, []string{"ann"}},
 		{
 			"clients show ann", "", `{"client_id":"ann"}`,
-			[]string{"held by         g1 at epoch 7", "MQTT 5 from h:1 by mqtt", "keep alive 60 s", "expires in 9 ms", "3 sent", "4: kept QoS 2, 5 bytes from bob", "subscriptions   news/# QoS 1", "groups          drivers"},
+			[]string{"held by         g1 at epoch 7", "MQTT 5 from h:1 by mqtt", "keep alive 60 s", "expires in 9 ms", "3 sent", "4: kept QoS 2, 5 bytes from bob", "subscriptions   news/# QoS 1", "groups          drivers", "queue_full: lost QoS 0 from bob", "disconnected (network) at g2, epoch 6"},
 		},
 		{"clients disconnect ann bob", "", `{"client_id":"ann"}` + "\n" + `{"client_id":"bob"}`, nil},
 		{"clients subscribe ann -t news -q 2", "", `{"client_id":"ann","subscription":{"filter":"news","qos":"QOS_EXACTLY_ONCE"}}`, nil},

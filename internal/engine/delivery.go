@@ -74,6 +74,29 @@ type Settlement[T comparable] struct {
 	Outcome Outcome
 }
 
+// LossReason is why a session has lost a message.
+type LossReason byte
+
+// The reasons.
+const (
+	// NoRoom: it has QoS 0 and found the queue full. Offer has answered Dropped.
+	NoRoom LossReason = iota
+	// MadeWay: it has QoS 0 and was queued, and made way for a message of higher QoS.
+	MadeWay
+	// TooOld: its Message Expiry Interval passed before it was sent.
+	TooOld
+)
+
+func (r LossReason) String() string { return [...]string{"no room", "made way", "too old"}[r] }
+
+// Loss is a message that the client does not get, although its session goes on.
+type Loss struct {
+	Message *message.Message
+	// QoS of the delivery.
+	QoS byte
+	Why LossReason
+}
+
 // Outgoing is a packet to write to the client. A PUBREL has a PacketID and nothing else.
 type Outgoing struct {
 	// Type is PUBLISH, or PUBREL on a durable session; that of a transient one comes out of Acked. Dup is set where

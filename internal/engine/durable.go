@@ -140,8 +140,9 @@ func (d *durable[T]) dequeue() entry[T] {
 // tidy drops what is at the front of the queue and has expired, or is not needed any more.
 func (d *durable[T]) tidy(now time.Time) {
 	for d.unordered.n > 0 && d.unordered.at(0).message.Expired(now) {
-		d.take(&d.unordered)
+		e := d.take(&d.unordered)
 		d.counters.Expired++
+		d.lose(&e, TooOld)
 	}
 	for d.ordered.n > 0 {
 		e := d.ordered.at(0)
@@ -153,6 +154,7 @@ func (d *durable[T]) tidy(now time.Time) {
 		}
 		if !r.over {
 			d.counters.Expired++
+			d.lose(e, TooOld)
 			d.finished(e.mark, Expired)
 		}
 		d.records.drop(d.dequeue().mark)

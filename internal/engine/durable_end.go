@@ -46,7 +46,7 @@ func (d *durable[T]) marks() []uint32 {
 // letGo lets go of everything that has to do with a connection, but for settlements and counters.
 func (d *durable[T]) letGo() {
 	d.dropTail()
-	d.outbound = outbound[T]{limits: d.limits, settled: d.settled, counters: d.counters}
+	d.outbound = outbound[T]{limits: d.limits, settled: d.settled, lost: d.lost, counters: d.counters}
 	d.held, d.resends = 0, 0
 	d.staged, d.releases = ring[uint16]{}, ring[uint16]{}
 	d.spill = spill[T]{}

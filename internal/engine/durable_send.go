@@ -58,6 +58,7 @@ func (d *durable[T]) ready(now time.Time) *flight[T] {
 		}
 		d.staged.pop()
 		d.counters.Expired++
+		d.lose(&f.entry, TooOld)
 		d.remove(f, Expired)
 	}
 }

@@ -114,8 +114,9 @@ func (d *durable[T]) read(x *journal.Entry) {
 		d.resuming = false
 	}
 	for d.unordered.n > 0 && !d.hasRoom(int(e.size)) {
-		d.take(&d.unordered)
+		first := d.take(&d.unordered)
 		d.counters.Shed++
+		d.lose(&first, MadeWay)
 	}
 	d.enqueue(e)
 }

@@ -39,6 +39,7 @@ type outbound[T comparable] struct {
 
 	window   window[T]
 	settled  []Settlement[T]
+	lost     []Loss
 	counters tally
 }
 
@@ -73,6 +74,7 @@ func newEntry[T comparable](d Delivery[T], size int) entry[T] {
 func (o *outbound[T]) offerUnordered(e entry[T], now time.Time) Outcome {
 	if !o.fits(int(e.size)) {
 		o.counters.Dropped++
+		o.lose(&e, NoRoom)
 		if o.starved.IsZero() {
 			o.starved = now
 		}
@@ -110,9 +112,15 @@ func (o *outbound[T]) offerOrdered(e entry[T], now time.Time) Outcome {
 // shed drops QoS 0 messages, oldest first, until one of the given size fits or there are none.
 func (o *outbound[T]) shed(size int) {
 	for o.unordered.n > 0 && !o.fits(size) {
-		o.take(&o.unordered)
+		e := o.take(&o.unordered)
 		o.counters.Shed++
+		o.lose(&e, MadeWay)
 	}
+}
+
+// lose says that the message of e is not delivered.
+func (o *outbound[T]) lose(e *entry[T], why LossReason) {
+	o.lost = append(o.lost, Loss{Message: e.message, QoS: e.qos, Why: why})
 }
 
 // fits reports whether a message of the given size may be queued now, within the bound and behind nobody who
@@ -156,6 +164,7 @@ func (o *outbound[T]) dropExpired(now time.Time) {
 			e := o.take(r)
 			o.settle(&e, Expired)
 			o.counters.Expired++
+			o.lose(&e, TooOld)
 		}
 	}
 }
@@ -199,13 +208,20 @@ func (o *outbound[T]) settle(e *entry[T], outcome Outcome) {
 }
 
 func (o *outbound[T]) drainSettled(dst []Settlement[T]) []Settlement[T] {
-	dst = append(dst, o.settled...)
-	if cap(o.settled) > keep {
-		o.settled = nil
+	return drain(dst, &o.settled)
+}
+
+func (o *outbound[T]) drainLost(dst []Loss) []Loss { return drain(dst, &o.lost) }
+
+// drain appends what is in from to dst and empties it.
+func drain[E any](dst []E, from *[]E) []E {
+	dst = append(dst, *from...)
+	if cap(*from) > keep {
+		*from = nil
 		return dst
 	}
-	clear(o.settled)
-	o.settled = o.settled[:0]
+	clear(*from)
+	*from = (*from)[:0]
 	return dst
 }
 
@@ -236,5 +252,5 @@ func (o *outbound[T]) end() {
 		o.settle(o.ordered.at(i), Ended)
 	}
 	o.counters.Ended += uint64(o.unordered.n + o.ordered.n)
-	*o = outbound[T]{limits: o.limits, settled: o.settled, counters: o.counters}
+	*o = outbound[T]{limits: o.limits, settled: o.settled, lost: o.lost, counters: o.counters}
 }

@@ -141,6 +141,14 @@ func (s *Session[T]) Settled(dst []Settlement[T]) []Settlement[T] {
 	return s.out.drainSettled(dst)
 }
 
+// Lost appends to dst what the session has lost since the last call, in the order in which that happened, and returns it.
+func (s *Session[T]) Lost(dst []Loss) []Loss {
+	if s.out == nil {
+		return dst
+	}
+	return s.out.drainLost(dst)
+}
+
 // Published takes the packet identifier and QoS of a PUBLISH from the client and says what to do with it. A
 // message at QoS 0 is always forwarded (unless the session is over) and leaves no trace.
 func (s *Session[T]) Published(id uint16, qos byte) Verdict {

@@ -67,6 +67,9 @@ func play(t *testing.T, transcript string) string {
 		for _, s := range p.session.Settled(nil) {
 			p.say("ticket %s: %v", s.Ticket, s.Outcome)
 		}
+		for _, l := range p.session.Lost(nil) {
+			p.say("lost %s: %v", l.Message.Topic, l.Why)
+		}
 		for _, e := range p.effects {
 			fmt.Fprintf(&out, "    %s\n", e)
 		}

@@ -140,7 +140,7 @@ func connectionOf(x client.Inspection) *adminv1.Connection {
 
 func sessionOf(x client.Inspection) *adminv1.Session {
 	n := x.Counters
-	return &adminv1.Session{
+	w := &adminv1.Session{
 		Durable: x.Durable, ExpirySeconds: x.Expiry, QueuedMessages: uint64(x.Queued), QueuedBytes: uint64(x.QueuedBytes),
 		InFlight: uint64(x.InFlight), Unsettled: uint64(x.Unsettled),
 		Counters: map[string]uint64{
@@ -148,6 +148,12 @@ func sessionOf(x client.Inspection) *adminv1.Session {
 			"received": n.Received, "duplicates": n.Duplicates, "spilled": n.Spilled, "stored": n.Stored,
 		},
 	}
+	for _, d := range x.Drops {
+		w.Drops = append(w.Drops, &adminv1.Drop{
+			Time: timestamppb.New(d.Time), Topic: d.Topic, Qos: qosToWire(d.QoS), Publisher: d.Publisher, Reason: d.Reason,
+		})
+	}
+	return w
 }
 
 func qosToWire(qos byte) messagev1.Qos { return messagev1.Qos(qos + 1) }

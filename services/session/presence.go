@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -170,6 +171,41 @@ func (s *Session) WatchPresence(r *sessionv1.WatchPresenceRequest, g grpc.Server
 	default:
 		return unwatched(err)
 	}
+}
+
+// Bounds of ListPresence.
+const (
+	someEvents = 10
+	mostEvents = 100
+)
+
+// ListPresence implements the service.
+func (s *Session) ListPresence(ctx context.Context, r *sessionv1.ListPresenceRequest) (*sessionv1.ListPresenceResponse, error) {
+	if err := rpc.RequireRole(ctx, "router"); err != nil {
+		return nil, err
+	}
+	t, err := s.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer s.streams.Done()
+	most := someEvents
+	if n := r.GetEvents(); n > 0 {
+		most = bounded(n, mostEvents)
+	}
+	return &sessionv1.ListPresenceResponse{Events: wire(t.presence.of(r.GetClientId(), most))}, nil
+}
+
+// of returns the last events of a client, newest first. It looks at the history bit by bit: claims wait for its lock.
+func (b *board) of(client string, most int) (events []presence.Event) {
+	for before := uint64(math.MaxUint64); before > 1 && len(events) < most; {
+		var page []presence.Event
+		b.mu.RLock()
+		page, before = b.board.Before(before, client, presence.Page{Looked: watchPage().Looked, Events: most - len(events)})
+		b.mu.RUnlock()
+		events = append(events, page...)
+	}
+	return events
 }
 
 // unwatched is what a watcher is told.

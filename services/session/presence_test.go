@@ -3,12 +3,15 @@ package session_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/testing/protocmp"
 
 	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
@@ -174,6 +177,27 @@ func wantSameAgain(t *testing.T, i *instance, o *onlooker) {
 	}
 	if o.cursor != resumed.cursor {
 		t.Errorf("cursors %s and %s", o.cursor, resumed.cursor)
+	}
+	wantLast(t, i, o.first)
+}
+
+// wantLast sees whether the last events of a client are those that a watcher gets, the newest first.
+func wantLast(t *testing.T, i *instance, cursor string) {
+	t.Helper()
+	watched := mustWatch(t, i, "d", cursor)
+	var want []*messagingv1.PresenceEvent
+	for range 4 {
+		want = slices.Insert(want, 0, watched.next())
+	}
+	for _, c := range []struct {
+		client string
+		most   uint32
+		want   []*messagingv1.PresenceEvent
+	}{{"d", 0, want}, {"d", 3, want[:3]}, {"nobody", 0, nil}} {
+		r, err := sessionv1.NewSessionServiceClient(i.conn).ListPresence(bg(t), &sessionv1.ListPresenceRequest{ClientId: c.client, Events: c.most})
+		if diff := cmp.Diff(c.want, r.GetEvents(), protocmp.Transform()); err != nil || diff != "" {
+			t.Errorf("the last %d of %s: %v\n%s", c.most, c.client, err, diff)
+		}
 	}
 }
 

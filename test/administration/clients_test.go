@@ -182,6 +182,11 @@ func disconnect(t *testing.T, w *world) {
 	if _, present := rawmqtt.Come(t, w.MQTT(2), v5, "dis", rawmqtt.Durable(60)); !present {
 		t.Error("its session is gone")
 	}
+	first, third := w.incarnation(0), w.incarnation(2)
+	want := []string{"connected at " + third, "disconnected at " + first + " kicked", "connected at " + first}
+	if diff := cmp.Diff(want, w.events("dis")); diff != "" {
+		t.Errorf("its last events (-want +got):\n%s", diff)
+	}
 	old := rawmqtt.Connect(t, w.MQTT(0), v3, "dis-311")
 	if _, err := w.admin.DisconnectClient(w.context(), &adminv1.DisconnectClientRequest{ClientId: "dis-311"}); err != nil {
 		t.Fatal(err)
@@ -197,7 +202,9 @@ func remove(t *testing.T, w *world) {
 			t.Fatalf("%s, connected: %v", name, err)
 		}
 		c.ExpectClosed()
-		wantCode(t, name+" afterwards", code(w.admin.GetClient(w.context(), &adminv1.GetClientRequest{ClientId: name})), codes.NotFound)
+		if got := w.client(name); got.GetClient().GetPresence() != adminv1.Presence_PRESENCE_GONE || got.GetSession() != nil || got.GetHolder() != "" {
+			t.Errorf("%s afterwards: %v", name, got)
+		}
 		if _, present := rawmqtt.Come(t, w.MQTT(1), version, name, rawmqtt.Durable(60)); present {
 			t.Errorf("%s finds its session again", name)
 		}

@@ -4,6 +4,8 @@ package administration
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/admin/v1"
+	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
 	"github.com/beeline-mqtt/beeline/cmd/beeline/local"
 	"github.com/beeline-mqtt/beeline/internal/rpc"
 	"github.com/beeline-mqtt/beeline/services/gateway"
@@ -221,4 +224,20 @@ func short(all []*adminv1.TraceResponse) (steps []step) {
 		steps = append(steps, step{r.GetStep(), r.GetIncarnation(), r.GetOther(), r.GetDetail()})
 	}
 	return sorted(steps)
+}
+
+// events are the last ones of a client, newest first.
+func (w *world) events(id string) (all []string) {
+	w.t.Helper()
+	r := w.client(id)
+	if len(r.GetTroubles()) > 0 {
+		w.t.Errorf("troubles %v", r.GetTroubles())
+	}
+	for _, e := range r.GetEvents() {
+		what := map[messagingv1.PresenceEvent_Kind]string{
+			messagingv1.PresenceEvent_KIND_CONNECTED: "connected", messagingv1.PresenceEvent_KIND_DISCONNECTED: "disconnected",
+		}[e.GetKind()]
+		all = append(all, strings.TrimSpace(fmt.Sprintf("%s at %s %s", what, e.GetGateway(), e.GetReason())))
+	}
+	return all
 }

@@ -144,7 +144,8 @@ type Client struct {
 	retaining  retaining
 	room       chan struct{} // wakes the reading goroutine from a pause; nil before the first
 	aliases    aliasTable
-	counted    counted
+	ended      uint64        // messages that ended with the session, as far as they are in the metrics
+	drops      *drops        // nil before the first
 	gone       chan struct{} // closed when nothing of it is left but the socket; nil until somebody asks
 	isGone     bool
 }
@@ -278,6 +279,7 @@ func (c *Client) unlockSettled(now time.Time) []engine.Settlement[Ticket] {
 	}
 	c.store(now)
 	c.readMore()
+	c.dropLost(now)
 	settled := c.session.Settled(c.owed)
 	c.owed = nil
 	return settled

@@ -15,13 +15,12 @@ import (
 // the end of the turn. See engine.Session.Offer for what it returns; a client that is ending takes nothing more
 // and answers Ended. It never blocks.
 func (c *Client) Deliver(d Delivery, t *turn.Turn) engine.Outcome {
-	if !c.fits(d.Message, packet.PublishOptions{QoS: d.QoS, Retain: d.Retain, IDs: d.IDs}) {
-		c.deps.Metrics.dropped(dropTooLarge, 1)
-		c.traceDrop(d.Message, dropTooLarge)
-		return engine.Queued
-	}
 	c.mu.Lock()
 	defer c.unlock(t)
+	if !c.Takes(&d) {
+		c.drop(d.Message, d.QoS, dropTooLarge, t.Now)
+		return engine.Queued
+	}
 	if c.state == ended || c.cause != nil {
 		return c.departed(d.QoS)
 	}
@@ -38,10 +37,6 @@ func (c *Client) Deliver(d Delivery, t *turn.Turn) engine.Outcome {
 		}
 	}
 	a := c.session.Offer(d, t.Now)
-	if a == engine.Dropped {
-		c.deps.Metrics.dropped(dropQueueFull, 1)
-		c.traceDrop(d.Message, dropQueueFull)
-	}
 	c.fill(t.Now)
 	c.flag(t)
 	return a
@@ -98,7 +93,7 @@ func (c *Client) fill(now time.Time) {
 		if !ok {
 			return
 		}
-		if c.durable != nil && c.discard(o) {
+		if c.durable != nil && c.discard(o, now) {
 			continue
 		}
 		c.out.Append(c.encode(c.out.Buffer(), o, now))
@@ -107,12 +102,12 @@ func (c *Client) fill(now time.Time) {
 
 // discard drops a packet that is too large for the client, as if it had been sent and acknowledged (MQTT-3.1.2-25). It
 // can only have been waiting in the inbox: an earlier connection took larger ones. With c.mu held.
-func (c *Client) discard(o engine.Outgoing) bool {
+func (c *Client) discard(o engine.Outgoing, now time.Time) bool {
 	if o.Type != packet.PUBLISH || o.PacketID == 0 ||
 		c.fits(o.Message, packet.PublishOptions{QoS: o.QoS, Retain: o.Retain, IDs: o.IDs}) {
 		return false
 	}
-	c.deps.Metrics.dropped(dropTooLarge, 1)
+	c.drop(o.Message, o.QoS, dropTooLarge, now)
 	ack := packet.Ack{Type: packet.PUBACK, PacketID: o.PacketID}
 	if o.QoS == message.ExactlyOnce {
 		ack.Type, ack.Code = packet.PUBREC, packet.PacketTooLarge
@@ -177,13 +172,6 @@ func (c *Client) encode(dst []byte, o engine.Outgoing, now time.Time) []byte {
 		c.deps.Trace.Step(trace.Delivered, o.Message, c.ID, qosName(o.QoS))
 	}
 	return packet.AppendPublish(dst, c.Version, o.Message, po, now)
-}
-
-// traceDrop shows that the client does not get a message.
-func (c *Client) traceDrop(m *message.Message, why dropReason) {
-	if c.deps.Trace.On() {
-		c.deps.Trace.Step(trace.Dropped, m, c.ID, string(why))
-	}
 }
 
 // qosName is a QoS as it is shown.

@@ -167,6 +167,7 @@ func TestAMessageThatIsTooLargeForTheClientIsLeftOutAndCounted(t *testing.T) {
 	c.ReceivePayload(fits)
 	for _, qos := range []byte{0, 1, 2} {
 		d := delivery("t", fits+"yyy", qos)
+		d.Message.Publisher = "x"
 		d.Ticket, d.Until = newTicket(), engine.UntilAcked
 		if o := deliver(attached, d); o != engine.Queued {
 			t.Fatalf("%v; it counts as delivered", o)
@@ -176,6 +177,23 @@ func TestAMessageThatIsTooLargeForTheClientIsLeftOutAndCounted(t *testing.T) {
 	c.ReceivePayload("after")
 	if n := r.metric("beeline_gateway_messages_dropped_total", "reason=packet_too_large"); n != 3 {
 		t.Errorf("%v drops counted, want 3", n)
+	}
+	wantDrops(t, attached, "t 2 packet_too_large by x", "t 1 packet_too_large by x", "t 0 packet_too_large by x")
+}
+
+// wantDrops sees what the client's last drops are, the newest first.
+func wantDrops(t *testing.T, c *client.Client, want ...string) {
+	t.Helper()
+	shown, _ := c.Inspect(time.Now())
+	var got []string
+	for _, d := range shown.Drops {
+		if time.Since(d.Time) > time.Minute {
+			t.Errorf("a drop at %s", d.Time)
+		}
+		got = append(got, fmt.Sprintf("%s %d %s by %s", d.Topic, d.QoS, d.Reason, d.Publisher))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("drops differ (-want +got):\n%s", diff)
 	}
 }
 

@@ -26,6 +26,8 @@ type Inspection struct {
 	Queued, QueuedBytes int
 	InFlight, Unsettled int
 	Counters            engine.Counters
+	// Drops are the last ones, newest first.
+	Drops []Drop
 }
 
 // Inspect shows the client; false: its connection is not open yet, or is ending.
@@ -42,6 +44,7 @@ func (c *Client) Inspect(now time.Time) (Inspection, bool) {
 		Paused: c.paused.Load(), OutputBytes: c.out.Len(), Subscriptions: len(c.filters) - len(c.managed),
 		Durable: c.durable != nil, Expiry: c.expiry, InFlight: c.session.InFlight(),
 		Unsettled: len(c.unsettled.list) + len(c.publishing.list), Counters: c.session.Counters(),
+		Drops: c.drops.newest(),
 	}
 	i.Queued, i.QueuedBytes = c.session.QueueLen()
 	return i, true

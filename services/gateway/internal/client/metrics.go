@@ -2,19 +2,6 @@ package client
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// dropReason is why a message was not delivered, as the metric names it.
-type dropReason string
-
-const (
-	dropQueueFull dropReason = "queue_full"
-	dropShed      dropReason = "shed" // QoS 0 that made way for a message of higher QoS
-	dropExpired   dropReason = "expired"
-	dropEnded     dropReason = "session_ended"
-	dropTooLarge  dropReason = "packet_too_large"
-	dropDenied    dropReason = "not_authorized"
-	dropRetained  dropReason = "retained_quota"
-)
-
 // Metrics count what happens to clients. No label names a client or a topic.
 type Metrics struct {
 	Connected prometheus.Gauge
@@ -74,14 +61,9 @@ func (m *Metrics) dropped(r dropReason, n uint64) {
 	}
 }
 
-// counted is what of a session's counters is in the metrics already.
-type counted struct{ shed, expired, ended uint64 }
-
-// countDrops brings the metrics up to what the session has dropped. With c.mu held.
-func (c *Client) countDrops() {
-	n := c.session.Counters()
-	c.deps.Metrics.dropped(dropShed, n.Shed-c.counted.shed)
-	c.deps.Metrics.dropped(dropExpired, n.Expired-c.counted.expired)
-	c.deps.Metrics.dropped(dropEnded, n.Ended-c.counted.ended)
-	c.counted = counted{shed: n.Shed, expired: n.Expired, ended: n.Ended}
+// countEnded brings the metrics up to what has ended with the session. With c.mu held.
+func (c *Client) countEnded() {
+	ended := c.session.Counters().Ended
+	c.deps.Metrics.dropped(dropEnded, ended-c.ended)
+	c.ended = ended
 }

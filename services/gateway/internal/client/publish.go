@@ -35,7 +35,7 @@ func (c *Client) onPublish(p packet.Publish) error {
 		}
 	}
 	if !c.mayAddress(p.Topic) || !c.deps.Authorize(c.Identity, auth.Request{Action: auth.Publish, Topic: p.Topic, QoS: p.QoS, Retain: p.Retain}) {
-		c.deps.Metrics.dropped(dropDenied, 1)
+		c.refusePublish(c.message(p), dropDenied, &c.turn)
 		if p.QoS > 0 {
 			c.acknowledge(p.PacketID, p.QoS, packet.NotAuthorized, &c.turn)
 		}

@@ -229,6 +229,7 @@ func TestADeniedPublishIsRefusedAsFarAsItsVersionAllows(t *testing.T) {
 				c.ExpectNothing()
 				c.Send(publishPacket("allowed", "x", 2, 5)) // the identifier is free
 				c.ExpectAck(packets.Pubrec, 5)
+				wantDrops(t, r.broker.client("a"), fmt.Sprintf("secret %d not_authorized by a", tc.qos))
 			}
 			if n := r.metric("beeline_gateway_messages_dropped_total", "reason=not_authorized"); n != 1 {
 				t.Errorf("%v drops counted", n)

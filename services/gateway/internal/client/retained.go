@@ -156,7 +156,7 @@ func (c *Client) offerRetained(m *message.Message, o subscriptions.Options, now 
 		d.IDs = []uint32{o.ID}
 	}
 	if !c.fits(m, packet.PublishOptions{QoS: d.QoS, Retain: true, IDs: d.IDs}) {
-		c.deps.Metrics.dropped(dropTooLarge, 1)
+		c.drop(m, d.QoS, dropTooLarge, now)
 		return
 	}
 	if c.offerUnasked(d, now) != engine.Dropped {

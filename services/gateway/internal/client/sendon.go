@@ -143,7 +143,7 @@ func (c *Client) sendOne(x *publish, t *turn.Turn) {
 		c.deps.Broker.Publish(c, x.id, x.m, t)
 		return
 	}
-	c.deps.Metrics.dropped(dropRetained, 1)
+	c.refusePublish(x.m, dropRetained, t)
 	if x.m.QoS > 0 {
 		c.acknowledge(x.id, x.m.QoS, x.code, t)
 	}

@@ -230,7 +230,7 @@ func (c *Client) leave(attached bool) {
 		defer c.unlock(&t)
 		c.state = ended
 		c.endSession(t.Now)
-		c.countDrops()
+		c.countEnded()
 		return nil
 	})
 	if attached {
@@ -271,7 +271,7 @@ func (c *Client) Sweep(now time.Time, late bool) {
 	}
 	full := c.session.FullSince()
 	overdue := c.unsettled.overdue(now.Add(-c.limits.ReceiptTimeout))
-	c.countDrops()
+	c.countEnded()
 	c.retaining.had.tidy(now)
 	c.mu.Unlock()
 	switch {

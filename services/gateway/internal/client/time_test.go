@@ -305,10 +305,10 @@ func TestQoS0IsDroppedForAFullReceiverAndMakesWayForWhatIsMore(t *testing.T) {
 		if o := deliver(attached, delivery("t", payload, 1)); o != engine.Queued {
 			t.Fatalf("%v; a QoS 0 message makes way", o)
 		}
-		attached.Sweep(time.Now(), false)
 		if n := r.metric("beeline_gateway_messages_dropped_total", "reason=shed"); n != 1 {
 			t.Errorf("%v counted as shed", n)
 		}
+		wantDrops(t, attached, "t 0 shed by ", "t 0 queue_full by ")
 	})
 }
 
@@ -349,10 +349,10 @@ func TestAMessageThatExpiresInTheQueueIsNotSent(t *testing.T) {
 		if version == v5 && p.Properties.MessageExpiryInterval != 8 {
 			t.Errorf("Message Expiry Interval %d, want what is left: 8", p.Properties.MessageExpiryInterval)
 		}
-		attached.Sweep(time.Now(), false)
 		if r.metric("beeline_gateway_messages_dropped_total", "reason=expired") != 1 {
 			t.Error("not counted as expired")
 		}
+		wantDrops(t, attached, "t 1 expired by ")
 	})
 }
 

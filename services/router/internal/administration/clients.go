@@ -13,6 +13,7 @@ import (
 
 	adminv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/admin/v1"
 	gatewayv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/gateway/v1"
+	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/services/router/internal/fleet"
@@ -21,8 +22,9 @@ import (
 const (
 	defaultPage = 100
 	mostPage    = 1000
-	// peeked is how many entries of an inbox are shown.
+	// peeked is how many entries of an inbox are shown, recent how many events.
 	peeked = 10
+	recent = 10
 )
 
 // sized is a page's size; 0 asks for an ordinary one.
@@ -190,28 +192,48 @@ func (s *Service) GetClient(ctx context.Context, r *adminv1.GetClientRequest) (*
 		}
 		return err
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case k.connected == nil && k.session == nil:
-		return nil, status.Error(codes.NotFound, "the client is not connected and has no session")
 	}
-	w := &adminv1.GetClientResponse{Session: &adminv1.Session{Durable: true}, Groups: k.groups()}
-	if c := k.connected; c != nil {
+	w := &adminv1.GetClientResponse{Groups: k.groups()}
+	if w.Events, err = s.events(ctx, r.GetClientId()); err != nil {
+		w.Troubles = append(w.Troubles, "events: "+explained(err))
+	}
+	switch c := k.connected; {
+	case c != nil:
 		w.Client, w.Holder, w.Epoch = c.GetClient(), c.GetClient().GetGateway(), c.GetEpoch()
 		w.Connection, w.Session, w.Subscriptions = c.GetConnection(), c.GetSession(), c.GetSubscriptions()
-	} else {
+	case k.session != nil:
 		w.Client = &adminv1.ClientSummary{
 			ClientId: r.GetClientId(), Presence: adminv1.Presence_PRESENCE_AWAY, Durable: true,
 			Subscriptions: uint32(len(k.session.GetSubscriptions())),
 		}
 		w.Holder, w.Epoch = k.keeper, k.session.GetEpoch()
-		w.Subscriptions = subscriptionsOf(k.session)
+		w.Session, w.Subscriptions = &adminv1.Session{Durable: true}, subscriptionsOf(k.session)
+	case len(w.GetEvents()) > 0:
+		w.Client = &adminv1.ClientSummary{ClientId: r.GetClientId(), Presence: adminv1.Presence_PRESENCE_GONE}
+		w.Epoch = w.GetEvents()[0].GetEpoch()
+	case err != nil:
+		return nil, passed(err)
+	default:
+		return nil, status.Error(codes.NotFound, "the client is not connected, has no session, and has not been connected lately")
 	}
 	if k.session != nil {
 		addInbox(w.GetSession(), k.session)
 	}
 	return w, nil
+}
+
+// events are the last ones of a client, newest first.
+func (s *Service) events(ctx context.Context, id string) ([]*messagingv1.PresenceEvent, error) {
+	session, _, err := s.session()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.answerTimeout)
+	defer cancel()
+	r, err := session.ListPresence(ctx, &sessionv1.ListPresenceRequest{ClientId: id, Events: recent})
+	return r.GetEvents(), err
 }
 
 // subscriptionsOf are those of a session, by filter.

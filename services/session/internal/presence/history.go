@@ -106,3 +106,19 @@ func (h *History) After(sequence uint64, prefix string, p Page) (events []Event,
 	}
 	return events, through, nil
 }
+
+// Before returns the events of one client before a sequence, newest first, and the sequence before which the next call has
+// to look; 1 when there is nothing before it that is kept. The page's Bytes do not count. The events are the caller's.
+func (h *History) Before(sequence uint64, client string, p Page) (events []Event, next uint64) {
+	sequence = min(sequence, h.last+1)
+	for looked := 0; sequence > h.first && looked < p.Looked && len(events) < p.Events; looked++ {
+		sequence--
+		if e := h.place(sequence); e.Client == client {
+			events = append(events, *e)
+		}
+	}
+	if sequence <= h.first {
+		return events, 1
+	}
+	return events, sequence
+}

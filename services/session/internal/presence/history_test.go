@@ -3,6 +3,7 @@ package presence
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -129,5 +130,42 @@ func TestLongClientIdsCrowdOutMoreThanOneEvent(t *testing.T) {
 	h.add(Event{Client: "z"})
 	if h.first != h.last || h.bytes != 1 {
 		t.Errorf("keeps %d to %d with %d bytes", h.first, h.last, h.bytes)
+	}
+}
+
+func TestTheLastEventsOfOneClient(t *testing.T) {
+	h := NewHistory("i", 10)
+	for n := range 14 {
+		h.add(Event{Client: "ab"[n%2 : n%2+1]})
+	}
+	for _, tt := range []struct {
+		name   string
+		before uint64
+		client string
+		page   Page
+		want   []uint64
+		next   uint64
+	}{
+		{"all that are kept", math.MaxUint64, "a", all(), []uint64{13, 11, 9, 7, 5}, 1},
+		{"some", math.MaxUint64, "b", Page{Looked: 100, Events: 2}, []uint64{14, 12}, 12},
+		{"the next ones", 12, "b", Page{Looked: 100, Events: 2}, []uint64{10, 8}, 8},
+		{"nobody", math.MaxUint64, "c", all(), nil, 1},
+		{"as far as it may look", math.MaxUint64, "a", Page{Looked: 3, Events: 9}, []uint64{13}, 12},
+		{"up to the oldest, exactly", 7, "b", Page{Looked: 2, Events: 9}, []uint64{6}, 1},
+		{"before the oldest", 3, "a", all(), nil, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			events, next := h.Before(tt.before, tt.client, tt.page)
+			var got []uint64
+			for _, e := range events {
+				got = append(got, e.Sequence)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" || next != tt.next {
+				t.Errorf("next %d, want %d\n%s", next, tt.next, diff)
+			}
+		})
+	}
+	if events, next := NewHistory("i", 10).Before(math.MaxUint64, "a", all()); len(events) > 0 || next != 1 {
+		t.Errorf("of an empty one: %v, next %d", events, next)
 	}
 }

@@ -8,7 +8,8 @@ package adminv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
-	v1 "github.com/beeline-mqtt/beeline/api/gen/beeline/message/v1"
+	v11 "github.com/beeline-mqtt/beeline/api/gen/beeline/message/v1"
+	v1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -230,18 +231,23 @@ type GetClientResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In short.
 	Client *ClientSummary `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
-	// Incarnation that holds the client: a gateway, or the session service while it is away.
+	// Incarnation that holds the client: a gateway, or the session service while it is away; empty: nobody does.
 	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
 	// Epoch of the holder.
 	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Its connection; absent while it is away.
 	Connection *Connection `protobuf:"bytes,4,opt,name=connection,proto3" json:"connection,omitempty"`
-	// Its session.
+	// Its session; absent when there is none.
 	Session *Session `protobuf:"bytes,5,opt,name=session,proto3" json:"session,omitempty"`
 	// Its subscriptions.
 	Subscriptions []*Subscription `protobuf:"bytes,6,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
 	// Groups that it is a member of, itself or by its user, by name.
-	Groups        []string `protobuf:"bytes,7,rep,name=groups,proto3" json:"groups,omitempty"`
+	Groups []string `protobuf:"bytes,7,rep,name=groups,proto3" json:"groups,omitempty"`
+	// When and where it has connected and disconnected lately, and why: newest first, at most 10, as far as the session service
+	// remembers.
+	Events []*v1.PresenceEvent `protobuf:"bytes,8,rep,name=events,proto3" json:"events,omitempty"`
+	// What could not be asked for, with why.
+	Troubles      []string `protobuf:"bytes,9,rep,name=troubles,proto3" json:"troubles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -321,6 +327,20 @@ func (x *GetClientResponse) GetSubscriptions() []*Subscription {
 func (x *GetClientResponse) GetGroups() []string {
 	if x != nil {
 		return x.Groups
+	}
+	return nil
+}
+
+func (x *GetClientResponse) GetEvents() []*v1.PresenceEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *GetClientResponse) GetTroubles() []string {
+	if x != nil {
+		return x.Troubles
 	}
 	return nil
 }
@@ -959,7 +979,7 @@ type RetainedMessage struct {
 	// Bytes of it.
 	PayloadBytes uint64 `protobuf:"varint,3,opt,name=payload_bytes,json=payloadBytes,proto3" json:"payload_bytes,omitempty"`
 	// QoS.
-	Qos v1.Qos `protobuf:"varint,4,opt,name=qos,proto3,enum=beeline.message.v1.Qos" json:"qos,omitempty"`
+	Qos v11.Qos `protobuf:"varint,4,opt,name=qos,proto3,enum=beeline.message.v1.Qos" json:"qos,omitempty"`
 	// Client id of its publisher.
 	Publisher string `protobuf:"bytes,5,opt,name=publisher,proto3" json:"publisher,omitempty"`
 	// Milliseconds until it expires; absent: never.
@@ -1019,11 +1039,11 @@ func (x *RetainedMessage) GetPayloadBytes() uint64 {
 	return 0
 }
 
-func (x *RetainedMessage) GetQos() v1.Qos {
+func (x *RetainedMessage) GetQos() v11.Qos {
 	if x != nil {
 		return x.Qos
 	}
-	return v1.Qos(0)
+	return v11.Qos(0)
 }
 
 func (x *RetainedMessage) GetPublisher() string {
@@ -1189,7 +1209,7 @@ type TraceResponse struct {
 	// What it did.
 	Step TraceStep `protobuf:"varint,3,opt,name=step,proto3,enum=beeline.admin.v1.TraceStep" json:"step,omitempty"`
 	// The message.
-	MessageId *v1.MessageId `protobuf:"bytes,4,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	MessageId *v11.MessageId `protobuf:"bytes,4,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
 	// Its topic.
 	Topic string `protobuf:"bytes,5,opt,name=topic,proto3" json:"topic,omitempty"`
 	// Client id of its publisher.
@@ -1258,7 +1278,7 @@ func (x *TraceResponse) GetStep() TraceStep {
 	return TraceStep_TRACE_STEP_UNSPECIFIED
 }
 
-func (x *TraceResponse) GetMessageId() *v1.MessageId {
+func (x *TraceResponse) GetMessageId() *v11.MessageId {
 	if x != nil {
 		return x.MessageId
 	}
@@ -1311,12 +1331,13 @@ var File_beeline_admin_v1_admin_service_proto protoreflect.FileDescriptor
 
 const file_beeline_admin_v1_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"$beeline/admin/v1/admin_service.proto\x12\x10beeline.admin.v1\x1a\x1dbeeline/admin/v1/client.proto\x1a beeline/message/v1/message.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x02\n" +
+	"$beeline/admin/v1/admin_service.proto\x12\x10beeline.admin.v1\x1a\x1dbeeline/admin/v1/client.proto\x1a beeline/message/v1/message.proto\x1a,beeline/messaging/v1/messaging_service.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x02\n" +
 	"\x12ListClientsRequest\x123\n" +
 	"\x10client_id_prefix\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\xff\xff\x03R\x0eclientIdPrefix\x12%\n" +
 	"\busername\x18\x02 \x01(\tB\t\xbaH\x06r\x04(\xff\xff\x03R\busername\x12\"\n" +
-	"\agateway\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\agateway\x12@\n" +
-	"\bpresence\x18\x04 \x01(\x0e2\x1a.beeline.admin.v1.PresenceB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpresence\x12%\n" +
+	"\agateway\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\agateway\x12B\n" +
+	"\bpresence\x18\x04 \x01(\x0e2\x1a.beeline.admin.v1.PresenceB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x03R\bpresence\x12%\n" +
 	"\tpage_size\x18\x05 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x06 \x01(\tR\tpageToken\"\x94\x01\n" +
@@ -1325,7 +1346,7 @@ const file_beeline_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
 	"\btroubles\x18\x03 \x03(\tR\btroubles\"<\n" +
 	"\x10GetClientRequest\x12(\n" +
-	"\tclient_id\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01(\xff\xff\x03R\bclientId\"\xcb\x02\n" +
+	"\tclient_id\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01(\xff\xff\x03R\bclientId\"\xa4\x03\n" +
 	"\x11GetClientResponse\x127\n" +
 	"\x06client\x18\x01 \x01(\v2\x1f.beeline.admin.v1.ClientSummaryR\x06client\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x14\n" +
@@ -1335,7 +1356,9 @@ const file_beeline_admin_v1_admin_service_proto_rawDesc = "" +
 	"connection\x123\n" +
 	"\asession\x18\x05 \x01(\v2\x19.beeline.admin.v1.SessionR\asession\x12D\n" +
 	"\rsubscriptions\x18\x06 \x03(\v2\x1e.beeline.admin.v1.SubscriptionR\rsubscriptions\x12\x16\n" +
-	"\x06groups\x18\a \x03(\tR\x06groups\"C\n" +
+	"\x06groups\x18\a \x03(\tR\x06groups\x12;\n" +
+	"\x06events\x18\b \x03(\v2#.beeline.messaging.v1.PresenceEventR\x06events\x12\x1a\n" +
+	"\btroubles\x18\t \x03(\tR\btroubles\"C\n" +
 	"\x17DisconnectClientRequest\x12(\n" +
 	"\tclient_id\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01(\xff\xff\x03R\bclientId\"\x1a\n" +
 	"\x18DisconnectClientResponse\"@\n" +
@@ -1448,12 +1471,13 @@ var file_beeline_admin_v1_admin_service_proto_goTypes = []any{
 	(*Connection)(nil),                // 23: beeline.admin.v1.Connection
 	(*Session)(nil),                   // 24: beeline.admin.v1.Session
 	(*Subscription)(nil),              // 25: beeline.admin.v1.Subscription
-	(*RouteMatch)(nil),                // 26: beeline.admin.v1.RouteMatch
-	(*TopicReceiver)(nil),             // 27: beeline.admin.v1.TopicReceiver
-	(v1.Qos)(0),                       // 28: beeline.message.v1.Qos
-	(*timestamppb.Timestamp)(nil),     // 29: google.protobuf.Timestamp
-	(TraceStep)(0),                    // 30: beeline.admin.v1.TraceStep
-	(*v1.MessageId)(nil),              // 31: beeline.message.v1.MessageId
+	(*v1.PresenceEvent)(nil),          // 26: beeline.messaging.v1.PresenceEvent
+	(*RouteMatch)(nil),                // 27: beeline.admin.v1.RouteMatch
+	(*TopicReceiver)(nil),             // 28: beeline.admin.v1.TopicReceiver
+	(v11.Qos)(0),                      // 29: beeline.message.v1.Qos
+	(*timestamppb.Timestamp)(nil),     // 30: google.protobuf.Timestamp
+	(TraceStep)(0),                    // 31: beeline.admin.v1.TraceStep
+	(*v11.MessageId)(nil),             // 32: beeline.message.v1.MessageId
 }
 var file_beeline_admin_v1_admin_service_proto_depIdxs = []int32{
 	21, // 0: beeline.admin.v1.ListClientsRequest.presence:type_name -> beeline.admin.v1.Presence
@@ -1462,39 +1486,40 @@ var file_beeline_admin_v1_admin_service_proto_depIdxs = []int32{
 	23, // 3: beeline.admin.v1.GetClientResponse.connection:type_name -> beeline.admin.v1.Connection
 	24, // 4: beeline.admin.v1.GetClientResponse.session:type_name -> beeline.admin.v1.Session
 	25, // 5: beeline.admin.v1.GetClientResponse.subscriptions:type_name -> beeline.admin.v1.Subscription
-	25, // 6: beeline.admin.v1.SubscribeClientRequest.subscription:type_name -> beeline.admin.v1.Subscription
-	26, // 7: beeline.admin.v1.ExplainTopicResponse.routes:type_name -> beeline.admin.v1.RouteMatch
-	27, // 8: beeline.admin.v1.ExplainTopicResponse.receivers:type_name -> beeline.admin.v1.TopicReceiver
-	16, // 9: beeline.admin.v1.ListRetainedResponse.messages:type_name -> beeline.admin.v1.RetainedMessage
-	28, // 10: beeline.admin.v1.RetainedMessage.qos:type_name -> beeline.message.v1.Qos
-	29, // 11: beeline.admin.v1.TraceResponse.time:type_name -> google.protobuf.Timestamp
-	30, // 12: beeline.admin.v1.TraceResponse.step:type_name -> beeline.admin.v1.TraceStep
-	31, // 13: beeline.admin.v1.TraceResponse.message_id:type_name -> beeline.message.v1.MessageId
-	0,  // 14: beeline.admin.v1.AdminService.ListClients:input_type -> beeline.admin.v1.ListClientsRequest
-	2,  // 15: beeline.admin.v1.AdminService.GetClient:input_type -> beeline.admin.v1.GetClientRequest
-	4,  // 16: beeline.admin.v1.AdminService.DisconnectClient:input_type -> beeline.admin.v1.DisconnectClientRequest
-	6,  // 17: beeline.admin.v1.AdminService.RemoveSession:input_type -> beeline.admin.v1.RemoveSessionRequest
-	8,  // 18: beeline.admin.v1.AdminService.SubscribeClient:input_type -> beeline.admin.v1.SubscribeClientRequest
-	10, // 19: beeline.admin.v1.AdminService.UnsubscribeClient:input_type -> beeline.admin.v1.UnsubscribeClientRequest
-	12, // 20: beeline.admin.v1.AdminService.ExplainTopic:input_type -> beeline.admin.v1.ExplainTopicRequest
-	14, // 21: beeline.admin.v1.AdminService.ListRetained:input_type -> beeline.admin.v1.ListRetainedRequest
-	17, // 22: beeline.admin.v1.AdminService.DeleteRetained:input_type -> beeline.admin.v1.DeleteRetainedRequest
-	19, // 23: beeline.admin.v1.AdminService.Trace:input_type -> beeline.admin.v1.TraceRequest
-	1,  // 24: beeline.admin.v1.AdminService.ListClients:output_type -> beeline.admin.v1.ListClientsResponse
-	3,  // 25: beeline.admin.v1.AdminService.GetClient:output_type -> beeline.admin.v1.GetClientResponse
-	5,  // 26: beeline.admin.v1.AdminService.DisconnectClient:output_type -> beeline.admin.v1.DisconnectClientResponse
-	7,  // 27: beeline.admin.v1.AdminService.RemoveSession:output_type -> beeline.admin.v1.RemoveSessionResponse
-	9,  // 28: beeline.admin.v1.AdminService.SubscribeClient:output_type -> beeline.admin.v1.SubscribeClientResponse
-	11, // 29: beeline.admin.v1.AdminService.UnsubscribeClient:output_type -> beeline.admin.v1.UnsubscribeClientResponse
-	13, // 30: beeline.admin.v1.AdminService.ExplainTopic:output_type -> beeline.admin.v1.ExplainTopicResponse
-	15, // 31: beeline.admin.v1.AdminService.ListRetained:output_type -> beeline.admin.v1.ListRetainedResponse
-	18, // 32: beeline.admin.v1.AdminService.DeleteRetained:output_type -> beeline.admin.v1.DeleteRetainedResponse
-	20, // 33: beeline.admin.v1.AdminService.Trace:output_type -> beeline.admin.v1.TraceResponse
-	24, // [24:34] is the sub-list for method output_type
-	14, // [14:24] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	26, // 6: beeline.admin.v1.GetClientResponse.events:type_name -> beeline.messaging.v1.PresenceEvent
+	25, // 7: beeline.admin.v1.SubscribeClientRequest.subscription:type_name -> beeline.admin.v1.Subscription
+	27, // 8: beeline.admin.v1.ExplainTopicResponse.routes:type_name -> beeline.admin.v1.RouteMatch
+	28, // 9: beeline.admin.v1.ExplainTopicResponse.receivers:type_name -> beeline.admin.v1.TopicReceiver
+	16, // 10: beeline.admin.v1.ListRetainedResponse.messages:type_name -> beeline.admin.v1.RetainedMessage
+	29, // 11: beeline.admin.v1.RetainedMessage.qos:type_name -> beeline.message.v1.Qos
+	30, // 12: beeline.admin.v1.TraceResponse.time:type_name -> google.protobuf.Timestamp
+	31, // 13: beeline.admin.v1.TraceResponse.step:type_name -> beeline.admin.v1.TraceStep
+	32, // 14: beeline.admin.v1.TraceResponse.message_id:type_name -> beeline.message.v1.MessageId
+	0,  // 15: beeline.admin.v1.AdminService.ListClients:input_type -> beeline.admin.v1.ListClientsRequest
+	2,  // 16: beeline.admin.v1.AdminService.GetClient:input_type -> beeline.admin.v1.GetClientRequest
+	4,  // 17: beeline.admin.v1.AdminService.DisconnectClient:input_type -> beeline.admin.v1.DisconnectClientRequest
+	6,  // 18: beeline.admin.v1.AdminService.RemoveSession:input_type -> beeline.admin.v1.RemoveSessionRequest
+	8,  // 19: beeline.admin.v1.AdminService.SubscribeClient:input_type -> beeline.admin.v1.SubscribeClientRequest
+	10, // 20: beeline.admin.v1.AdminService.UnsubscribeClient:input_type -> beeline.admin.v1.UnsubscribeClientRequest
+	12, // 21: beeline.admin.v1.AdminService.ExplainTopic:input_type -> beeline.admin.v1.ExplainTopicRequest
+	14, // 22: beeline.admin.v1.AdminService.ListRetained:input_type -> beeline.admin.v1.ListRetainedRequest
+	17, // 23: beeline.admin.v1.AdminService.DeleteRetained:input_type -> beeline.admin.v1.DeleteRetainedRequest
+	19, // 24: beeline.admin.v1.AdminService.Trace:input_type -> beeline.admin.v1.TraceRequest
+	1,  // 25: beeline.admin.v1.AdminService.ListClients:output_type -> beeline.admin.v1.ListClientsResponse
+	3,  // 26: beeline.admin.v1.AdminService.GetClient:output_type -> beeline.admin.v1.GetClientResponse
+	5,  // 27: beeline.admin.v1.AdminService.DisconnectClient:output_type -> beeline.admin.v1.DisconnectClientResponse
+	7,  // 28: beeline.admin.v1.AdminService.RemoveSession:output_type -> beeline.admin.v1.RemoveSessionResponse
+	9,  // 29: beeline.admin.v1.AdminService.SubscribeClient:output_type -> beeline.admin.v1.SubscribeClientResponse
+	11, // 30: beeline.admin.v1.AdminService.UnsubscribeClient:output_type -> beeline.admin.v1.UnsubscribeClientResponse
+	13, // 31: beeline.admin.v1.AdminService.ExplainTopic:output_type -> beeline.admin.v1.ExplainTopicResponse
+	15, // 32: beeline.admin.v1.AdminService.ListRetained:output_type -> beeline.admin.v1.ListRetainedResponse
+	18, // 33: beeline.admin.v1.AdminService.DeleteRetained:output_type -> beeline.admin.v1.DeleteRetainedResponse
+	20, // 34: beeline.admin.v1.AdminService.Trace:output_type -> beeline.admin.v1.TraceResponse
+	25, // [25:35] is the sub-list for method output_type
+	15, // [15:25] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_beeline_admin_v1_admin_service_proto_init() }

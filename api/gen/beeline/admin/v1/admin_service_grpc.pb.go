@@ -48,7 +48,7 @@ type AdminServiceClient interface {
 	// shorter than asked for although others follow.
 	ListClients(ctx context.Context, in *ListClientsRequest, opts ...grpc.CallOption) (*ListClientsResponse, error)
 	// GetClient shows everything that is known of one client.
-	// Refuses: NOT_FOUND when it is neither connected nor has a session.
+	// Refuses: NOT_FOUND when it is neither connected nor has a session, and has not been connected lately.
 	GetClient(ctx context.Context, in *GetClientRequest, opts ...grpc.CallOption) (*GetClientResponse, error)
 	// DisconnectClient ends a client's connection (MQTT 5: DISCONNECT 0x98). Its will is published, its session stays.
 	// Refuses: NOT_FOUND when it is not connected.
@@ -213,7 +213,7 @@ type AdminServiceServer interface {
 	// shorter than asked for although others follow.
 	ListClients(context.Context, *ListClientsRequest) (*ListClientsResponse, error)
 	// GetClient shows everything that is known of one client.
-	// Refuses: NOT_FOUND when it is neither connected nor has a session.
+	// Refuses: NOT_FOUND when it is neither connected nor has a session, and has not been connected lately.
 	GetClient(context.Context, *GetClientRequest) (*GetClientResponse, error)
 	// DisconnectClient ends a client's connection (MQTT 5: DISCONNECT 0x98). Its will is published, its session stays.
 	// Refuses: NOT_FOUND when it is not connected.

@@ -33,6 +33,8 @@ const (
 	Presence_PRESENCE_CONNECTED Presence = 1
 	// It has a session and is away.
 	Presence_PRESENCE_AWAY Presence = 2
+	// It has neither. It was connected not long ago, and what is known is how that went.
+	Presence_PRESENCE_GONE Presence = 3
 )
 
 // Enum value maps for Presence.
@@ -41,11 +43,13 @@ var (
 		0: "PRESENCE_UNSPECIFIED",
 		1: "PRESENCE_CONNECTED",
 		2: "PRESENCE_AWAY",
+		3: "PRESENCE_GONE",
 	}
 	Presence_value = map[string]int32{
 		"PRESENCE_UNSPECIFIED": 0,
 		"PRESENCE_CONNECTED":   1,
 		"PRESENCE_AWAY":        2,
+		"PRESENCE_GONE":        3,
 	}
 )
 
@@ -415,7 +419,10 @@ type Session struct {
 	// The oldest messages of the inbox, at most 10, without their payloads.
 	Inbox []*InboxEntry `protobuf:"bytes,13,rep,name=inbox,proto3" json:"inbox,omitempty"`
 	// What has been counted since the connection began, by name: sent, acknowledged, refused, dropped, expired, received.
-	Counters      map[string]uint64 `protobuf:"bytes,14,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Counters map[string]uint64 `protobuf:"bytes,14,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The last messages that the client did not get since the connection began, and the last of its own that were not taken
+	// from it, newest first, at most 8. What its inbox has dropped is not among them.
+	Drops         []*Drop `protobuf:"bytes,15,rep,name=drops,proto3" json:"drops,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -548,6 +555,96 @@ func (x *Session) GetCounters() map[string]uint64 {
 	return nil
 }
 
+func (x *Session) GetDrops() []*Drop {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
+// Drop is a message that did not get where it was to go.
+type Drop struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Topic name.
+	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	// QoS of the delivery.
+	Qos v1.Qos `protobuf:"varint,3,opt,name=qos,proto3,enum=beeline.message.v1.Qos" json:"qos,omitempty"`
+	// Client id of its publisher: the client itself where the message was not taken from it.
+	Publisher string `protobuf:"bytes,4,opt,name=publisher,proto3" json:"publisher,omitempty"`
+	// Why: queue_full (QoS 0 only), shed (QoS 0 that made way for a message of higher QoS), expired, packet_too_large (for the
+	// client's Maximum Packet Size), not_authorized or retained_quota.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drop) Reset() {
+	*x = Drop{}
+	mi := &file_beeline_admin_v1_client_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drop) ProtoMessage() {}
+
+func (x *Drop) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_admin_v1_client_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drop.ProtoReflect.Descriptor instead.
+func (*Drop) Descriptor() ([]byte, []int) {
+	return file_beeline_admin_v1_client_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Drop) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Drop) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Drop) GetQos() v1.Qos {
+	if x != nil {
+		return x.Qos
+	}
+	return v1.Qos(0)
+}
+
+func (x *Drop) GetPublisher() string {
+	if x != nil {
+		return x.Publisher
+	}
+	return ""
+}
+
+func (x *Drop) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // InboxEntry is a message in an inbox.
 type InboxEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -567,7 +664,7 @@ type InboxEntry struct {
 
 func (x *InboxEntry) Reset() {
 	*x = InboxEntry{}
-	mi := &file_beeline_admin_v1_client_proto_msgTypes[3]
+	mi := &file_beeline_admin_v1_client_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +676,7 @@ func (x *InboxEntry) String() string {
 func (*InboxEntry) ProtoMessage() {}
 
 func (x *InboxEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_client_proto_msgTypes[3]
+	mi := &file_beeline_admin_v1_client_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +689,7 @@ func (x *InboxEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboxEntry.ProtoReflect.Descriptor instead.
 func (*InboxEntry) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_client_proto_rawDescGZIP(), []int{3}
+	return file_beeline_admin_v1_client_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *InboxEntry) GetPosition() uint64 {
@@ -651,7 +748,7 @@ type Subscription struct {
 
 func (x *Subscription) Reset() {
 	*x = Subscription{}
-	mi := &file_beeline_admin_v1_client_proto_msgTypes[4]
+	mi := &file_beeline_admin_v1_client_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +760,7 @@ func (x *Subscription) String() string {
 func (*Subscription) ProtoMessage() {}
 
 func (x *Subscription) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_client_proto_msgTypes[4]
+	mi := &file_beeline_admin_v1_client_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +773,7 @@ func (x *Subscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscription.ProtoReflect.Descriptor instead.
 func (*Subscription) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_client_proto_rawDescGZIP(), []int{4}
+	return file_beeline_admin_v1_client_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Subscription) GetFilter() string {
@@ -740,7 +837,7 @@ type RouteMatch struct {
 
 func (x *RouteMatch) Reset() {
 	*x = RouteMatch{}
-	mi := &file_beeline_admin_v1_client_proto_msgTypes[5]
+	mi := &file_beeline_admin_v1_client_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +849,7 @@ func (x *RouteMatch) String() string {
 func (*RouteMatch) ProtoMessage() {}
 
 func (x *RouteMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_client_proto_msgTypes[5]
+	mi := &file_beeline_admin_v1_client_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +862,7 @@ func (x *RouteMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteMatch.ProtoReflect.Descriptor instead.
 func (*RouteMatch) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_client_proto_rawDescGZIP(), []int{5}
+	return file_beeline_admin_v1_client_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RouteMatch) GetIncarnation() string {
@@ -824,7 +921,7 @@ type TopicReceiver struct {
 
 func (x *TopicReceiver) Reset() {
 	*x = TopicReceiver{}
-	mi := &file_beeline_admin_v1_client_proto_msgTypes[6]
+	mi := &file_beeline_admin_v1_client_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +933,7 @@ func (x *TopicReceiver) String() string {
 func (*TopicReceiver) ProtoMessage() {}
 
 func (x *TopicReceiver) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_admin_v1_client_proto_msgTypes[6]
+	mi := &file_beeline_admin_v1_client_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +946,7 @@ func (x *TopicReceiver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicReceiver.ProtoReflect.Descriptor instead.
 func (*TopicReceiver) Descriptor() ([]byte, []int) {
-	return file_beeline_admin_v1_client_proto_rawDescGZIP(), []int{6}
+	return file_beeline_admin_v1_client_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TopicReceiver) GetClientId() string {
@@ -920,7 +1017,7 @@ const file_beeline_admin_v1_client_proto_rawDesc = "" +
 	"cleanStart\x12!\n" +
 	"\foutput_bytes\x18\a \x01(\x04R\voutputBytes\x12\x16\n" +
 	"\x06paused\x18\b \x01(\bR\x06paused\x12\x12\n" +
-	"\x04will\x18\t \x01(\bR\x04will\"\x81\x05\n" +
+	"\x04will\x18\t \x01(\bR\x04will\"\xaf\x05\n" +
 	"\aSession\x12\x18\n" +
 	"\adurable\x18\x01 \x01(\bR\adurable\x12%\n" +
 	"\x0eexpiry_seconds\x18\x02 \x01(\rR\rexpirySeconds\x12'\n" +
@@ -937,11 +1034,18 @@ const file_beeline_admin_v1_client_proto_rawDesc = "" +
 	"\rinbox_dropped\x18\v \x01(\x04R\finboxDropped\x12(\n" +
 	"\x10last_drop_reason\x18\f \x01(\tR\x0elastDropReason\x122\n" +
 	"\x05inbox\x18\r \x03(\v2\x1c.beeline.admin.v1.InboxEntryR\x05inbox\x12C\n" +
-	"\bcounters\x18\x0e \x03(\v2'.beeline.admin.v1.Session.CountersEntryR\bcounters\x1a;\n" +
+	"\bcounters\x18\x0e \x03(\v2'.beeline.admin.v1.Session.CountersEntryR\bcounters\x12,\n" +
+	"\x05drops\x18\x0f \x03(\v2\x16.beeline.admin.v1.DropR\x05drops\x1a;\n" +
 	"\rCountersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01B\x10\n" +
-	"\x0e_expires_in_ms\"\xac\x01\n" +
+	"\x0e_expires_in_ms\"\xad\x01\n" +
+	"\x04Drop\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12)\n" +
+	"\x03qos\x18\x03 \x01(\x0e2\x17.beeline.message.v1.QosR\x03qos\x12\x1c\n" +
+	"\tpublisher\x18\x04 \x01(\tR\tpublisher\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xac\x01\n" +
 	"\n" +
 	"InboxEntry\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x04R\bposition\x12\x14\n" +
@@ -970,11 +1074,12 @@ const file_beeline_admin_v1_client_proto_rawDesc = "" +
 	"\afilters\x18\x03 \x03(\tR\afilters\x12)\n" +
 	"\x03qos\x18\x04 \x01(\x0e2\x17.beeline.message.v1.QosR\x03qos\x12\x12\n" +
 	"\x04away\x18\x05 \x01(\bR\x04away\x12\x1e\n" +
-	"\vone_of_many\x18\x06 \x01(\bR\toneOfMany*O\n" +
+	"\vone_of_many\x18\x06 \x01(\bR\toneOfMany*b\n" +
 	"\bPresence\x12\x18\n" +
 	"\x14PRESENCE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PRESENCE_CONNECTED\x10\x01\x12\x11\n" +
-	"\rPRESENCE_AWAY\x10\x02*\xd5\x01\n" +
+	"\rPRESENCE_AWAY\x10\x02\x12\x11\n" +
+	"\rPRESENCE_GONE\x10\x03*\xd5\x01\n" +
 	"\tTraceStep\x12\x1a\n" +
 	"\x16TRACE_STEP_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13TRACE_STEP_RECEIVED\x10\x01\x12\x18\n" +
@@ -998,34 +1103,38 @@ func file_beeline_admin_v1_client_proto_rawDescGZIP() []byte {
 }
 
 var file_beeline_admin_v1_client_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_beeline_admin_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_beeline_admin_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_beeline_admin_v1_client_proto_goTypes = []any{
 	(Presence)(0),                 // 0: beeline.admin.v1.Presence
 	(TraceStep)(0),                // 1: beeline.admin.v1.TraceStep
 	(*ClientSummary)(nil),         // 2: beeline.admin.v1.ClientSummary
 	(*Connection)(nil),            // 3: beeline.admin.v1.Connection
 	(*Session)(nil),               // 4: beeline.admin.v1.Session
-	(*InboxEntry)(nil),            // 5: beeline.admin.v1.InboxEntry
-	(*Subscription)(nil),          // 6: beeline.admin.v1.Subscription
-	(*RouteMatch)(nil),            // 7: beeline.admin.v1.RouteMatch
-	(*TopicReceiver)(nil),         // 8: beeline.admin.v1.TopicReceiver
-	nil,                           // 9: beeline.admin.v1.Session.CountersEntry
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(v1.Qos)(0),                   // 11: beeline.message.v1.Qos
+	(*Drop)(nil),                  // 5: beeline.admin.v1.Drop
+	(*InboxEntry)(nil),            // 6: beeline.admin.v1.InboxEntry
+	(*Subscription)(nil),          // 7: beeline.admin.v1.Subscription
+	(*RouteMatch)(nil),            // 8: beeline.admin.v1.RouteMatch
+	(*TopicReceiver)(nil),         // 9: beeline.admin.v1.TopicReceiver
+	nil,                           // 10: beeline.admin.v1.Session.CountersEntry
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(v1.Qos)(0),                   // 12: beeline.message.v1.Qos
 }
 var file_beeline_admin_v1_client_proto_depIdxs = []int32{
 	0,  // 0: beeline.admin.v1.ClientSummary.presence:type_name -> beeline.admin.v1.Presence
-	10, // 1: beeline.admin.v1.ClientSummary.connected_since:type_name -> google.protobuf.Timestamp
-	5,  // 2: beeline.admin.v1.Session.inbox:type_name -> beeline.admin.v1.InboxEntry
-	9,  // 3: beeline.admin.v1.Session.counters:type_name -> beeline.admin.v1.Session.CountersEntry
-	11, // 4: beeline.admin.v1.InboxEntry.qos:type_name -> beeline.message.v1.Qos
-	11, // 5: beeline.admin.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
-	11, // 6: beeline.admin.v1.TopicReceiver.qos:type_name -> beeline.message.v1.Qos
-	7,  // [7:7] is the sub-list for method output_type
-	7,  // [7:7] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	11, // 1: beeline.admin.v1.ClientSummary.connected_since:type_name -> google.protobuf.Timestamp
+	6,  // 2: beeline.admin.v1.Session.inbox:type_name -> beeline.admin.v1.InboxEntry
+	10, // 3: beeline.admin.v1.Session.counters:type_name -> beeline.admin.v1.Session.CountersEntry
+	5,  // 4: beeline.admin.v1.Session.drops:type_name -> beeline.admin.v1.Drop
+	11, // 5: beeline.admin.v1.Drop.time:type_name -> google.protobuf.Timestamp
+	12, // 6: beeline.admin.v1.Drop.qos:type_name -> beeline.message.v1.Qos
+	12, // 7: beeline.admin.v1.InboxEntry.qos:type_name -> beeline.message.v1.Qos
+	12, // 8: beeline.admin.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
+	12, // 9: beeline.admin.v1.TopicReceiver.qos:type_name -> beeline.message.v1.Qos
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_beeline_admin_v1_client_proto_init() }
@@ -1040,7 +1149,7 @@ func file_beeline_admin_v1_client_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeline_admin_v1_client_proto_rawDesc), len(file_beeline_admin_v1_client_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -4057,6 +4057,107 @@ func (x *WatchPresenceResponse) GetCursor() string {
 	return ""
 }
 
+// ListPresenceRequest names a client.
+type ListPresenceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client id.
+	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// How many events at most; 0: 10, and never more than 100.
+	Events        uint32 `protobuf:"varint,2,opt,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPresenceRequest) Reset() {
+	*x = ListPresenceRequest{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPresenceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPresenceRequest) ProtoMessage() {}
+
+func (x *ListPresenceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPresenceRequest.ProtoReflect.Descriptor instead.
+func (*ListPresenceRequest) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *ListPresenceRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *ListPresenceRequest) GetEvents() uint32 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+// ListPresenceResponse has a client's last events.
+type ListPresenceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Events        []*v12.PresenceEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPresenceResponse) Reset() {
+	*x = ListPresenceResponse{}
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPresenceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPresenceResponse) ProtoMessage() {}
+
+func (x *ListPresenceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_session_v1_session_service_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPresenceResponse.ProtoReflect.Descriptor instead.
+func (*ListPresenceResponse) Descriptor() ([]byte, []int) {
+	return file_beeline_session_v1_session_service_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *ListPresenceResponse) GetEvents() []*v12.PresenceEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
 var File_beeline_session_v1_session_service_proto protoreflect.FileDescriptor
 
 const file_beeline_session_v1_session_service_proto_rawDesc = "" +
@@ -4331,7 +4432,12 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"l\n" +
 	"\x15WatchPresenceResponse\x12;\n" +
 	"\x06events\x18\x01 \x03(\v2#.beeline.messaging.v1.PresenceEventR\x06events\x12\x16\n" +
-	"\x06cursor\x18\x02 \x01(\tR\x06cursor*q\n" +
+	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"J\n" +
+	"\x13ListPresenceRequest\x12\x1b\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x16\n" +
+	"\x06events\x18\x02 \x01(\rR\x06events\"S\n" +
+	"\x14ListPresenceResponse\x12;\n" +
+	"\x06events\x18\x01 \x03(\v2#.beeline.messaging.v1.PresenceEventR\x06events*q\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REFUSAL_UNAVAILABLE\x10\x01\x12\x1c\n" +
@@ -4339,7 +4445,7 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\x12REFUSAL_SUPERSEDED\x10\x03*9\n" +
 	"\x06Ending\x12\x16\n" +
 	"\x12ENDING_UNSPECIFIED\x10\x00\x12\x17\n" +
-	"\x13ENDING_WITHOUT_WILL\x10\x012\xcb\b\n" +
+	"\x13ENDING_WITHOUT_WILL\x10\x012\xae\t\n" +
 	"\x0eSessionService\x12S\n" +
 	"\x06Attach\x12!.beeline.session.v1.AttachRequest\x1a\".beeline.session.v1.AttachResponse(\x010\x01\x12R\n" +
 	"\aWitness\x12\".beeline.session.v1.WitnessRequest\x1a#.beeline.session.v1.WitnessResponse\x12X\n" +
@@ -4351,7 +4457,8 @@ const file_beeline_session_v1_session_service_proto_rawDesc = "" +
 	"\rMatchSessions\x12(.beeline.session.v1.MatchSessionsRequest\x1a).beeline.session.v1.MatchSessionsResponse\x12d\n" +
 	"\rRemoveSession\x12(.beeline.session.v1.RemoveSessionRequest\x1a).beeline.session.v1.RemoveSessionResponse\x12g\n" +
 	"\x0eDeleteRetained\x12).beeline.session.v1.DeleteRetainedRequest\x1a*.beeline.session.v1.DeleteRetainedResponse\x12f\n" +
-	"\rWatchPresence\x12(.beeline.session.v1.WatchPresenceRequest\x1a).beeline.session.v1.WatchPresenceResponse0\x01BFZDgithub.com/beeline-mqtt/beeline/api/gen/beeline/session/v1;sessionv1b\x06proto3"
+	"\rWatchPresence\x12(.beeline.session.v1.WatchPresenceRequest\x1a).beeline.session.v1.WatchPresenceResponse0\x01\x12a\n" +
+	"\fListPresence\x12'.beeline.session.v1.ListPresenceRequest\x1a(.beeline.session.v1.ListPresenceResponseBFZDgithub.com/beeline-mqtt/beeline/api/gen/beeline/session/v1;sessionv1b\x06proto3"
 
 var (
 	file_beeline_session_v1_session_service_proto_rawDescOnce sync.Once
@@ -4366,7 +4473,7 @@ func file_beeline_session_v1_session_service_proto_rawDescGZIP() []byte {
 }
 
 var file_beeline_session_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_beeline_session_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_beeline_session_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_beeline_session_v1_session_service_proto_goTypes = []any{
 	(Refusal)(0),                    // 0: beeline.session.v1.Refusal
 	(Ending)(0),                     // 1: beeline.session.v1.Ending
@@ -4425,13 +4532,15 @@ var file_beeline_session_v1_session_service_proto_goTypes = []any{
 	(*DeleteRetainedResponse)(nil),  // 54: beeline.session.v1.DeleteRetainedResponse
 	(*WatchPresenceRequest)(nil),    // 55: beeline.session.v1.WatchPresenceRequest
 	(*WatchPresenceResponse)(nil),   // 56: beeline.session.v1.WatchPresenceResponse
-	(*v1.Message)(nil),              // 57: beeline.message.v1.Message
-	(v1.Qos)(0),                     // 58: beeline.message.v1.Qos
-	(*v1.MessageId)(nil),            // 59: beeline.message.v1.MessageId
-	(*v11.InboxEntry)(nil),          // 60: beeline.admin.v1.InboxEntry
-	(*v11.ClientSummary)(nil),       // 61: beeline.admin.v1.ClientSummary
-	(*v11.TopicReceiver)(nil),       // 62: beeline.admin.v1.TopicReceiver
-	(*v12.PresenceEvent)(nil),       // 63: beeline.messaging.v1.PresenceEvent
+	(*ListPresenceRequest)(nil),     // 57: beeline.session.v1.ListPresenceRequest
+	(*ListPresenceResponse)(nil),    // 58: beeline.session.v1.ListPresenceResponse
+	(*v1.Message)(nil),              // 59: beeline.message.v1.Message
+	(v1.Qos)(0),                     // 60: beeline.message.v1.Qos
+	(*v1.MessageId)(nil),            // 61: beeline.message.v1.MessageId
+	(*v11.InboxEntry)(nil),          // 62: beeline.admin.v1.InboxEntry
+	(*v11.ClientSummary)(nil),       // 63: beeline.admin.v1.ClientSummary
+	(*v11.TopicReceiver)(nil),       // 64: beeline.admin.v1.TopicReceiver
+	(*v12.PresenceEvent)(nil),       // 65: beeline.messaging.v1.PresenceEvent
 }
 var file_beeline_session_v1_session_service_proto_depIdxs = []int32{
 	4,  // 0: beeline.session.v1.AttachRequest.hello:type_name -> beeline.session.v1.Hello
@@ -4456,64 +4565,67 @@ var file_beeline_session_v1_session_service_proto_depIdxs = []int32{
 	10, // 19: beeline.session.v1.AttachResponse.members_changed:type_name -> beeline.session.v1.MembersChanged
 	12, // 20: beeline.session.v1.AttachResponse.managed_clients:type_name -> beeline.session.v1.ManagedClients
 	7,  // 21: beeline.session.v1.Claim.will:type_name -> beeline.session.v1.Will
-	57, // 22: beeline.session.v1.Will.message:type_name -> beeline.message.v1.Message
+	59, // 22: beeline.session.v1.Will.message:type_name -> beeline.message.v1.Message
 	14, // 23: beeline.session.v1.Claimed.session:type_name -> beeline.session.v1.Session
 	9,  // 24: beeline.session.v1.Claimed.managed:type_name -> beeline.session.v1.ManagedFilter
 	13, // 25: beeline.session.v1.ManagedClients.clients:type_name -> beeline.session.v1.ManagedClient
 	9,  // 26: beeline.session.v1.ManagedClient.managed:type_name -> beeline.session.v1.ManagedFilter
 	15, // 27: beeline.session.v1.Session.subscriptions:type_name -> beeline.session.v1.Subscription
 	16, // 28: beeline.session.v1.Session.taken:type_name -> beeline.session.v1.Taken
-	58, // 29: beeline.session.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
-	59, // 30: beeline.session.v1.Taken.message_id:type_name -> beeline.message.v1.MessageId
-	57, // 31: beeline.session.v1.Entry.message:type_name -> beeline.message.v1.Message
-	58, // 32: beeline.session.v1.Entry.qos:type_name -> beeline.message.v1.Qos
+	60, // 29: beeline.session.v1.Subscription.qos:type_name -> beeline.message.v1.Qos
+	61, // 30: beeline.session.v1.Taken.message_id:type_name -> beeline.message.v1.MessageId
+	59, // 31: beeline.session.v1.Entry.message:type_name -> beeline.message.v1.Message
+	60, // 32: beeline.session.v1.Entry.qos:type_name -> beeline.message.v1.Qos
 	17, // 33: beeline.session.v1.Change.append:type_name -> beeline.session.v1.Entry
 	19, // 34: beeline.session.v1.Change.sent:type_name -> beeline.session.v1.Sent
 	16, // 35: beeline.session.v1.Change.taken:type_name -> beeline.session.v1.Taken
 	15, // 36: beeline.session.v1.Change.subscribed:type_name -> beeline.session.v1.Subscription
 	18, // 37: beeline.session.v1.Write.changes:type_name -> beeline.session.v1.Change
 	22, // 38: beeline.session.v1.Written.left_out:type_name -> beeline.session.v1.LeftOut
-	57, // 39: beeline.session.v1.Retain.message:type_name -> beeline.message.v1.Message
-	57, // 40: beeline.session.v1.Publish.message:type_name -> beeline.message.v1.Message
+	59, // 39: beeline.session.v1.Retain.message:type_name -> beeline.message.v1.Message
+	59, // 40: beeline.session.v1.Publish.message:type_name -> beeline.message.v1.Message
 	0,  // 41: beeline.session.v1.Refused.reason:type_name -> beeline.session.v1.Refusal
 	1,  // 42: beeline.session.v1.Release.ending:type_name -> beeline.session.v1.Ending
 	34, // 43: beeline.session.v1.Holdings.holdings:type_name -> beeline.session.v1.Holding
 	34, // 44: beeline.session.v1.Holdings.ghosts:type_name -> beeline.session.v1.Holding
 	17, // 45: beeline.session.v1.ReadInboxResponse.entries:type_name -> beeline.session.v1.Entry
-	57, // 46: beeline.session.v1.RetainedMessage.message:type_name -> beeline.message.v1.Message
+	59, // 46: beeline.session.v1.RetainedMessage.message:type_name -> beeline.message.v1.Message
 	41, // 47: beeline.session.v1.ReadRetainedResponse.messages:type_name -> beeline.session.v1.RetainedMessage
 	15, // 48: beeline.session.v1.InspectSessionResponse.subscriptions:type_name -> beeline.session.v1.Subscription
-	60, // 49: beeline.session.v1.InspectSessionResponse.inbox:type_name -> beeline.admin.v1.InboxEntry
-	61, // 50: beeline.session.v1.ListSessionsResponse.clients:type_name -> beeline.admin.v1.ClientSummary
-	62, // 51: beeline.session.v1.MatchSessionsResponse.receivers:type_name -> beeline.admin.v1.TopicReceiver
-	63, // 52: beeline.session.v1.WatchPresenceResponse.events:type_name -> beeline.messaging.v1.PresenceEvent
-	2,  // 53: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
-	36, // 54: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
-	38, // 55: beeline.session.v1.SessionService.ReadInbox:input_type -> beeline.session.v1.ReadInboxRequest
-	40, // 56: beeline.session.v1.SessionService.ReadRetained:input_type -> beeline.session.v1.ReadRetainedRequest
-	43, // 57: beeline.session.v1.SessionService.InspectSession:input_type -> beeline.session.v1.InspectSessionRequest
-	45, // 58: beeline.session.v1.SessionService.ListUserClients:input_type -> beeline.session.v1.ListUserClientsRequest
-	47, // 59: beeline.session.v1.SessionService.ListSessions:input_type -> beeline.session.v1.ListSessionsRequest
-	49, // 60: beeline.session.v1.SessionService.MatchSessions:input_type -> beeline.session.v1.MatchSessionsRequest
-	51, // 61: beeline.session.v1.SessionService.RemoveSession:input_type -> beeline.session.v1.RemoveSessionRequest
-	53, // 62: beeline.session.v1.SessionService.DeleteRetained:input_type -> beeline.session.v1.DeleteRetainedRequest
-	55, // 63: beeline.session.v1.SessionService.WatchPresence:input_type -> beeline.session.v1.WatchPresenceRequest
-	3,  // 64: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
-	37, // 65: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
-	39, // 66: beeline.session.v1.SessionService.ReadInbox:output_type -> beeline.session.v1.ReadInboxResponse
-	42, // 67: beeline.session.v1.SessionService.ReadRetained:output_type -> beeline.session.v1.ReadRetainedResponse
-	44, // 68: beeline.session.v1.SessionService.InspectSession:output_type -> beeline.session.v1.InspectSessionResponse
-	46, // 69: beeline.session.v1.SessionService.ListUserClients:output_type -> beeline.session.v1.ListUserClientsResponse
-	48, // 70: beeline.session.v1.SessionService.ListSessions:output_type -> beeline.session.v1.ListSessionsResponse
-	50, // 71: beeline.session.v1.SessionService.MatchSessions:output_type -> beeline.session.v1.MatchSessionsResponse
-	52, // 72: beeline.session.v1.SessionService.RemoveSession:output_type -> beeline.session.v1.RemoveSessionResponse
-	54, // 73: beeline.session.v1.SessionService.DeleteRetained:output_type -> beeline.session.v1.DeleteRetainedResponse
-	56, // 74: beeline.session.v1.SessionService.WatchPresence:output_type -> beeline.session.v1.WatchPresenceResponse
-	64, // [64:75] is the sub-list for method output_type
-	53, // [53:64] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	62, // 49: beeline.session.v1.InspectSessionResponse.inbox:type_name -> beeline.admin.v1.InboxEntry
+	63, // 50: beeline.session.v1.ListSessionsResponse.clients:type_name -> beeline.admin.v1.ClientSummary
+	64, // 51: beeline.session.v1.MatchSessionsResponse.receivers:type_name -> beeline.admin.v1.TopicReceiver
+	65, // 52: beeline.session.v1.WatchPresenceResponse.events:type_name -> beeline.messaging.v1.PresenceEvent
+	65, // 53: beeline.session.v1.ListPresenceResponse.events:type_name -> beeline.messaging.v1.PresenceEvent
+	2,  // 54: beeline.session.v1.SessionService.Attach:input_type -> beeline.session.v1.AttachRequest
+	36, // 55: beeline.session.v1.SessionService.Witness:input_type -> beeline.session.v1.WitnessRequest
+	38, // 56: beeline.session.v1.SessionService.ReadInbox:input_type -> beeline.session.v1.ReadInboxRequest
+	40, // 57: beeline.session.v1.SessionService.ReadRetained:input_type -> beeline.session.v1.ReadRetainedRequest
+	43, // 58: beeline.session.v1.SessionService.InspectSession:input_type -> beeline.session.v1.InspectSessionRequest
+	45, // 59: beeline.session.v1.SessionService.ListUserClients:input_type -> beeline.session.v1.ListUserClientsRequest
+	47, // 60: beeline.session.v1.SessionService.ListSessions:input_type -> beeline.session.v1.ListSessionsRequest
+	49, // 61: beeline.session.v1.SessionService.MatchSessions:input_type -> beeline.session.v1.MatchSessionsRequest
+	51, // 62: beeline.session.v1.SessionService.RemoveSession:input_type -> beeline.session.v1.RemoveSessionRequest
+	53, // 63: beeline.session.v1.SessionService.DeleteRetained:input_type -> beeline.session.v1.DeleteRetainedRequest
+	55, // 64: beeline.session.v1.SessionService.WatchPresence:input_type -> beeline.session.v1.WatchPresenceRequest
+	57, // 65: beeline.session.v1.SessionService.ListPresence:input_type -> beeline.session.v1.ListPresenceRequest
+	3,  // 66: beeline.session.v1.SessionService.Attach:output_type -> beeline.session.v1.AttachResponse
+	37, // 67: beeline.session.v1.SessionService.Witness:output_type -> beeline.session.v1.WitnessResponse
+	39, // 68: beeline.session.v1.SessionService.ReadInbox:output_type -> beeline.session.v1.ReadInboxResponse
+	42, // 69: beeline.session.v1.SessionService.ReadRetained:output_type -> beeline.session.v1.ReadRetainedResponse
+	44, // 70: beeline.session.v1.SessionService.InspectSession:output_type -> beeline.session.v1.InspectSessionResponse
+	46, // 71: beeline.session.v1.SessionService.ListUserClients:output_type -> beeline.session.v1.ListUserClientsResponse
+	48, // 72: beeline.session.v1.SessionService.ListSessions:output_type -> beeline.session.v1.ListSessionsResponse
+	50, // 73: beeline.session.v1.SessionService.MatchSessions:output_type -> beeline.session.v1.MatchSessionsResponse
+	52, // 74: beeline.session.v1.SessionService.RemoveSession:output_type -> beeline.session.v1.RemoveSessionResponse
+	54, // 75: beeline.session.v1.SessionService.DeleteRetained:output_type -> beeline.session.v1.DeleteRetainedResponse
+	56, // 76: beeline.session.v1.SessionService.WatchPresence:output_type -> beeline.session.v1.WatchPresenceResponse
+	58, // 77: beeline.session.v1.SessionService.ListPresence:output_type -> beeline.session.v1.ListPresenceResponse
+	66, // [66:78] is the sub-list for method output_type
+	54, // [54:66] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_beeline_session_v1_session_service_proto_init() }
@@ -4564,7 +4676,7 @@ func file_beeline_session_v1_session_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeline_session_v1_session_service_proto_rawDesc), len(file_beeline_session_v1_session_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   55,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	SessionService_RemoveSession_FullMethodName   = "/beeline.session.v1.SessionService/RemoveSession"
 	SessionService_DeleteRetained_FullMethodName  = "/beeline.session.v1.SessionService/DeleteRetained"
 	SessionService_WatchPresence_FullMethodName   = "/beeline.session.v1.SessionService/WatchPresence"
+	SessionService_ListPresence_FullMethodName    = "/beeline.session.v1.SessionService/ListPresence"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -81,6 +82,9 @@ type SessionServiceClient interface {
 	// cursor; FAILED_PRECONDITION when this instance is not the active one, or not any more; UNAVAILABLE while shutting down. A
 	// watcher that does not read is cut off (RESOURCE_EXHAUSTED) and may resume at its cursor.
 	WatchPresence(ctx context.Context, in *WatchPresenceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPresenceResponse], error)
+	// ListPresence lists the last events of one client, newest first, as far as they are remembered: fewer after another
+	// instance has taken over.
+	ListPresence(ctx context.Context, in *ListPresenceRequest, opts ...grpc.CallOption) (*ListPresenceResponse, error)
 }
 
 type sessionServiceClient struct {
@@ -213,6 +217,16 @@ func (c *sessionServiceClient) WatchPresence(ctx context.Context, in *WatchPrese
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SessionService_WatchPresenceClient = grpc.ServerStreamingClient[WatchPresenceResponse]
 
+func (c *sessionServiceClient) ListPresence(ctx context.Context, in *ListPresenceRequest, opts ...grpc.CallOption) (*ListPresenceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListPresenceResponse)
+	err := c.cc.Invoke(ctx, SessionService_ListPresence_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SessionServiceServer is the server API for SessionService service.
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
@@ -262,6 +276,9 @@ type SessionServiceServer interface {
 	// cursor; FAILED_PRECONDITION when this instance is not the active one, or not any more; UNAVAILABLE while shutting down. A
 	// watcher that does not read is cut off (RESOURCE_EXHAUSTED) and may resume at its cursor.
 	WatchPresence(*WatchPresenceRequest, grpc.ServerStreamingServer[WatchPresenceResponse]) error
+	// ListPresence lists the last events of one client, newest first, as far as they are remembered: fewer after another
+	// instance has taken over.
+	ListPresence(context.Context, *ListPresenceRequest) (*ListPresenceResponse, error)
 	mustEmbedUnimplementedSessionServiceServer()
 }
 
@@ -304,6 +321,9 @@ func (UnimplementedSessionServiceServer) DeleteRetained(context.Context, *Delete
 }
 func (UnimplementedSessionServiceServer) WatchPresence(*WatchPresenceRequest, grpc.ServerStreamingServer[WatchPresenceResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchPresence not implemented")
+}
+func (UnimplementedSessionServiceServer) ListPresence(context.Context, *ListPresenceRequest) (*ListPresenceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListPresence not implemented")
 }
 func (UnimplementedSessionServiceServer) mustEmbedUnimplementedSessionServiceServer() {}
 func (UnimplementedSessionServiceServer) testEmbeddedByValue()                        {}
@@ -506,6 +526,24 @@ func _SessionService_WatchPresence_Handler(srv interface{}, stream grpc.ServerSt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SessionService_WatchPresenceServer = grpc.ServerStreamingServer[WatchPresenceResponse]
 
+func _SessionService_ListPresence_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListPresenceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).ListPresence(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_ListPresence_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).ListPresence(ctx, req.(*ListPresenceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SessionService_ServiceDesc is the grpc.ServiceDesc for SessionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -548,6 +586,10 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteRetained",
 			Handler:    _SessionService_DeleteRetained_Handler,
+		},
+		{
+			MethodName: "ListPresence",
+			Handler:    _SessionService_ListPresence_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
