@@ -18,7 +18,7 @@ type subscribing struct {
 func newSubscribing(r *Router) *subscribing {
 	stopping := make(chan struct{})
 	return &subscribing{
-		deps: consume.Deps{Connect: r.session, Caller: func(ctx context.Context) string { return access.From(ctx).ID() }, Stopping: stopping, Metrics: consume.NewMetrics(r.deps.Metrics)},
+		deps: consume.Deps{Connect: r.consumerSession, Caller: func(ctx context.Context) string { return access.From(ctx).ID() }, Stopping: stopping, Metrics: consume.NewMetrics(r.deps.Metrics)},
 		stop: sync.OnceFunc(func() { close(stopping) }),
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"io"
 	"strings"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -28,8 +27,6 @@ const (
 	mostUnacknowledged    = 10_000
 	defaultExpiry         = 86_400
 	mostFilters           = 100
-	// openTimeout bounds the way to a session that is subscribed.
-	openTimeout = 15 * time.Second
 )
 
 // Stream is the caller's stream.
@@ -38,12 +35,20 @@ type Stream = messagingv1.MessagingService_SubscribeServer
 // Deps are what streams work with.
 type Deps struct {
 	// Connect opens a session at some gateway. Its error is a status.
-	Connect func(context.Context, client.Config) (*client.Conn, error)
+	Connect func(context.Context, client.Config) (Session, error)
 	// Caller names whoever has made a call: durable names are its own.
 	Caller func(context.Context) string
 	// Stopping is closed when the router ends.
 	Stopping <-chan struct{}
 	Metrics  *Metrics
+}
+
+// Session is an MQTT session at a gateway.
+type Session struct {
+	*client.Conn
+
+	// Subscriptions asks the gateway what the session is subscribed to.
+	Subscriptions func(context.Context) ([]string, error)
 }
 
 // Serve serves one stream until it ends. Its error is a status.
@@ -60,7 +65,7 @@ func Serve(s Stream, d Deps) error {
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	x := &stream{grpc: s, deps: d, window: newWindow(t.unacknowledged), wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+	x := &stream{grpc: s, deps: d, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	if err := x.open(t); err != nil {
 		return err
 	}
@@ -82,52 +87,6 @@ type stream struct {
 
 	mu     sync.Mutex
 	window *window // guarded by mu
-}
-
-// open connects, subscribes and says so.
-func (x *stream) open(t terms) error {
-	ctx, cancel := context.WithTimeout(x.grpc.Context(), openTimeout)
-	defer cancel()
-	c, err := x.deps.Connect(ctx, client.Config{Connect: t.connect(), OnPublish: x.onPublish})
-	if err != nil {
-		return err
-	}
-	granted, err := c.Subscribe(ctx, t.filters)
-	if err == nil {
-		err = refusalOf(t.filters, granted)
-	} else {
-		err = failed(x.grpc.Context(), c, err)
-	}
-	if err == nil {
-		x.conn = c
-		opened := &messagingv1.SubscribeResponse_Opened{Resumed: c.Connack.SessionPresent}
-		err = x.grpc.Send(&messagingv1.SubscribeResponse{Response: &messagingv1.SubscribeResponse_Opened_{Opened: opened}})
-	}
-	if err != nil {
-		c.Close()
-	}
-	return err
-}
-
-// refusalOf is the first filter that was refused.
-func refusalOf(filters []packet.Filter, granted []packet.Code) error {
-	for i, code := range granted {
-		if !code.Failure() || i >= len(filters) {
-			continue
-		}
-		c := codes.Unavailable
-		switch code {
-		case packet.TopicFilterInvalid:
-			c = codes.InvalidArgument
-		case packet.QuotaExceeded:
-			c = codes.ResourceExhausted
-		case packet.NotAuthorized:
-			c = codes.PermissionDenied
-		default:
-		}
-		return status.Errorf(c, "open.filters[%d]: the gateway says %s", i, code)
-	}
-	return nil
 }
 
 // onPublish takes a message of the session. While too much waits it does not return.
@@ -188,9 +147,13 @@ func (x *stream) receive() error {
 func (x *stream) send(ended <-chan error) error {
 	for {
 		x.mu.Lock()
-		m := x.window.next()
+		m, due := x.window.next()
+		if len(due) > 0 {
+			x.conn.Acknowledge(due...) // under mu: in their order
+		}
 		x.mu.Unlock()
 		if m != nil {
+			x.deps.Metrics.discarded.Add(float64(m.GetDiscarded()))
 			wakeUp(x.room)
 			if err := x.grpc.Send(&messagingv1.SubscribeResponse{Response: &messagingv1.SubscribeResponse_Messages_{Messages: m}}); err != nil {
 				return err

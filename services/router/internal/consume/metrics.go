@@ -4,9 +4,10 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // Metrics are those of all streams of a router.
 type Metrics struct {
-	open    prometheus.Gauge
-	taken   prometheus.Counter
-	dropped prometheus.Counter
+	open      prometheus.Gauge
+	taken     prometheus.Counter
+	dropped   prometheus.Counter
+	discarded prometheus.Counter
 }
 
 // NewMetrics registers them.
@@ -21,8 +22,12 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "beeline_router_subscribe_dropped_total", Help: "QoS 0 messages dropped because a stream of Subscribe was slow.",
 		}),
+		discarded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "beeline_router_subscribe_discarded_total",
+			Help: "Messages settled without being given to a stream of Subscribe, which does not ask for them: they were kept for filters of earlier streams.",
+		}),
 	}
-	r.MustRegister(m.open, m.taken, m.dropped)
+	r.MustRegister(m.open, m.taken, m.dropped, m.discarded)
 	return m
 }
 

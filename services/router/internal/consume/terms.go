@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	messagingv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/messaging/v1"
@@ -21,6 +22,7 @@ type terms struct {
 	expiry         uint32
 	unacknowledged int
 	filters        []packet.Filter
+	asked          *topic.Map[struct{}] // filters without their groups
 }
 
 // Retain Handling (3.8.3.1).
@@ -32,7 +34,7 @@ const (
 
 // termsOf checks what a stream of a caller asks for. Errors name the field.
 func termsOf(o *messagingv1.SubscribeRequest_Open, caller string) (terms, error) {
-	t := terms{unacknowledged: defaultUnacknowledged, clientID: transientID()}
+	t := terms{unacknowledged: defaultUnacknowledged, clientID: transientID(), asked: new(topic.Map[struct{}])}
 	if n := o.GetMaxUnacknowledged(); n > 0 {
 		t.unacknowledged = int(min(n, mostUnacknowledged))
 	}
@@ -63,6 +65,7 @@ func termsOf(o *messagingv1.SubscribeRequest_Open, caller string) (terms, error)
 		}
 		x.Options.RetainHandling = handling
 		t.filters = append(t.filters, x)
+		t.asked.Add(f.GetFilter())
 	}
 	return t, nil
 }
@@ -89,6 +92,19 @@ func filterOf(f *messagingv1.SubscribeRequest_Filter, group string) (packet.Filt
 		x.Filter = topic.Shared{Group: group, Filter: x.Filter}.String()
 	}
 	return x, nil
+}
+
+// leftovers are those of the subscriptions of a session that its stream does not ask for, and whether shared ones are among
+// them. One of the same filter in another group, or in none, is another one.
+func (t terms) leftovers(subscriptions []string) (left []string, shared bool) {
+	for _, f := range subscriptions {
+		if slices.ContainsFunc(t.filters, func(x packet.Filter) bool { return x.Filter == f }) {
+			continue
+		}
+		_, isShared, _ := topic.ParseShared(f) // valid: the session has it
+		left, shared = append(left, f), shared || isShared
+	}
+	return left, shared
 }
 
 // connect is the CONNECT of the session.

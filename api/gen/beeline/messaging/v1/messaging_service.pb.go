@@ -1341,9 +1341,10 @@ type SubscribeRequest_Open struct {
 	// has ended did not acknowledge goes to another one. Empty: this stream gets every message.
 	ConsumerGroup string `protobuf:"bytes,2,opt,name=consumer_group,json=consumerGroup,proto3" json:"consumer_group,omitempty"`
 	// Name of a durable subscription, the caller's own: another caller's of the same name is another one. What is published
-	// while no stream is open under this name is kept, within the bounds of an inbox, and a stream begins with what was not acknowledged. A second stream under the same name ends the first. It
-	// keeps the filters of earlier streams beside its own until it expires. Of a consumer group nothing is kept that the
-	// stream has not been given. Empty: the subscription ends with the stream.
+	// while no stream is open under this name is kept, within the bounds of an inbox, and a stream begins with what was not
+	// acknowledged. A second stream under the same name ends the first. A stream ends the subscriptions of earlier ones to
+	// filters that it does not name, and what was kept for these is discarded, unless a filter of its own matches it. Of a
+	// consumer group nothing is kept that the stream has not been given. Empty: the subscription ends with the stream.
 	DurableName string `protobuf:"bytes,3,opt,name=durable_name,json=durableName,proto3" json:"durable_name,omitempty"`
 	// How long a durable subscription is kept without a stream, in seconds; 86,400 when 0. The gateways have an upper bound.
 	DurableExpirySeconds uint32 `protobuf:"varint,4,opt,name=durable_expiry_seconds,json=durableExpirySeconds,proto3" json:"durable_expiry_seconds,omitempty"`
@@ -1583,7 +1584,10 @@ type SubscribeResponse_Messages struct {
 	// In the order in which they came.
 	Messages []*ReceivedMessage `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
 	// How many QoS 0 messages were dropped since the response before, because the stream was slow.
-	Dropped       uint64 `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	Dropped uint64 `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	// How many messages were discarded since the response before: no filter of the stream matches them. They were kept for
+	// filters of earlier streams of the durable name, and nobody is given them any more.
+	Discarded     uint64 `protobuf:"varint,3,opt,name=discarded,proto3" json:"discarded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1628,6 +1632,13 @@ func (x *SubscribeResponse_Messages) GetMessages() []*ReceivedMessage {
 func (x *SubscribeResponse_Messages) GetDropped() uint64 {
 	if x != nil {
 		return x.Dropped
+	}
+	return 0
+}
+
+func (x *SubscribeResponse_Messages) GetDiscarded() uint64 {
+	if x != nil {
+		return x.Discarded
 	}
 	return 0
 }
@@ -1703,15 +1714,16 @@ const file_beeline_messaging_v1_messaging_service_proto_rawDesc = "" +
 	"\x03qos\x18\x02 \x01(\x0e2\x17.beeline.message.v1.QosB\b\xbaH\x05\x82\x01\x02\x10\x01R\x03qos\x1a=\n" +
 	"\vAcknowledge\x12.\n" +
 	"\fdelivery_ids\x18\x01 \x03(\x04B\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\vdeliveryIdsB\x10\n" +
-	"\arequest\x12\x05\xbaH\x02\b\x01\"\xc6\x02\n" +
+	"\arequest\x12\x05\xbaH\x02\b\x01\"\xe5\x02\n" +
 	"\x11SubscribeResponse\x12H\n" +
 	"\x06opened\x18\x01 \x01(\v2..beeline.messaging.v1.SubscribeResponse.OpenedH\x00R\x06opened\x12N\n" +
 	"\bmessages\x18\x02 \x01(\v20.beeline.messaging.v1.SubscribeResponse.MessagesH\x00R\bmessages\x1a\"\n" +
 	"\x06Opened\x12\x18\n" +
-	"\aresumed\x18\x01 \x01(\bR\aresumed\x1ag\n" +
+	"\aresumed\x18\x01 \x01(\bR\aresumed\x1a\x85\x01\n" +
 	"\bMessages\x12A\n" +
 	"\bmessages\x18\x01 \x03(\v2%.beeline.messaging.v1.ReceivedMessageR\bmessages\x12\x18\n" +
-	"\adropped\x18\x02 \x01(\x04R\adroppedB\n" +
+	"\adropped\x18\x02 \x01(\x04R\adropped\x12\x1c\n" +
+	"\tdiscarded\x18\x03 \x01(\x04R\tdiscardedB\n" +
 	"\n" +
 	"\bresponse\"\xa7\x01\n" +
 	"\x0fReceivedMessage\x12\x1f\n" +
