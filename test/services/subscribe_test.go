@@ -12,6 +12,7 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
 
@@ -24,11 +25,12 @@ import (
 // consumer is a stream of Subscribe.
 type consumer struct {
 	messagingv1.MessagingService_SubscribeClient
-	t       testing.TB
-	end     func()
-	resumed bool
-	waiting []*messagingv1.ReceivedMessage
-	dropped uint64
+	t         testing.TB
+	end       func()
+	resumed   bool
+	waiting   []*messagingv1.ReceivedMessage
+	dropped   uint64
+	discarded uint64
 }
 
 func filters(all ...string) (f []*messagingv1.SubscribeRequest_Filter) {
@@ -50,18 +52,29 @@ func (r *rig) open(o *messagingv1.SubscribeRequest_Open) *consumer {
 
 func (r *rig) tryOpen(o *messagingv1.SubscribeRequest_Open) (*consumer, error) {
 	r.t.Helper()
+	return r.tryOpenAs("", o)
+}
+
+// tryOpenAs is tryOpen as the holder of a token, as an operator if it is empty.
+func (r *rig) tryOpenAs(token string, o *messagingv1.SubscribeRequest_Open) (*consumer, error) {
+	r.t.Helper()
 	ctx, cancel := context.WithCancel(r.context())
+	if token != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	}
 	s, err := r.service.Subscribe(ctx)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	c := &consumer{MessagingService_SubscribeClient: s, t: r.t, end: cancel}
 	r.t.Cleanup(cancel)
-	if err := s.Send(&messagingv1.SubscribeRequest{Request: &messagingv1.SubscribeRequest_Open_{Open: o}}); err != nil {
+	err = s.Send(&messagingv1.SubscribeRequest{Request: &messagingv1.SubscribeRequest_Open_{Open: o}})
+	if err != nil && !errors.Is(err, io.EOF) { // of which Recv says why
 		r.t.Fatal(err)
 	}
 	first, err := s.Recv()
 	if err != nil {
+		cancel()
 		return nil, err
 	}
 	if first.GetOpened() == nil {
@@ -80,6 +93,7 @@ func (c *consumer) next() (*messagingv1.ReceivedMessage, error) {
 		}
 		c.waiting = r.GetMessages().GetMessages()
 		c.dropped += r.GetMessages().GetDropped()
+		c.discarded += r.GetMessages().GetDiscarded()
 	}
 	m := c.waiting[0]
 	c.waiting = c.waiting[1:]
