@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/beeline-mqtt/beeline/internal/packet"
@@ -164,6 +165,27 @@ func TestAFormerHolderSendsMessagesAfterTheSession(t *testing.T) {
 				t.Error("a subscription is left at the former holder")
 			}
 		})
+	}
+}
+
+// While a ghost waits for what peers have sent, what is published beside it goes to where the session is, and there only once.
+func TestWhatIsPublishedBesideAForgottenGhostIsSentOnce(t *testing.T) {
+	g := start(t, 1, options{durable: true, config: func(c *Config) { c.Linger = time.Hour }})[0]
+	x := g.connect(v5, "x", lasting)
+	x.MustSubscribe("news/#", 1)
+	c := g.client("x")
+	x.Disconnect()
+	eventually(t, "it is forgotten", c.Forgotten)
+	pub := g.connect(v5, "pub")
+	want := []string{"0", "1", "2"}
+	for _, payload := range want {
+		pub.Publish("news/1", payload, 1)
+	}
+	if diff := cmp.Diff(want, g.registry.inbox("x")); diff != "" {
+		t.Errorf("stored (-want +got):\n%s", diff)
+	}
+	if n := g.metric("beeline_mesh_deliveries_total", "direction=out"); n != 3 {
+		t.Errorf("%v deliveries for three messages", n)
 	}
 }
 

@@ -87,7 +87,8 @@ func (g *ghosts) all() iter.Seq2[string, uint64] {
 func (b *Broker) Ghosts() iter.Seq2[string, uint64] { return b.ghosts.all() }
 
 // Forget withdraws the routes of what is left of a client's sessions under leases older than epoch: its messages go to
-// its new holder only. What publishers sent here before, and still wait for, is answered MOVED for as long as they do.
+// its new holder only. What publishers at peers sent here before, and still wait for, is answered MOVED for as long as they
+// do; what is published here from now on goes by the routes, which its new holder has announced to this gateway too.
 func (b *Broker) Forget(clientID string, epoch uint64) {
 	marked := b.ghosts.linger(clientID, epoch)
 	if len(marked) == 0 {
@@ -96,6 +97,7 @@ func (b *Broker) Forget(clientID string, epoch uint64) {
 	b.announcing.Lock()
 	defer b.announcing.Unlock()
 	for _, c := range marked {
+		c.SetForgotten()
 		for _, filter := range ordinary(c) {
 			b.lingering[filter]++
 			b.announce(filter)

@@ -68,7 +68,9 @@ func (b *Broker) publish(from *client.Client, m *message.Message, p *publication
 		m.Forms = new(message.Forms)
 	}
 	for i := range s.local {
-		b.deliver(&s.local[i], m, p, t)
+		if !s.local[i].Key.Forgotten() {
+			b.deliver(&s.local[i], m, p, t)
+		}
 	}
 	for _, to := range s.peers {
 		b.forward(to.Peer, mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetMatch}, Message: m, Durable: to.Durable}, p, t)

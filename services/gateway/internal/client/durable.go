@@ -52,6 +52,8 @@ type durable struct {
 	early *arrivals.Set[Delivery]
 	// inForce: the whole cluster routes to the client here.
 	inForce atomic.Bool
+	// forgotten: the whole cluster, this gateway too, routes to where the session is now.
+	forgotten atomic.Bool
 	// suspended: the connection has ended and everything that it owes has been written.
 	suspended bool
 }
@@ -138,6 +140,12 @@ func (c *Client) SetRoutesInForce() { c.durable.inForce.Store(true) }
 
 // RoutesInForce reports whether SetRoutesInForce has been called.
 func (c *Client) RoutesInForce() bool { return c.durable != nil && c.durable.inForce.Load() }
+
+// SetForgotten says that the client's session, which is durable, is elsewhere, and that the whole cluster routes to it there.
+func (c *Client) SetForgotten() { c.durable.forgotten.Store(true) }
+
+// Forgotten reports whether SetForgotten has been called.
+func (c *Client) Forgotten() bool { return c.durable != nil && c.durable.forgotten.Load() }
 
 // SessionID names the durable session.
 func (c *Client) SessionID() journal.SessionID { return c.durable.id }

@@ -87,13 +87,16 @@ type stream struct {
 
 	mu     sync.Mutex
 	window *window // guarded by mu
+	// opened: nothing is awaited of the gateway any more but messages; guarded by mu.
+	opened bool
 }
 
-// onPublish takes a message of the session. While too much waits it does not return.
+// onPublish takes a message of the session. While too much waits it does not return, unless the gateway's answers are awaited,
+// which come behind what it had kept: then the Receive Maximum is the only bound.
 func (x *stream) onPublish(c *client.Conn, p packet.Publish) {
 	x.mu.Lock()
 	taken := x.window.receive(p)
-	full := x.window.full()
+	full := x.opened && x.window.full()
 	x.mu.Unlock()
 	x.deps.Metrics.received(taken)
 	wakeUp(x.wake)

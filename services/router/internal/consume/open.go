@@ -36,7 +36,9 @@ func (x *stream) open(t terms) error {
 		shared, err = x.settle(ctx, c, t)
 	}
 	if err == nil {
-		x.conn = c.Conn
+		x.mu.Lock()
+		x.conn, x.opened = c.Conn, true
+		x.mu.Unlock()
 		opened := &messagingv1.SubscribeResponse_Opened{Resumed: resumed}
 		err = x.grpc.Send(&messagingv1.SubscribeResponse{Response: &messagingv1.SubscribeResponse_Opened_{Opened: opened}})
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -249,4 +250,26 @@ func TestAStreamWhoseFormerSubscriptionsDoNotEndIsUnavailable(t *testing.T) {
 			close(g.asks)
 		})
 	}
+}
+
+// What was kept comes before the answers that the stream awaits, however much it is.
+func TestAStreamOpensBehindALargeBacklog(t *testing.T) {
+	g := serve(t, durable("", "a"), func() ([]string, error) { return []string{"a", "b"}, nil })
+	s := g.takes(true)
+	large := rawmqtt.PublishPacket("a", strings.Repeat("x", holdBytes/4), 1)
+	large.ProtocolVersion = 5
+	const many = 6
+	for large.PacketID = 1; large.PacketID <= many; large.PacketID++ {
+		s.Send(large)
+	}
+	g.unsubscribes(s, 0, "b")
+	if r := <-g.gets; r.GetOpened() == nil {
+		t.Errorf("got %v, want opened", r)
+	}
+	for range many {
+		if r := (<-g.gets).GetMessages(); len(r.GetMessages()) != 1 {
+			t.Errorf("a response of %d messages", len(r.GetMessages()))
+		}
+	}
+	g.ends(s)
 }
