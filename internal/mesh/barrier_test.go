@@ -9,11 +9,11 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/turn"
 )
 
-// passed waits for a barrier.
+// passed waits for a barrier for a client to which nothing is sent.
 func passed(t *testing.T, l *Link) {
 	t.Helper()
 	over := make(chan struct{})
-	l.Barrier(func() { close(over) })
+	l.Barrier("nobody", 1, func() { close(over) })
 	select {
 	case <-over:
 	case <-time.After(patience):
@@ -58,7 +58,7 @@ func TestABarrierDoesNotOvertakeTheSettlementsBeforeIt(t *testing.T) {
 	l.Send(publish("a", 0), w)
 	<-w.begun // taken by the books, but not told to the end
 	over := make(chan bool, 1)
-	l.Barrier(func() { over <- w.told })
+	l.Barrier("x", 1, func() { over <- w.told })
 	// The mesh's own goroutine has been round once: a barrier that did not wait would have been called there.
 	round := make(chan struct{})
 	x.later(func() { close(round) })
@@ -83,7 +83,7 @@ func TestABarrierIsPassedAlsoAcrossBreaksAndAtTheEnd(t *testing.T) {
 	eventually(t, "the stream is down", down)
 	var over sync.WaitGroup
 	over.Add(1)
-	l.Barrier(over.Done)
+	l.Barrier("x", 1, over.Done)
 	y.serving.Store(true)
 	over.Wait()
 	k.wait(t, 1)
@@ -92,7 +92,7 @@ func TestABarrierIsPassedAlsoAcrossBreaksAndAtTheEnd(t *testing.T) {
 	l.Send(publish("b", 0), nil)
 	eventually(t, "the stream is down", down)
 	over.Add(1)
-	l.Barrier(over.Done)
+	l.Barrier("x", 1, over.Done)
 	x.SetPeers(nil)
 	over.Wait()
 	passed(t, l)
@@ -112,7 +112,7 @@ func TestBarriersOfManySendersAreEachPassedInTime(t *testing.T) {
 				w := newWaiters(1)
 				l.Send(publish(topic, 1), w)
 				told := make(chan int, 1)
-				l.Barrier(func() {
+				l.Barrier("x", 1, func() {
 					w.mu.Lock()
 					defer w.mu.Unlock()
 					told <- len(w.order)
@@ -129,4 +129,60 @@ func TestBarriersOfManySendersAreEachPassedInTime(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// toClient is publish for one client that is held at an epoch.
+func toClient(topic, client string, epoch uint64) Delivery {
+	d := publish(topic, 1)
+	d.Target = Target{Kind: TargetClient, ClientID: client, Epoch: epoch}
+	return d
+}
+
+func TestABarrierWaitsForWhatWasAcceptedForItsClient(t *testing.T) {
+	laters := make(map[string]Later)
+	k := &taker{answer: func(d Delivery, later Later) Receipt {
+		laters[d.Message.Topic] = later
+		return Receipt{Outcome: Accepted}
+	}}
+	x, _ := two(t, k)
+	l, w := x.link(t, "y"), newWaiters(6)
+	for _, d := range []Delivery{
+		publish("all", 1), toClient("first", "x", 1), toClient("second", "x", 2), toClient("newer", "x", 3), toClient("other", "z", 1),
+	} {
+		l.Send(d, w)
+	}
+	passed(t, l)
+	over := make(chan string, 3)
+	barrier := func(client string, epoch uint64, name string) {
+		l.Barrier(client, epoch, func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			over <- fmt.Sprint(name, " behind ", w.order)
+		})
+	}
+	next := func(want string) {
+		t.Helper()
+		select {
+		case got := <-over:
+			if got != want {
+				t.Errorf("passed: %s, want %s", got, want)
+			}
+		case <-time.After(patience):
+			t.Fatalf("never: %s", want)
+		}
+	}
+	barrier("x", 2, "both")
+	barrier("x", 1, "the older")
+	barrier("x", 0, "none")
+	next("none behind []")
+	l.Send(toClient("later", "x", 1), w) // sent after the barriers
+	passed(t, l)
+	k.wait(t, 6)
+	laters["first"].Settle(Receipt{Outcome: NotHolder})
+	next("the older behind [first]")
+	laters["second"].Settle(Receipt{Outcome: Queued})
+	next("both behind [first second]")
+	barrier("x", 3, "the end")
+	x.SetPeers(nil)
+	next("the end behind [first second all newer other later]")
 }

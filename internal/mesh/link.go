@@ -46,9 +46,11 @@ type Link struct {
 	batch   batchWriter
 	frame   frame
 
-	// barriers wait, ascending; telling says that waiters are being told what has settled, so that what is taken
-	// need not have been told yet. digestWanted asks for a digest behind everything that is unsent.
+	// barriers wait for what the peer has not taken, ascending; settling, by client, for what it has accepted. telling says
+	// that waiters are being told what has settled, so that what is taken need not have been told yet. digestWanted asks
+	// for a digest behind everything that is unsent.
 	barriers     []barrier
+	settling     map[string][]barrier
 	telling      bool
 	digestWanted atomic.Bool
 
@@ -291,7 +293,7 @@ func (l *Link) tell(settled []settlement) {
 	}
 	l.mu.Lock()
 	l.telling = false
-	passed, more := l.passed(), len(l.barriers) > 0
+	passed, more := l.passed(settled), len(l.barriers) > 0
 	l.mu.Unlock()
 	for _, b := range passed {
 		b.call()

@@ -32,6 +32,7 @@ type sender struct {
 	exempt  int // of those, what the limit does not count
 
 	accepted        map[uint64]held
+	named           map[string][]uint64 // of those accepted that somebody waits for, by the client that they name, ascending
 	receiptsThrough uint64
 }
 
@@ -122,7 +123,7 @@ func (s *sender) take(f *receiptsFrame, dst []settlement, counts *[outcomes]uint
 		if !ok || r.receipt.Outcome == Accepted {
 			continue
 		}
-		delete(s.accepted, r.seq)
+		s.settled(r.seq, h)
 		dst = h.settle(r.receipt, dst, counts)
 	}
 	for s.taken < f.through {
@@ -137,10 +138,7 @@ func (s *sender) take(f *receiptsFrame, dst []settlement, counts *[outcomes]uint
 			receipt = f.receipts[e.note-1].receipt
 		}
 		if receipt.Outcome == Accepted {
-			if s.accepted == nil {
-				s.accepted = make(map[uint64]held)
-			}
-			s.accepted[s.taken] = e.held
+			s.accept(s.taken, e.held)
 			continue
 		}
 		dst = e.settle(receipt, dst, counts)
@@ -149,6 +147,44 @@ func (s *sender) take(f *receiptsFrame, dst []settlement, counts *[outcomes]uint
 		s.receiptsThrough = f.number
 	}
 	return dst, nil
+}
+
+// accept keeps a delivery that is to be settled later.
+func (s *sender) accept(seq uint64, h held) {
+	if s.accepted == nil {
+		s.accepted = make(map[uint64]held)
+		s.named = make(map[string][]uint64)
+	}
+	s.accepted[seq] = h
+	if client := h.delivery.Target.ClientID; client != "" && h.waiter != nil {
+		s.named[client] = append(s.named[client], seq)
+	}
+}
+
+// settled forgets a delivery that was accepted.
+func (s *sender) settled(seq uint64, h held) {
+	delete(s.accepted, seq)
+	client := h.delivery.Target.ClientID
+	i, found := slices.BinarySearch(s.named[client], seq)
+	if !found {
+		return
+	}
+	if left := slices.Delete(s.named[client], i, i+1); len(left) > 0 {
+		s.named[client] = left
+	} else {
+		delete(s.named, client)
+	}
+}
+
+// owes reports whether a delivery up to seq that was accepted, and names the client at that epoch or an older one, has not
+// settled.
+func (s *sender) owes(client string, epoch, seq uint64) bool {
+	for _, n := range s.named[client] {
+		if n <= seq && s.accepted[n].delivery.Target.Epoch <= epoch {
+			return true
+		}
+	}
+	return false
 }
 
 // check refuses a frame as a whole, before anything of it has been used.
@@ -176,7 +212,7 @@ func (s *sender) fail(dst []settlement, counts *[outcomes]uint64) []settlement {
 	for _, seq := range slices.Sorted(maps.Keys(s.accepted)) {
 		dst = s.accepted[seq].settle(gone, dst, counts)
 	}
-	s.accepted = nil
+	s.accepted, s.named = nil, nil
 	for s.window.len() > 0 {
 		e := s.window.pop()
 		dst = e.settle(gone, dst, counts)

@@ -145,25 +145,25 @@ func (d *direct) queue(id string, x unsent, t *turn.Turn) {
 	}
 	u, first := d.entry(id)
 	d.insert(u, x)
-	var former *mesh.Link
+	var former found
 	if first {
 		former = d.forget(id)
 	}
 	d.mu.Unlock()
 	if first {
-		d.lookUpBehind(former, id, d.b.cfg.ReceiptTimeout)
+		d.lookUpBehind(former.link, id, former.lease.Epoch, d.b.cfg.ReceiptTimeout)
 	}
 }
 
-// forget takes id out of the cache, and returns where it was, nil if it was not there. With d.mu held until something
-// waits for id: else somebody could take it for unknown and have it looked up without waiting for what is on its way.
-func (d *direct) forget(id string) *mesh.Link {
+// forget takes id out of the cache, and returns where it was, without a link if it was not there. With d.mu held until
+// something waits for id: else somebody could take it for unknown and have it looked up without waiting for what is on its
+// way.
+func (d *direct) forget(id string) found {
 	at, ok := d.cache.GetIfPresent(id)
-	if !ok {
-		return nil
+	if ok {
+		d.cache.Invalidate(id)
 	}
-	d.cache.Invalidate(id)
-	return at.link
+	return at
 }
 
 // entry returns what waits for id, and whether that is new: then the caller has it looked up. With d.mu held.
@@ -233,16 +233,16 @@ func (d *direct) nudge() {
 	}
 }
 
-// lookUpBehind has id looked up when everything that was sent on a link has been answered, or patience is over; at
-// once when the link is nil.
-func (d *direct) lookUpBehind(l *mesh.Link, id string, patience time.Duration) {
+// lookUpBehind has id looked up when nothing can come back any more that was sent on a link to its holder at an epoch, or
+// patience is over; at once when the link is nil.
+func (d *direct) lookUpBehind(l *mesh.Link, id string, epoch uint64, patience time.Duration) {
 	if l == nil {
 		d.lookUpSoon(id)
 		return
 	}
 	begin := sync.OnceFunc(func() { d.lookUpSoon(id) })
 	enough := time.AfterFunc(patience, begin)
-	l.Barrier(func() {
+	l.Barrier(id, epoch, func() {
 		enough.Stop()
 		begin()
 	})
@@ -319,14 +319,14 @@ func (d *direct) ask(l *mesh.Link, x mesh.Delivery, w mesh.Waiter, p *publicatio
 func (d *direct) arrived(id string) {
 	d.mu.Lock()
 	former := d.forget(id)
-	if former == nil {
+	if former.link == nil {
 		d.mu.Unlock()
 		return
 	}
 	_, first := d.entry(id)
 	d.mu.Unlock()
 	if first {
-		d.lookUpBehind(former, id, d.patience)
+		d.lookUpBehind(former.link, id, former.lease.Epoch, d.patience)
 	}
 }
 
@@ -352,7 +352,7 @@ func (d *direct) again(l *mesh.Link, x mesh.Delivery, p *publication, t *turn.Tu
 	d.mu.Unlock()
 	if first {
 		// What comes back later than this is not sent again.
-		d.lookUpBehind(l, id, d.b.cfg.ReceiptTimeout)
+		d.lookUpBehind(l, id, x.Target.Epoch, d.b.cfg.ReceiptTimeout)
 	}
 }
 

@@ -175,3 +175,51 @@ func TestMessagesAreNotHeldWhenAnotherGatewayHasHadTheClient(t *testing.T) {
 	wantBatch(x, 1, 10)
 	wantAcks(t, pub, 10, packet.Success)
 }
+
+// refuseFirst answers the first message that is held for x, alone: its receipt goes out before those of the others are
+// given.
+func refuseFirst(g *gateway) {
+	e := &g.early
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	first := e.held["x"][0]
+	e.bytes -= first.d.Message.Size()
+	e.keep("x", e.held["x"][1:])
+	first.later.Settle(notHolder("x"))
+}
+
+func TestNothingGoesOnWhileTheFormerHolderStillHoldsSomethingBack(t *testing.T) {
+	g := start(t, 3, options{})
+	pub := g[0].connect(v5, "pub")
+	g[1].connect(v5, "x")          // epoch 1
+	pub.Publish("p2p/x/n", "0", 1) // now a knows where x is
+	claimed, answer := make(chan struct{}), make(chan struct{})
+	g[1].claims(func(context.Context, string) error {
+		claimed <- struct{}{}
+		<-answer
+		return errTest
+	})
+	again := rawmqtt.Dial(t, g[1].mqtt, v5)
+	again.Send(rawmqtt.ConnectPacket(v5, "x"))
+	receive(t, claimed, "a claim")
+	batch(pub, 1, 5)
+	holds(t, g[1], 5)
+
+	looking := make(chan struct{}, 100)
+	g[0].lookUps(func([]string) error {
+		looking <- struct{}{}
+		return nil
+	})
+	refuseFirst(g[1])
+	eventually(t, "the first comes back", func() bool { return g[0].direct.unresolved() == 1 })
+	batch(pub, 6, 10)
+	handled(pub)
+	if len(looking) > 0 {
+		t.Error("x is looked up while b has four messages for it")
+	}
+	sub := g[2].connect(v5, "x") // now b refuses the others
+	receive(t, looking, "a look-up")
+	wantBatch(sub, 1, 10)
+	wantAcks(t, pub, 10, packet.Success)
+	answer <- struct{}{}
+}
