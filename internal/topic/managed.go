@@ -48,3 +48,16 @@ func ParseGroup(name string) (group string, err error) {
 // User returns the topic under which the clients of a user get a message. Like a client id, the user name is one level, in
 // which / + # % are escaped.
 func User(user, rest string) string { return UserPrefix + escape(user) + "/" + rest }
+
+// ParseUser returns the user of user/<user name>/<rest>, or ErrManaged when name is not of that form.
+func ParseUser(name string) (user string, err error) {
+	after, ok := strings.CutPrefix(name, UserPrefix)
+	level, rest, _ := strings.Cut(after, "/")
+	if !ok || level == "" || rest == "" {
+		return "", ErrManaged
+	}
+	if user, err = unescape(level); err != nil {
+		return "", ErrManaged
+	}
+	return user, nil
+}

@@ -61,6 +61,17 @@ func TestAGroupHasAName(t *testing.T) {
 	}
 }
 
+func TestAUserHasAName(t *testing.T) {
+	for name, want := range map[string]string{
+		"user/ann/x": "ann", "user/ann%2Fb/x/y": "ann/b", "user/ann": "", "user/ann/": "", "user//x": "", "user/%zz/x": "", "other/ann/x": "",
+	} {
+		got, err := ParseUser(name)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v, want %q", name, got, err, want)
+		}
+	}
+}
+
 func TestManagedTopicsKeepNoMessage(t *testing.T) {
 	for name, want := range map[string]bool{"a/b": true, "p2p/x/y": false, "group/g/x": false, "user/u/x": false} {
 		if IsRetained(name) != want {

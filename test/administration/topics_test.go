@@ -43,6 +43,26 @@ func (w *world) explain(topic, id string) *adminv1.ExplainTopicResponse {
 	return r
 }
 
+// explainUser asks who gets what is sent to a user.
+func explainUser(t *testing.T, w *world) {
+	t.Helper()
+	rawmqtt.Connect(t, w.MQTT(0), v5, "ex-phone", user("ex/user"))
+	tablet := rawmqtt.Connect(t, w.MQTT(1), v5, "ex-tablet", user("ex/user"), rawmqtt.Durable(60))
+	tablet.Disconnect()
+	w.away("ex-tablet")
+	got := w.explain("user/ex%2Fuser/x", "ex-phone")
+	want := []*adminv1.TopicReceiver{
+		{ClientId: "ex-phone", Holder: w.incarnation(0), Qos: messagev1.Qos_QOS_EXACTLY_ONCE},
+		{ClientId: "ex-tablet", Holder: w.session("ex-tablet"), Qos: messagev1.Qos_QOS_EXACTLY_ONCE, Away: true},
+	}
+	if diff := cmp.Diff(want, got.GetReceivers(), protocmp.Transform()); diff != "" || got.GetReceiversTotal() != 2 {
+		t.Errorf("%d receivers of what is sent to a user: %s", got.GetReceiversTotal(), diff)
+	}
+	if got := got.GetClientAnswer(); !strings.HasPrefix(got, "It would get it on gateway "+w.incarnation(0)) {
+		t.Errorf("the answer is %q", got)
+	}
+}
+
 func explain(t *testing.T, w *world) {
 	g0, g1 := w.incarnation(0), w.incarnation(1)
 	a := rawmqtt.Connect(t, w.MQTT(0), v5, "ex-a")
@@ -91,6 +111,7 @@ func explain(t *testing.T, w *world) {
 	if diff := cmp.Diff([]*adminv1.TopicReceiver{{ClientId: "ex-a", Holder: g0, Qos: messagev1.Qos_QOS_EXACTLY_ONCE}}, direct.GetReceivers(), protocmp.Transform()); diff != "" {
 		t.Errorf("receivers of a message by name: %s", diff)
 	}
+	explainUser(t, w)
 	r, err := w.admin.ExplainTopic(w.context(), &adminv1.ExplainTopicRequest{Topic: "ex/1", MaxReceivers: 1})
 	if err != nil || len(r.GetReceivers()) != 1 || r.GetReceiversTotal() != 3 {
 		t.Errorf("one receiver at most: %v, %v, want one of 3", r, err)

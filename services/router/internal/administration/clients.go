@@ -143,6 +143,8 @@ type known struct {
 	session   *sessionv1.InspectSessionResponse
 	// keeper is the incarnation that was asked for the session.
 	keeper string
+	// ofUser: it is a client of the user that is asked about, if any is.
+	ofUser bool
 }
 
 // groups that the client is a member of.

@@ -15,7 +15,7 @@ func about(name, id string, k known) string {
 	case topic.IsDirect(name):
 		return aboutDirect(name, id, k)
 	case topic.IsUser(name):
-		return "Only services reach a user's clients: they send to the user, and each of the clients gets the message as if by name."
+		return aboutUser(name, k)
 	case k.connected == nil && k.session == nil:
 		return "It would not get it: it is neither connected nor has a session."
 	case topic.IsGroup(name):
@@ -44,6 +44,20 @@ func aboutDirect(name, id string, k known) string {
 		return "It would get it when it comes back, if the message has QoS 1 or 2: the topic names it, and its session is kept."
 	}
 	return "It would not get it: the topic names it, but it is neither connected nor has a session."
+}
+
+// aboutUser is about a client of which k knows whether it is one of the user's.
+func aboutUser(name string, k known) string {
+	user, err := topic.ParseUser(name)
+	switch {
+	case err != nil:
+		return "Nobody would get it: the topic names a user, but not in the form user/<user name>/<rest>."
+	case !k.ofUser:
+		return fmt.Sprintf("It would not get it: it is no client of the user %q.", user)
+	case k.connected != nil:
+		return fmt.Sprintf("It would get it on gateway %s, if a service sends it: it is a client of the user %q.", k.connected.GetClient().GetGateway(), user)
+	}
+	return fmt.Sprintf("It would get it when it comes back, if a service sends it with QoS 1 or 2: it is a client of the user %q, and its session is kept.", user)
 }
 
 // aboutGroup is about a client that is connected, or has a session.

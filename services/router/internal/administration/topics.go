@@ -40,6 +40,9 @@ func (s *Service) ExplainTopic(ctx context.Context, r *adminv1.ExplainTopicReque
 	if most == 0 {
 		most = defaultPage
 	}
+	if topic.IsUser(r.GetTopic()) {
+		return s.explainUser(ctx, r, int(most))
+	}
 	answers := ask(ctx, s, append(s.gateways(), s.active()), func(ctx context.Context, p process) (met, error) {
 		if p.session {
 			a, err := sessionv1.NewSessionServiceClient(p.conn).MatchSessions(ctx, &sessionv1.MatchSessionsRequest{Topic: r.GetTopic(), MaxReceivers: most})

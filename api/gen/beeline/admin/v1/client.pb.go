@@ -907,7 +907,7 @@ type TopicReceiver struct {
 	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	// Incarnation that holds it.
 	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
-	// Filters that match, as the client wrote them; none: the topic names the client. A shared subscription stands alone.
+	// Filters that match, as the client wrote them; none: the topic names the client, or its user. A shared subscription stands alone.
 	Filters []string `protobuf:"bytes,3,rep,name=filters,proto3" json:"filters,omitempty"`
 	// QoS at which it would get a message of QoS 2.
 	Qos v1.Qos `protobuf:"varint,4,opt,name=qos,proto3,enum=beeline.message.v1.Qos" json:"qos,omitempty"`
