@@ -81,11 +81,13 @@ func TestWhyAClientWouldGetAMessageOrNot(t *testing.T) {
 		"no member of the group": {"group/g/x", members(connected(sub("#", 1)), "f"), `It would not get it: only members of the group "g" do, and it is none.`},
 		"no topic of a group":    {"group/g", members(connected(), "g"), "Nobody would get it: the topic names a group, but not in the form group/<group>/<rest>."},
 		"a client of the user": {
-			"user/a%2Fb/x", known{connected: connected().connected, ofUser: true},
+			"user/a%2Fb/x",
+			known{connected: connected().connected, ofUser: true},
 			`It would get it on gateway g1, if a service sends it: it is a client of the user "a/b".`,
 		},
 		"an absent client of the user": {
-			"user/u/x", known{session: absent().session, ofUser: true},
+			"user/u/x",
+			known{session: absent().session, ofUser: true},
 			`It would get it when it comes back, if a service sends it with QoS 1 or 2: it is a client of the user "u", and its session is kept.`,
 		},
 		"no client of the user":     {"user/u/x", connected(sub("#", 1)), `It would not get it: it is no client of the user "u".`},

@@ -63,7 +63,7 @@ func TestOnlyWhatIsNotAskedForIsLeftOver(t *testing.T) {
 type caller struct {
 	Stream
 
-	ctx  context.Context //nolint:containedctx // a stream has one
+	ctx  context.Context
 	asks chan *messagingv1.SubscribeRequest
 	gets chan *messagingv1.SubscribeResponse
 }
