@@ -1,8 +1,10 @@
 // Package command sends commands to devices and waits for their answers: MessagingService.Command and CommandStream.
 //
 // A router has one session for commands at a gateway of its cluster, and one at a broker of each foreign cluster to whose
-// devices there are any. Each is kept once it was needed. The Response Topic of a command leads to that session; its
-// Correlation Data is random, and an answer counts only when it comes from the client that was commanded.
+// devices there are any. Each is kept once it was needed. When the one of its own cluster is lost there is a new one for the
+// commands that come, while the former is opened again for those that wait for their answers. The Response Topic of a command
+// leads to that session; its Correlation Data is random, and an answer counts only when it comes from the client that was
+// commanded.
 package command
 
 import (
@@ -50,9 +52,9 @@ type Commander struct {
 	deps  Deps
 	table *table
 	lanes turns[reply]
-	own   *way
 
-	mu      sync.Mutex      // guards the following
+	mu      sync.Mutex // guards the following
+	own     *way
 	running context.Context //nolint:containedctx // of Run, which lines that are needed later end with; nil before
 	over    bool
 	early   []*line // needed before Run
@@ -70,16 +72,48 @@ type way struct {
 	answers  string
 	verified bool
 	send     Send
+	users    int // commands that are answered there, of one to the own cluster; guarded by mu of the Commander
 }
 
 // New makes a Commander. Run has to run for commands to be sent.
 func New(d Deps) *Commander {
 	c := &Commander{deps: d, table: newTable(), foreign: make(map[string]*abroad)}
-	c.own = c.newWay(&way{
-		line: newLine("", lineID(), d.Connect, d.Logger), topic: direct, verified: true, send: d.Send,
-	})
-	c.own.answers = topic.Direct(c.own.line.id, "reply")
+	c.own = c.newOwn()
 	return c
+}
+
+func (c *Commander) newOwn() *way {
+	id := lineID()
+	return c.newWay(&way{
+		line: newLine("", id, c.deps.Connect, c.deps.Logger), topic: direct, verified: true, send: c.deps.Send, answers: topic.Direct(id, "reply"),
+	})
+}
+
+// toOwn is the way to the own cluster, until done is called. A line that was lost is replaced. After the death of its gateway
+// the former session is not to be had elsewhere for a second, and what a device answers there waits behind what it had on its way
+// to the dead gateway, until the cluster knows of the death. With another session nothing waits.
+func (c *Commander) toOwn() (w *way, done func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if former := c.own; former.line.lost() {
+		c.own = c.newOwn()
+		c.release(former)
+	}
+	w = c.own
+	w.users++
+	return w, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		w.users--
+		c.release(w)
+	}
+}
+
+// release ends a way that was replaced when nobody waits for answers there any more. It needs mu.
+func (c *Commander) release(w *way) {
+	if w != c.own && w.users == 0 {
+		w.line.stop()
+	}
 }
 
 // newWay completes a way, whose line is begun when it is needed.
@@ -223,10 +257,11 @@ func wrong(format string, args ...any) error { return &invalidError{fmt.Errorf(f
 
 // do is Do. ctx ends when the answer may not come any more.
 func (c *Commander) do(ctx context.Context, r *messagingv1.CommandRequest, until time.Time) (answer, *messagingv1.Receipt, error) {
-	w, err := c.wayTo(ctx, r.GetClientId())
+	w, done, err := c.wayTo(ctx, r.GetClientId())
 	if err != nil {
 		return answer{}, nil, err
 	}
+	defer done()
 	m, err := open(r, w, until)
 	if err != nil {
 		return answer{}, nil, err

@@ -39,30 +39,31 @@ type abroad struct {
 	revision int64
 }
 
-// wayTo is how a command gets to a client.
-func (c *Commander) wayTo(ctx context.Context, clientID string) (*way, error) {
-	if c.deps.Place == nil {
-		return c.own, nil
+// wayTo is how a command gets to a client, until done is called.
+func (c *Commander) wayTo(ctx context.Context, clientID string) (w *way, done func(), err error) {
+	var f Foreign
+	if c.deps.Place != nil {
+		f = c.deps.Place(ctx, clientID)
 	}
-	f := c.deps.Place(ctx, clientID)
 	switch {
 	case f.Cluster == "":
-		return c.own, nil
+		w, done = c.toOwn()
+		return w, done, nil
 	case f.Channel == nil:
-		return nil, fmt.Errorf("client %q belongs to the cluster %q, which %w", clientID, f.Cluster, errNoChannel)
+		return nil, nil, fmt.Errorf("client %q belongs to the cluster %q, which %w", clientID, f.Cluster, errNoChannel)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	x := c.foreign[f.Cluster]
 	if x != nil && x.revision >= f.Revision {
-		return x.way, nil
+		return x.way, func() {}, nil
 	}
 	if x != nil {
 		x.line.stop()
 	}
 	x = &abroad{way: c.newAbroad(f), revision: f.Revision}
 	c.foreign[f.Cluster] = x
-	return x.way, nil
+	return x.way, func() {}, nil
 }
 
 func (c *Commander) newAbroad(f Foreign) *way {

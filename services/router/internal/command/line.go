@@ -41,6 +41,7 @@ type line struct {
 
 	mu        sync.Mutex // guards the following
 	conn      *client.Conn
+	had       bool          // there was one
 	trouble   error         // why there is none
 	over      bool          // there will be none
 	changed   chan struct{} // closed when one of the two has changed, and then another one
@@ -165,9 +166,16 @@ func (n *notListeningError) Error() string {
 func (l *line) set(conn *client.Conn, trouble error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.conn, l.trouble = conn, trouble
+	l.conn, l.had, l.trouble = conn, l.had || conn != nil, trouble
 	close(l.changed)
 	l.changed = make(chan struct{})
+}
+
+// lost reports whether the line was open and is not any more.
+func (l *line) lost() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.had && l.conn == nil && !l.over
 }
 
 // get returns the connection, and waits for it. When ctx ends first the error says what the trouble is, if there is any.
