@@ -170,5 +170,5 @@ func outcomeOf(o gatewayv1.Outcome) (messagingv1.Outcome, string) {
 	case gatewayv1.Outcome_OUTCOME_DECLINED:
 		return messagingv1.Outcome_OUTCOME_REFUSED, "the device answered with a failure"
 	}
-	return messagingv1.Outcome_OUTCOME_TIMED_OUT, "the time was over first"
+	return messagingv1.Outcome_OUTCOME_TIMED_OUT, "the time was over, or a gateway was lost, before anything was heard of it"
 }

@@ -99,9 +99,11 @@ const (
 	Outcome_OUTCOME_OFFLINE Outcome = 5
 	// No client, user or group of that name is known: neither connected nor with a session or members.
 	Outcome_OUTCOME_UNKNOWN Outcome = 6
-	// The time was over first. The device may get the message all the same.
+	// The time was over first, or a gateway was lost that had not answered for its clients. The device may have the message,
+	// or get it, all the same.
 	Outcome_OUTCOME_TIMED_OUT Outcome = 7
-	// It was not taken: reason says why. The device has not got it, or has answered it with a failure.
+	// It was not taken: reason says why. The device has not got it, unless from a gateway that died then, or has answered it
+	// with a failure.
 	Outcome_OUTCOME_REFUSED Outcome = 8
 )
 
