@@ -35,6 +35,7 @@ type arrival struct {
 	payload string
 	n       int // the payload, if it is a number; else -1
 	at      time.Time
+	acked   bool // an acknowledgement may have been sent
 }
 
 // client is one connection. A goroutine reads whatever comes, acknowledges it and writes it down.
@@ -52,7 +53,9 @@ type client struct {
 	got        []arrival
 	kinds      []byte // of all packets, in order
 	onAck      func(packets.Packet)
-	disconnect byte // reason of the DISCONNECT that came
+	onPublish  func(packets.Packet) // called before the message is acknowledged
+	mute       bool                 // nothing is acknowledged
+	disconnect byte                 // reason of the DISCONNECT that came
 	ended      time.Time
 	err        error
 	changed    chan struct{} // closed and replaced at each arrival and at the end
@@ -129,10 +132,10 @@ func (c *client) read() {
 			return
 		}
 		c.kinds = append(c.kinds, pk.FixedHeader.Type)
-		onAck := c.onAck
+		onAck, onPublish, mute := c.onAck, c.onPublish, c.mute
 		switch pk.FixedHeader.Type {
 		case packets.Publish:
-			a := arrival{topic: pk.TopicName, payload: string(pk.Payload), n: -1, at: time.Now()}
+			a := arrival{topic: pk.TopicName, payload: string(pk.Payload), n: -1, at: time.Now(), acked: !mute}
 			if n, err := strconv.Atoi(a.payload); err == nil {
 				a.n = n
 			}
@@ -142,7 +145,12 @@ func (c *client) read() {
 		}
 		c.notify()
 		c.mu.Unlock()
-		c.respond(pk, onAck)
+		if pk.FixedHeader.Type == packets.Publish && onPublish != nil {
+			onPublish(pk)
+		}
+		if !mute {
+			c.respond(pk, onAck)
+		}
 	}
 }
 
@@ -168,6 +176,22 @@ func (c *client) respond(pk packets.Packet, onAck func(packets.Packet)) {
 	case packets.Suback, packets.Unsuback, packets.Pingresp:
 		c.answers <- pk
 	}
+}
+
+// hear has f called with each message from now on.
+func (c *client) hear(f func(packets.Packet)) *client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onPublish = f
+	return c
+}
+
+// hush has the client acknowledge nothing from now on.
+func (c *client) hush() *client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mute = true
+	return c
 }
 
 // notify needs mu.

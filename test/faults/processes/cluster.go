@@ -87,8 +87,9 @@ type Gateway struct {
 // Router is one router.
 type Router struct {
 	*Process
-	// MQTT is where clients connect.
-	MQTT string
+	// MQTT is where clients connect, GRPC where services do, with what Operator has.
+	MQTT, GRPC string
+	Operator   pki.Files
 	// Etcd is its wire to etcd.
 	Etcd *Proxy
 
@@ -134,6 +135,9 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	}
 	for _, g := range c.Gateways {
 		c.known = append(c.known, g.Process)
+	}
+	if c.Router != nil {
+		c.known = append(c.known, c.Router.Process)
 	}
 	c.mu.Unlock()
 	c.Boot(t)

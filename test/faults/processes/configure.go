@@ -154,9 +154,9 @@ func (c *Cluster) gateway(t testing.TB, i int) *Gateway {
 func (c *Cluster) router(t testing.TB) *Router {
 	t.Helper()
 	wire, endpoints := c.wire(t)
-	r := &Router{MQTT: address(t), Etcd: wire, admin: address(t)}
+	r := &Router{MQTT: address(t), GRPC: address(t), Operator: c.certificate(t, "operator", "operator"), Etcd: wire, admin: address(t)}
 	path := c.configure(t, "router", routerYAML, settings{
-		Cert: c.certificate(t, "router", "router"), Etcd: endpoints, Listen: address(t), Admin: r.admin, MQTT: r.MQTT,
+		Cert: c.certificate(t, "router", "router"), Etcd: endpoints, Listen: r.GRPC, Admin: r.admin, MQTT: r.MQTT,
 	})
 	r.Process = c.process("router", "router", "--config", path)
 	return r

@@ -159,6 +159,5 @@ func TestCommandsDoNotWaitForASessionThatWasLost(t *testing.T) {
 	if got := soon(t, "the end of the first command", first); got != "first" {
 		t.Errorf("the first command: %s", got)
 	}
-	again.line.Expect(packets.Disconnect) // nobody needs it any more
-	again.line.Close()
+	again.line.ExpectClosed() // nobody needs it any more
 }
