@@ -37,7 +37,7 @@ ENTRYPOINT ["/session"]
 FROM service AS router-base
 LABEL org.opencontainers.image.title="beeline router" \
       org.opencontainers.image.description="Takes devices to the node that they belong to"
-EXPOSE 1883 8083 8883 7946 9090
+EXPOSE 1883 8083 8883 7946 8080 9090
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/router", "health"]
 ENTRYPOINT ["/router"]
 

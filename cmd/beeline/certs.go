@@ -14,7 +14,7 @@ import (
 	"github.com/beeline-mqtt/beeline/services/router"
 )
 
-// groupMayRead is the mode of the secret, which is that of delivered keys.
+// groupMayRead is the mode of the secret and of the token file, which is that of delivered keys.
 const groupMayRead = 0o640
 
 // certsOptions are the flags of beeline certs.
@@ -22,6 +22,7 @@ type certsOptions struct {
 	authority string
 	out       string
 	secret    string
+	tokens    string
 }
 
 func certsCommand() *cobra.Command {
@@ -36,7 +37,7 @@ func certsCommand() *cobra.Command {
 			"ca.crt. What is there and right stays, unless less than a third of its life is left. Certificates last a year, " +
 			"the authority ten. Only one beeline certs at a time may use an authority.\n\n" +
 			"With --secret it also makes the secret that routers share (router.secret_file), for its owner and group, and never " +
-			"changes one that is there.",
+			"changes one that is there. With --tokens it makes a token file without tokens (router.access.tokens_file), likewise.",
 		Example: "  beeline certs --authority ca --out pki session/session-1 gateway/gateway-1=gw1.example.com,10.0.0.11",
 		Args:    cobra.MinimumNArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return o.run(cmd.OutOrStdout(), args) },
@@ -45,6 +46,7 @@ func certsCommand() *cobra.Command {
 	f.StringVar(&o.authority, "authority", "", "directory of the authority; keep it from the services")
 	f.StringVar(&o.out, "out", "", "directory for a directory for each certificate")
 	f.StringVar(&o.secret, "secret", "", "file for the secret of routers, made if it is not there; default: none is made")
+	f.StringVar(&o.tokens, "tokens", "", "token file for routers, made without tokens if it is not there; default: none is made")
 	return cmd
 }
 
@@ -55,6 +57,11 @@ func (o *certsOptions) run(out io.Writer, args []string) error {
 	if o.secret != "" {
 		if err := router.ProvideSecret(o.secret, groupMayRead); err != nil {
 			return fmt.Errorf("--secret: %w", err)
+		}
+	}
+	if o.tokens != "" {
+		if err := router.ProvideTokens(o.tokens, groupMayRead); err != nil {
+			return fmt.Errorf("--tokens: %w", err)
 		}
 	}
 	ca, err := pki.Open(o.authority, time.Now)

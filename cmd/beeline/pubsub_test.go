@@ -82,6 +82,22 @@ func TestAllPropertiesArePrintedAsJSON(t *testing.T) {
 	}
 }
 
+func TestSubAnswersWhatAsksForAnAnswer(t *testing.T) {
+	u := []string{"-u", at("mqtt", 0, "mqtt")}
+	answers := beginSub(t, append(u, "-t", "answers/#", "-q", "1", "-n", "1", "-o", "json")...)
+	device := beginSub(t, append(u, "-i", "answering", "--answer", "42 kWh", "-n", "2")...)
+	succeeds(t, append(u, "pub", "-t", "p2p/answering/note", "-q", "1", "-m", "asks nothing")...)
+	succeeds(t, append(u, "pub", "-t", "p2p/answering/read", "-q", "1", "--response-topic", "answers/1", "--correlation", "c-1")...)
+	if out := device.done(); out != "p2p/answering/note asks nothing\np2p/answering/read \n" {
+		t.Errorf("the device has printed %q", out)
+	}
+	want := `{"topic":"answers/1","payload":"42 kWh","qos":1,"correlation_data":"c-1"}` + "\n"
+	if got := answers.done(); got != want {
+		t.Errorf("answered %s", got)
+	}
+	fails(t, "--answer needs --mqtt-version 5", "sub", "-i", "answering", "--answer", "", "-V", "3.1.1")
+}
+
 func TestAPlainMessageIsAShortLineOfJSON(t *testing.T) {
 	both(t, func(t *testing.T, version string) {
 		u := []string{"-u", at("mqtt", 0, "mqtt"), "-V", version}

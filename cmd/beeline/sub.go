@@ -23,6 +23,8 @@ type subOptions struct {
 	timeout time.Duration
 	clean   bool
 	expiry  time.Duration
+	answer  string
+	answers bool // there is an answer, which may be empty
 }
 
 func subCommand() *cobra.Command {
@@ -33,13 +35,16 @@ func subCommand() *cobra.Command {
 		Long: "Subscribe to topic filters and print every message. Without a filter only messages for this client id come: " +
 			"those published to p2p/<client id>/...\n\n" +
 			"With --clean=false the session stays when the command ends: what is published meanwhile at QoS 1 and 2 comes when " +
-			"it is run again with the same --id, at any gateway. A message is acknowledged when it has been printed.",
+			"it is run again with the same --id, at any gateway. A message is acknowledged when it has been printed.\n\n" +
+			"With --answer it is a device for trying commands: what asks for an answer gets this one.",
 		Example: `  beeline sub -t 'news/#'
   beeline sub -u mqtt://127.0.0.1:18833 -i ann            # p2p/ann/...
   beeline sub -i ann --clean=false -t 'news/#' -q 2       # keeps the session
-  beeline sub -t '$share/workers/jobs/+' -q 1 -o json`,
+  beeline sub -t '$share/workers/jobs/+' -q 1 -o json
+  beeline sub -i meter-1 --answer '42 kWh'                # beeline command --client meter-1 -t read`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.answers = cmd.Flags().Changed("answer")
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -53,6 +58,8 @@ func subCommand() *cobra.Command {
 	f.BoolVar(&o.clean, "clean", true, "begin a new session; --clean=false goes on with the one that --id has, and keeps it")
 	f.DurationVar(&o.expiry, "session-expiry", 0,
 		"how long the session stays when this ends, whole seconds (MQTT 5; with --clean=false the default is as long as the broker lets it)")
+	f.StringVar(&o.answer, "answer", "",
+		"publish this, at QoS 1, to the Response Topic of each message that has one, with its Correlation Data (MQTT 5)")
 	return cmd
 }
 
@@ -77,6 +84,9 @@ func (o *subOptions) check() error {
 		return fmt.Errorf("--output %q: text, payload or json", o.output)
 	}
 	v5, err := o.target.v5()
+	if err == nil && !v5 && o.answers {
+		return errors.New("--answer needs --mqtt-version 5: in 3.1.1 nothing says where to")
+	}
 	if err == nil && !v5 && o.expiry > 0 {
 		return errors.New("--session-expiry needs --mqtt-version 5; in 3.1.1 --clean=false keeps the session")
 	}
@@ -168,6 +178,9 @@ func (o *subOptions) follow(ctx context.Context, p peer, a arriving, out, notes 
 			}
 			a.printed <- struct{}{}
 			n++
+			if err := o.reply(ctx, p, r); err != nil {
+				return err
+			}
 		case err := <-lost:
 			return err
 		case <-done:
@@ -176,6 +189,18 @@ func (o *subOptions) follow(ctx context.Context, p peer, a arriving, out, notes 
 			}
 			return nil
 		}
+	}
+	return nil
+}
+
+// reply answers what asks for an answer, if there is one to give.
+func (o *subOptions) reply(ctx context.Context, p peer, r received) error {
+	if !o.answers || r.ResponseTopic == "" {
+		return nil
+	}
+	m := sent{topic: r.ResponseTopic, correlation: string(r.Correlation), payload: []byte(o.answer), qos: 1}
+	if err := p.publish(ctx, m); err != nil {
+		return fmt.Errorf("--answer: %w", err)
 	}
 	return nil
 }

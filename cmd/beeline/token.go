@@ -13,6 +13,7 @@ import (
 // tokenOptions are the flags of beeline token.
 type tokenOptions struct {
 	role, file string
+	remove     bool
 	limited    bool
 	limits     router.Limits
 }
@@ -26,8 +27,9 @@ func tokenCommand() *cobra.Command {
 			"(router.access.tokens_file), which has the hash of the token and not the token. Routers read the file again when it " +
 			"changes. The token is printed once: nobody can find it out later.\n\n" +
 			"As soon as one limit is given, what no limit names is not allowed.",
-		Example: "  beeline token meters --role publisher --client-prefix meter- --subscribe 'meters/#' --file tokens.yaml",
-		Args:    cobra.ExactArgs(1),
+		Example: "  beeline token meters --role publisher --client-prefix meter- --subscribe 'meters/#' --file tokens.yaml\n" +
+			"  beeline token meters --remove --file tokens.yaml",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, limit := range []string{"publish", "subscribe", "client-prefix", "user-prefix", "group-prefix"} {
 				o.limited = o.limited || cmd.Flags().Changed(limit)
@@ -38,6 +40,7 @@ func tokenCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.role, "role", "", "viewer, publisher or operator")
 	f.StringVar(&o.file, "file", "", "token file to add the entry to; it is made if it is not there. Default: the entry is printed")
+	f.BoolVar(&o.remove, "remove", false, "remove what has that name from the token file instead: its tokens are nobody's then")
 	f.StringArrayVar(&o.limits.Publish, "publish", nil, "topic filter whose topics may be published to; may be repeated, as all limits")
 	f.StringArrayVar(&o.limits.Subscribe, "subscribe", nil, "topic filter that may be subscribed to, and read of retained messages")
 	f.StringArrayVar(&o.limits.ClientPrefixes, "client-prefix", nil, "beginning of the ids of clients that may be sent to")
@@ -47,6 +50,9 @@ func tokenCommand() *cobra.Command {
 }
 
 func (o *tokenOptions) run(out io.Writer, name string) error {
+	if o.remove {
+		return o.runRemove(name)
+	}
 	if o.role == "" {
 		return errors.New("--role: viewer, publisher or operator")
 	}
@@ -66,5 +72,15 @@ func (o *tokenOptions) run(out io.Writer, name string) error {
 		return fmt.Errorf("--file: %w", err)
 	}
 	fmt.Fprintln(out, token)
+	return nil
+}
+
+func (o *tokenOptions) runRemove(name string) error {
+	if o.file == "" || o.role != "" || o.limited {
+		return errors.New("--remove: give the --file, and neither role nor limits")
+	}
+	if err := router.RemoveToken(o.file, name); err != nil {
+		return fmt.Errorf("--file: %w", err)
+	}
 	return nil
 }

@@ -80,3 +80,49 @@ func TestATokenIsPrintedWithItsEntry(t *testing.T) {
 	}
 	fails(t, "--file", "token", "chat", "--role", "viewer", "--file", other)
 }
+
+func TestATokenIsRemovedAndTheOthersStay(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens.yaml")
+	certs := []string{"certs", "--authority", t.TempDir(), "--out", t.TempDir(), "--tokens", file, "router/router"}
+	succeeds(t, certs...)
+	empty := read(t, file)
+	for _, name := range []string{"ann", "bob", "ann"} {
+		succeeds(t, "token", name, "--role", "viewer", "--publish", "a/#", "--file", file)
+	}
+	full := read(t, file)
+	succeeds(t, certs...) // as whenever the cluster is brought up
+	if got := read(t, file); got != full {
+		t.Errorf("it was\n%sand is\n%s", full, got)
+	}
+	mine := strings.Replace(full, "- name: bob", "# he may stay\n- name: bob", 1)
+	if err := os.WriteFile(file, []byte(mine), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	succeeds(t, "token", "ann", "--remove", "--file", file)
+	if got := read(t, file); strings.Contains(got, "ann") || !strings.Contains(got, "name: bob") || !strings.Contains(got, "# he may stay") {
+		t.Errorf("without ann:\n%s", got)
+	}
+	succeeds(t, "token", "eve", "--role", "viewer", "--file", file)
+	succeeds(t, "token", "eve", "--remove", "--file", file)
+	if info, err := os.Stat(file); err != nil || info.Mode() != 0o640 {
+		t.Errorf("mode %v, %v: the routers have to read it", info.Mode(), err)
+	}
+	fails(t, `"ann": no token has that name`, "token", "ann", "--remove", "--file", file)
+	fails(t, "--remove: give the --file", "token", "bob", "--remove")
+	fails(t, "--remove: give the --file", "token", "bob", "--remove", "--file", file, "--role", "viewer")
+	succeeds(t, "token", "bob", "--remove", "--file", file)
+	if got := read(t, file); got != empty {
+		t.Errorf("without anybody: %q", got)
+	}
+	fails(t, "no such file", "token", "bob", "--remove", "--file", file+".not")
+	fails(t, "--tokens:", "certs", "--authority", t.TempDir(), "--out", t.TempDir(), "--tokens", file+"/no/file", "router/router")
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}

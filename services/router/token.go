@@ -1,6 +1,8 @@
 package router
 
 import (
+	"os"
+
 	"github.com/beeline-mqtt/beeline/services/router/internal/access"
 	"github.com/beeline-mqtt/beeline/services/router/internal/tokens"
 )
@@ -16,3 +18,10 @@ func NewToken(name, role string, limits *Limits) (token, entry string, err error
 
 // AppendToken adds an entry to the token file at path, which is made if it is not there. Routers see it within a second.
 func AppendToken(path, entry string) error { return tokens.Append(path, entry) }
+
+// RemoveToken removes the entries with a name from the token file at path. Routers see it within a second: calls that have
+// begun go on.
+func RemoveToken(path, name string) error { return tokens.Remove(path, name) }
+
+// ProvideTokens makes a token file without tokens at path, with that mode, unless there is one.
+func ProvideTokens(path string, mode os.FileMode) error { return tokens.Provide(path, mode) }

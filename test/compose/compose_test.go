@@ -119,7 +119,7 @@ func (p *project) isConfined(t *testing.T) {
 			want = append(want, "session") // one for both
 		}
 		if s == "router" {
-			want = []string{"pki-mqtt", "pki-router", "secret"}
+			want = []string{"access", "pki-mqtt", "pki-router", "secret"}
 		}
 		if diff := cmp.Diff(want, names); s != "certs" && diff != "" {
 			t.Errorf("volumes of %s (-want +got):\n%s", s, diff)

@@ -46,7 +46,7 @@ func newProject(t *testing.T, compose string) *project {
 	for i := 1; i <= 4; i++ {
 		p.env = append(p.env, fmt.Sprintf("GATEWAY_%d_MQTT=0", i), fmt.Sprintf("GATEWAY_%d_ADMIN=0", i))
 	}
-	for _, port := range []string{"MQTT", "WS", "MQTTS", "GRPC", "ADMIN"} {
+	for _, port := range []string{"MQTT", "WS", "MQTTS", "GRPC", "REST", "ADMIN"} {
 		p.env = append(p.env, "ROUTER_"+port+"=0")
 	}
 	p.ownNetwork(t)

@@ -21,7 +21,7 @@ fi
 
 # What needs a network comes before the engine, which may have none.
 make --no-print-directory build
-tools/compose/build.sh etcd etcdctl
+tools/compose/build.sh etcd etcdctl grpcurl
 compose='docker compose'
 if ! $compose version >/dev/null 2>&1; then
   tools/compose/build.sh docker-compose

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds programs of others that containers are tried with into bin/, from modules that go.mod files pin: those
-# named of docker-compose, etcd, etcdctl. docker-compose takes minutes the first time.
+# named of docker-compose, etcd, etcdctl, grpcurl. docker-compose takes minutes the first time.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -12,9 +12,10 @@ for name in "$@"; do
   case $name in
     docker-compose) build "$name" tools/compose github.com/docker/compose/v2/cmd ;;
     etcdctl) build "$name" tools/compose go.etcd.io/etcd/etcdctl/v3 ;;
+    grpcurl) build "$name" tools/compose github.com/fullstorydev/grpcurl/cmd/grpcurl ;;
     etcd) build "$name" . go.etcd.io/etcd/server/v3 ;;
     *)
-      echo "$name: not one of docker-compose, etcd, etcdctl"
+      echo "$name: not one of docker-compose, etcd, etcdctl, grpcurl"
       exit 1
       ;;
   esac

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"go.yaml.in/yaml/v3"
 
@@ -27,15 +28,26 @@ func Make(name, role string, limits *access.Limits) (token, entry string, err er
 	return token, string(text), nil
 }
 
+// none is a token file without tokens.
+const none = "tokens:\n"
+
+// Provide makes a token file without tokens at path, with that mode, unless there is one.
+func Provide(path string, mode os.FileMode) error {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return replace(path, []byte(none), mode)
+}
+
 // Append adds an entry of Make to the token file at path, which is made if it is not there. Who reads the file sees it as it
 // was or as it is then.
 func Append(path, entry string) error {
-	text, err := os.ReadFile(path)
+	text, mode, err := read(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if len(text) == 0 {
-		text = []byte("tokens:\n")
+		text = []byte(none)
 	}
 	if text[len(text)-1] != '\n' {
 		text = append(text, '\n')
@@ -44,8 +56,63 @@ func Append(path, entry string) error {
 	if _, err := parseTable(text); err != nil {
 		return fmt.Errorf("%s does not end with the list of its tokens: %w", path, err)
 	}
+	return replace(path, text, mode)
+}
+
+// errNobody: an entry to remove that there is not.
+var errNobody = errors.New("no token has that name")
+
+// Remove removes the entries with a name from the token file at path.
+func Remove(path, name string) error {
+	text, mode, err := read(path)
+	if err != nil {
+		return err
+	}
+	if _, err := parseTable(text); err != nil {
+		return err
+	}
+	var file struct {
+		Tokens []yaml.Node `yaml:"tokens"` // with what is written beside the entries
+	}
+	if err := yaml.Unmarshal(text, &file); err != nil {
+		return err
+	}
+	before := len(file.Tokens)
+	file.Tokens = slices.DeleteFunc(file.Tokens, func(n yaml.Node) bool {
+		var e Entry
+		return n.Decode(&e) == nil && e.Name == name
+	})
+	if len(file.Tokens) == before {
+		return fmt.Errorf("%q: %w", name, errNobody)
+	}
+	left := []byte(none)
+	if len(file.Tokens) > 0 {
+		list, err := yaml.Marshal(file.Tokens) // without indentation, as Append adds to it
+		if err != nil {
+			return err
+		}
+		left = append(left, list...)
+	}
+	return replace(path, left, mode)
+}
+
+// read returns a token file with its mode; that of a new one, if it is not there.
+func read(path string) (text []byte, mode os.FileMode, err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, 0o600, err
+	}
+	text, err = os.ReadFile(path)
+	return text, info.Mode().Perm(), err
+}
+
+// replace puts a new file in the place of path.
+func replace(path string, text []byte, mode os.FileMode) error {
 	next := path + ".new"
 	if err := os.WriteFile(next, text, 0o600); err != nil {
+		return err
+	}
+	if err := os.Chmod(next, mode); err != nil { // whatever the umask is
 		return err
 	}
 	return os.Rename(next, path)
