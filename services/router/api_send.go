@@ -46,13 +46,20 @@ func (m *messaging) Send(ctx context.Context, r *messagingv1.SendRequest) (*mess
 	if code := packet.Code(result.GetReasonCode()); code.Failure() && code != packet.UnspecifiedError && !known {
 		return nil, failureOf(code)
 	}
-	if group := r.GetReceiver().GetGroup(); group != "" && len(result.GetCounts()) == 0 && r.GetWait() != messagingv1.Wait_WAIT_ACCEPTED {
+	// Who accepts does not wait for what is known of all members, unless nothing is known of any.
+	accepts := r.GetWait() == messagingv1.Wait_WAIT_ACCEPTED
+	if group := r.GetReceiver().GetGroup(); group != "" && len(result.GetCounts()) == 0 && (!accepts || !known) {
 		missed, err := m.missed(ctx, group, result)
 		if err != nil {
 			return nil, err
 		}
 		if missed == nil {
 			return nobody(), nil
+		}
+		for _, x := range missed {
+			if accepts {
+				x.Outcome = gatewayv1.Outcome_OUTCOME_ACCEPTED
+			}
 		}
 		result.Receipts = append(result.Receipts, missed...)
 	}

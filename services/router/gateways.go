@@ -36,8 +36,11 @@ type gateways struct {
 
 // find returns the gateway with a name.
 func (g *gateways) find(name string) (cluster.Member, error) {
+	if name == "" {
+		return cluster.Member{}, status.Error(codes.InvalidArgument, "gateway: must be given")
+	}
 	for _, m := range g.fleet.Gateways() {
-		if name != "" && (name == m.ID || name == m.Address || name == m.MQTT) {
+		if name == m.ID || name == m.Address || name == m.MQTT {
 			return m, nil
 		}
 	}

@@ -218,11 +218,11 @@ func TestAGatewayIsDrainedAndResumedThroughTheRouter(t *testing.T) {
 		_, err = a.ResumeGateway(t.Context(), &adminv1.ResumeGatewayRequest{Gateway: g[1].ID()})
 		wantCode(t, "resume: "+tt.name, err, tt.want)
 	}
-	for _, name := range []string{"", "10.0.0.9:1883"} {
+	for name, want := range map[string]codes.Code{"": codes.InvalidArgument, "10.0.0.9:1883": codes.NotFound} {
 		_, err := a.DrainGateway(t.Context(), &adminv1.DrainGatewayRequest{Gateway: name})
-		wantCode(t, "drain one that there is not", err, codes.NotFound)
+		wantCode(t, "drain one that there is not", err, want)
 		_, err = a.ResumeGateway(t.Context(), &adminv1.ResumeGatewayRequest{Gateway: name})
-		wantCode(t, "resume one that there is not", err, codes.NotFound)
+		wantCode(t, "resume one that there is not", err, want)
 	}
 }
 

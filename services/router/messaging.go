@@ -117,13 +117,13 @@ func failureOf(c packet.Code) error {
 func explain(c packet.Code) string {
 	switch c {
 	case packet.TopicNameInvalid:
-		return "topic: not a topic name that can be published to here, by its form or its length"
+		return "topic: cannot be published to: it has a wildcard (+ or #), is too long or too deep, or is a malformed address (p2p/, user/, group/)"
 	case packet.PacketTooLarge:
 		return "the message is larger than the gateways take"
 	case packet.QuotaExceeded:
 		return "a bound is reached: a queue on the message's way is full, or too many topics have a retained message"
 	case packet.MalformedPacket:
-		return "a property has a form that MQTT does not allow"
+		return "a property has a form that MQTT does not allow: a wildcard in response_topic, or a zero byte in a text"
 	case packet.UnspecifiedError:
 		return "a receiver's gateway did not answer in time"
 	}

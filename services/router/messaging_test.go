@@ -322,8 +322,17 @@ func TestAMessageForAGroupHasAReceiptForEachThatGetsIt(t *testing.T) {
 	if diff := gocmp.Diff(wantCounts, counts); diff != "" || len(sum.GetReceipts()) > 0 {
 		t.Errorf("counts (-want +got):\n%s, %d receipts", diff, len(sum.GetReceipts()))
 	}
-	for range 2 {
-		unknown(t, d.send(&messagingv1.SendRequest{Receiver: toGroup("nobody"), Message: message("t", "")})())
+	for _, wait := range []messagingv1.Wait{messagingv1.Wait_WAIT_UNSPECIFIED, messagingv1.Wait_WAIT_ACCEPTED, messagingv1.Wait_WAIT_ACKNOWLEDGED} {
+		unknown(t, d.send(&messagingv1.SendRequest{Receiver: toGroup("nobody"), Message: message("t", ""), Wait: wait})())
+	}
+}
+
+func TestWhoAcceptsForAGroupIsToldOfItsMembersThoughNobodyIsThere(t *testing.T) {
+	d := begin(t, 1, nil)
+	d.group("team", "never")
+	got := d.send(&messagingv1.SendRequest{Receiver: toGroup("team"), Message: message("news", "x"), Wait: messagingv1.Wait_WAIT_ACCEPTED})()
+	if x := d.only(got, messagingv1.Outcome_OUTCOME_ACCEPTED); x.GetClientId() != "never" {
+		t.Errorf("receipt %v", x)
 	}
 }
 

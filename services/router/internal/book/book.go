@@ -29,7 +29,7 @@ var (
 	// ErrInvalid says that an entry cannot be stored as it is.
 	ErrInvalid = errors.New("invalid entry")
 	// ErrConflict says that the entry has another revision than the one given; nothing was changed.
-	ErrConflict = errors.New("the entry has another revision")
+	ErrConflict = errors.New("the entry has another revision: give the one that is listed, or -1 if it does not matter")
 	// ErrNotFound says that there is no such entry; nothing was changed.
 	ErrNotFound = errors.New("no such entry")
 	// ErrUnavailable says that etcd did not answer in time. Whether something was changed is not known.
