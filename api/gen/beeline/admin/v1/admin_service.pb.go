@@ -1216,7 +1216,8 @@ type TraceResponse struct {
 	Publisher string `protobuf:"bytes,6,opt,name=publisher,proto3" json:"publisher,omitempty"`
 	// Of DELIVERED and DROPPED: the client, if it was for one; of FORWARDED, ARRIVED and RECEIPT: the other process.
 	Other string `protobuf:"bytes,7,opt,name=other,proto3" json:"other,omitempty"`
-	// Of RECEIPT and ANSWERED: the outcome; of DELIVERED: at which QoS; of DROPPED: why.
+	// Of RECEIPT: what the holder says, like queued (for the receiver's connection), acked (by it) or stored (in an inbox); of
+	// ANSWERED: the reason code; of DELIVERED: at which QoS; of DROPPED: why.
 	Detail string `protobuf:"bytes,8,opt,name=detail,proto3" json:"detail,omitempty"`
 	// Steps of that process that were left out before this one.
 	LeftOut uint64 `protobuf:"varint,9,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`

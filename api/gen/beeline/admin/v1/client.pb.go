@@ -418,7 +418,8 @@ type Session struct {
 	LastDropReason string `protobuf:"bytes,12,opt,name=last_drop_reason,json=lastDropReason,proto3" json:"last_drop_reason,omitempty"`
 	// The oldest messages of the inbox, at most 10, without their payloads.
 	Inbox []*InboxEntry `protobuf:"bytes,13,rep,name=inbox,proto3" json:"inbox,omitempty"`
-	// What has been counted since the connection began, by name: sent, acknowledged, refused, dropped, expired, received.
+	// What has been counted since the connection began, by name: sent, acknowledged, refused, dropped, expired, stored (in the
+	// inbox), spilled (to the inbox alone, because the queue was full), received, duplicates (of what was received).
 	Counters map[string]uint64 `protobuf:"bytes,14,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// The last messages that the client did not get since the connection began, and the last of its own that were not taken
 	// from it, newest first, at most 8. What its inbox has dropped is not among them.
