@@ -4,6 +4,7 @@ package dial
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -18,6 +19,8 @@ type Flags struct {
 	Data string
 	// Router is host:port of a router's gRPC server.
 	Router string
+	// Devices is the URL at which devices reach the router; if it is empty, that of the beeline up.
+	Devices string
 	// CAFile is the authority of its certificate, TokenFile has a token.
 	CAFile, TokenFile string
 }
@@ -27,6 +30,7 @@ func New(f *flag.FlagSet) *Flags {
 	o := &Flags{}
 	f.StringVar(&o.Data, "data", "beeline-data", "directory of the beeline up whose router is used, unless -router is given")
 	f.StringVar(&o.Router, "router", "", "host:port of a router's gRPC server")
+	f.StringVar(&o.Devices, "mqtt", "", "URL at which devices reach that router, like mqtt://127.0.0.1:1883")
 	f.StringVar(&o.CAFile, "ca-file", "", "authority of the router's certificate (PEM)")
 	f.StringVar(&o.TokenFile, "token-file", "", "file with a token")
 	return o
@@ -67,8 +71,14 @@ func (o *Flags) Dial(ctx context.Context) (*beeline.Client, error) {
 	return beeline.Dial(ctx, e.Router.GRPC, beeline.Options{CAFile: e.CAFile, TokenFile: e.Operator.TokenFile})
 }
 
-// MQTT is the URL at which devices reach the router of a beeline up.
+// MQTT is the URL at which devices reach the router.
 func (o *Flags) MQTT() (string, error) {
+	switch {
+	case o.Devices != "":
+		return o.Devices, nil
+	case o.Router != "":
+		return "", errors.New("with -router, give -mqtt: the URL at which devices reach it")
+	}
 	e, err := o.endpoints()
 	return e.Router.MQTT, err
 }
