@@ -40,6 +40,7 @@ func TestAClusterInContainers(t *testing.T) {
 		{"gateways believe the router alone who a client is", p.believesTheRouterAlone},
 		{"an operator sees where a client goes, and why", p.explains},
 		{"clients follow their session", p.followsSessions},
+		{"services and operators do with grpcurl what the documents say", p.doesWhatIsDocumented},
 		{"bringing it up again changes nothing", p.comesUpAgain},
 		{"a killed gateway leaves its clients to the others", p.outlivesAKilledGateway},
 		{"a crashed gateway comes back by itself", p.restartsACrashedGateway},
