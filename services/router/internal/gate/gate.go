@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/beeline-mqtt/beeline/internal/issuer"
 	"github.com/beeline-mqtt/beeline/internal/rpc"
 	"github.com/beeline-mqtt/beeline/services/router/internal/access"
 	"github.com/beeline-mqtt/beeline/services/router/internal/tokens"
@@ -146,9 +147,9 @@ func (g *Gate) verify(ctx context.Context, token string) (access.Principal, erro
 	switch {
 	case err == nil:
 		return p, nil
-	case errors.Is(err, tokens.ErrExpired):
+	case errors.Is(err, issuer.ErrExpired):
 		return p, unauthenticated(tokenExpired, "the token has expired")
-	case errors.Is(err, tokens.ErrUnavailable):
+	case errors.Is(err, issuer.ErrUnavailable):
 		return p, unavailable()
 	}
 	// Why it is not taken helps those who run this, and those who guess.

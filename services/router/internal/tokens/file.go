@@ -2,17 +2,13 @@ package tokens
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"os"
 	"strings"
 	"sync"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/crypto/bcrypt"
@@ -145,60 +141,4 @@ func (t *table) shown(hash string) (access.Principal, bool) {
 	defer t.mu.RUnlock()
 	p, ok := t.known[hash]
 	return p, ok
-}
-
-// checkInterval is how long a change of a file may go unnoticed.
-const checkInterval = time.Second
-
-// watched is what a file says. Whoever asks for it looks now and then whether the file has changed.
-type watched[T any] struct {
-	path  string
-	parse func([]byte) (T, error)
-	deps  Deps
-
-	mu      sync.Mutex // guards the following
-	value   T
-	seen    os.FileInfo
-	checked time.Time
-}
-
-func watch[T any](path string, parse func([]byte) (T, error), d Deps) (*watched[T], error) {
-	w := &watched[T]{path: path, parse: parse, deps: d}
-	return w, w.read()
-}
-
-// read must be called with mu held, or before others know w.
-func (w *watched[T]) read() error {
-	w.checked = w.deps.Now()
-	info, err := os.Stat(w.path)
-	if err != nil {
-		w.seen = nil
-		return err
-	}
-	if w.seen != nil && os.SameFile(info, w.seen) && info.ModTime().Equal(w.seen.ModTime()) && info.Size() == w.seen.Size() {
-		return nil
-	}
-	w.seen = info
-	text, err := os.ReadFile(w.path)
-	if err != nil {
-		return err
-	}
-	value, err := w.parse(text)
-	if err != nil {
-		return fmt.Errorf("%s: %w", w.path, err)
-	}
-	w.value = value
-	return nil
-}
-
-// get returns what the file said when it could be read last.
-func (w *watched[T]) get(ctx context.Context) T {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.deps.Now().Sub(w.checked) >= checkInterval {
-		if err := w.read(); err != nil {
-			w.deps.Logger.ErrorContext(ctx, "a file cannot be read again: what it said before counts", slog.Any("error", err))
-		}
-	}
-	return w.value
 }

@@ -5,22 +5,13 @@ package tokens
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
+	"github.com/beeline-mqtt/beeline/internal/issuer"
+	"github.com/beeline-mqtt/beeline/internal/watched"
 	"github.com/beeline-mqtt/beeline/services/router/internal/access"
-)
-
-// Why a token is not taken. Errors of Verify wrap one of them.
-var (
-	// ErrInvalid: it is nobody's, or not as it has to be.
-	ErrInvalid = errors.New("the token is not valid")
-	// ErrExpired: it was valid until some time ago.
-	ErrExpired = errors.New("the token has expired")
-	// ErrUnavailable: it cannot be checked, because no keys could be fetched yet.
-	ErrUnavailable = errors.New("tokens cannot be checked now")
 )
 
 // Config says which tokens there are.
@@ -39,8 +30,8 @@ type Deps struct {
 
 // Verifier knows the tokens.
 type Verifier struct {
-	file *watched[*table] // nil: none
-	jwt  *issuer          // nil: none
+	file *watched.File[*table] // nil: none
+	jwt  *signed               // nil: none
 }
 
 // New reads the token file and the file of keys, if there are. Keys of a URL are fetched when it runs.
@@ -48,12 +39,12 @@ func New(cfg Config, d Deps) (*Verifier, error) {
 	v := &Verifier{}
 	var err error
 	if cfg.File != "" {
-		if v.file, err = watch(cfg.File, parseTable, d); err != nil {
+		if v.file, err = watched.Open(cfg.File, parseTable, watched.Deps(d)); err != nil {
 			return nil, fmt.Errorf("token file: %w", err)
 		}
 	}
-	if cfg.JWT.enabled() {
-		if v.jwt, err = newIssuer(cfg.JWT, d); err != nil {
+	if cfg.JWT.Enabled() {
+		if v.jwt, err = newSigned(cfg.JWT, d); err != nil {
 			return nil, fmt.Errorf("keys of tokens: %w", err)
 		}
 	}
@@ -62,23 +53,23 @@ func New(cfg Config, d Deps) (*Verifier, error) {
 
 // Run fetches keys from time to time, until ctx ends.
 func (v *Verifier) Run(ctx context.Context) error {
-	if v.jwt == nil || v.jwt.keys == nil {
+	if v.jwt == nil {
 		<-ctx.Done()
 		return nil
 	}
-	v.jwt.keys.run(ctx)
+	v.jwt.issuer.Run(ctx)
 	return nil
 }
 
-// Verify returns who presents a token.
+// Verify returns who presents a token. Errors wrap one of those of package issuer.
 func (v *Verifier) Verify(ctx context.Context, token string) (access.Principal, error) {
 	if v.file != nil {
-		if p, ok := v.file.get(ctx).find(token); ok {
+		if p, ok := v.file.Get(ctx).find(token); ok {
 			return p, nil
 		}
 	}
 	if v.jwt != nil {
 		return v.jwt.verify(ctx, token)
 	}
-	return access.Principal{}, ErrInvalid
+	return access.Principal{}, issuer.ErrInvalid
 }

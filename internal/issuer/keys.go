@@ -1,4 +1,4 @@
-package tokens
+package issuer
 
 import (
 	"context"
@@ -38,7 +38,7 @@ type keys struct {
 	fetched  time.Time // or not, when they were tried to be last
 }
 
-func newKeys(cfg JWTConfig, d Deps) (*keys, error) {
+func newKeys(cfg Config, d Deps) (*keys, error) {
 	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
 	if cfg.JWKSCAFile != "" {
 		var err error
