@@ -7,6 +7,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/config"
 	"github.com/beeline-mqtt/beeline/internal/listener"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/drain"
 )
@@ -16,6 +17,9 @@ type Listener = listener.Config
 
 // Limits bound each client.
 type Limits = client.Limits
+
+// AuthConfig says how clients are authenticated, and what they may do.
+type AuthConfig = auth.Config
 
 // Config is everything that one gateway has to know, beside what it is given in Deps.
 type Config struct {
@@ -46,6 +50,8 @@ type Config struct {
 	RouteAckTimeout time.Duration `koanf:"route_ack_timeout" help:"how long a SUBSCRIBE waits for the other gateways"`
 	// Listeners are where clients connect.
 	Listeners []Listener `koanf:"listeners" help:"where clients connect"`
+	// Auth says who is let in, and what for; without methods that is for whoever makes the gateway to say (Deps).
+	Auth AuthConfig `koanf:"auth"`
 	// Drain sets how fast clients are moved away when the gateway is drained or stopped.
 	Drain DrainConfig `koanf:"drain"`
 	// Limits bound each client.
@@ -66,6 +72,7 @@ func DefaultConfig() Config {
 		UnresolvedBytes: 64 * config.MiB,
 		RouteAckTimeout: 5 * time.Second,
 		Listeners:       []Listener{{Name: "tcp", Address: ":1883"}},
+		Auth:            auth.DefaultConfig(),
 		Drain:           drain.DefaultConfig(),
 		Limits:          client.DefaultLimits(),
 	}

@@ -37,7 +37,8 @@ type Deps struct {
 	Etcd *clientv3.Client
 	// Dial connects to the gRPC server of another process.
 	Dial func(address string) (*grpc.ClientConn, error)
-	// Authenticate and Authorize decide about clients; nil refuses all of them, and permits all that is asked.
+	// Authenticate and Authorize decide about clients; nil leaves it to Config.Auth, which refuses all of them, and permits all
+	// that is asked, when it has no methods.
 	Authenticate auth.Authenticate
 	Authorize    auth.Authorize
 	Metrics      prometheus.Registerer
@@ -55,6 +56,7 @@ type Gateway struct {
 	deps      Deps
 	listeners listener.Set
 	metrics   metrics
+	guard     *auth.Guard // nil: nobody has to be run
 	door      mesh.Door
 	life      atomic.Pointer[life]
 	missing   atomic.Pointer[string] // why there is no life
@@ -78,14 +80,11 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if err := cfg.Drain.Validate(); err != nil {
 		return nil, fmt.Errorf("drain.%w", err)
 	}
-	if deps.Authenticate == nil {
-		deps.Authenticate = auth.RefuseAll
+	guard, err := newGuard(cfg.Auth, &deps)
+	if err != nil {
+		return nil, err
 	}
-	if deps.Authorize == nil {
-		deps.Authorize = auth.AllowAll
-	}
-	g := &Gateway{cfg: cfg, deps: deps, drainer: newDrainer(cfg.Drain), tap: trace.New()}
-	var err error
+	g := &Gateway{cfg: cfg, deps: deps, guard: guard, drainer: newDrainer(cfg.Drain), tap: trace.New()}
 	if g.listeners, err = listener.ListenAll(cfg.Listeners, cfg.MaxConnections, deps.Logger); err != nil {
 		return nil, err
 	}
@@ -100,6 +99,25 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		Available: func() bool { return false },
 	}
 	return g, nil
+}
+
+// newGuard makes who decides about clients, as far as deps leave it to cfg; nil when that is nobody.
+func newGuard(cfg AuthConfig, deps *Deps) (*auth.Guard, error) {
+	if deps.Authenticate == nil && cfg.Enabled() {
+		g, err := auth.New(cfg, auth.Deps{Logger: deps.Logger, Metrics: deps.Metrics, Now: time.Now})
+		if err != nil {
+			return nil, err
+		}
+		deps.Authenticate, deps.Authorize = g.Authenticate, g.Authorize
+		return g, nil
+	}
+	if deps.Authenticate == nil {
+		deps.Authenticate = auth.RefuseAll
+	}
+	if deps.Authorize == nil {
+		deps.Authorize = auth.AllowAll
+	}
+	return nil, nil
 }
 
 // Register adds the gateway's gRPC services to the process's server.
@@ -162,6 +180,9 @@ func (g *Gateway) Run(ctx context.Context, address string) error {
 	defer stop()
 	var serving sync.WaitGroup
 	serving.Go(func() { g.moveClients(accepting) })
+	if g.guard != nil {
+		serving.Go(func() { g.guard.Run(accepting) })
+	}
 	serving.Go(func() {
 		defer stop()
 		select {

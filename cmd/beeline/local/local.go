@@ -291,7 +291,9 @@ func (c *Cluster) gateway(n *node.Node, i int) (*gateway.Gateway, error) {
 	deps := gateway.Deps{
 		Etcd: n.Etcd, Dial: n.Dialer.Dial, Metrics: n.Metrics, Logger: n.Logger,
 	}
-	gateway.AllowAnonymous(&deps)
+	if !cfg.Auth.Enabled() {
+		gateway.AllowAnonymous(&deps)
+	}
 	return gateway.New(cfg, deps)
 }
 

@@ -21,8 +21,16 @@ type settings struct {
 	Node node.Config `koanf:",squash"`
 
 	Gateway gateway.Config `koanf:"gateway"`
-	// Anonymous lets every client in. Without it there is nobody yet who could say who a client is.
-	Anonymous bool `koanf:"anonymous" help:"let every client in and permit everything"`
+	// Anonymous lets every client in. Without it Gateway.Auth has to say who is.
+	Anonymous bool `koanf:"anonymous" help:"let every client in, as whom it says it is, and permit everything; instead of gateway.auth"`
+}
+
+// Validate reports what does not go together.
+func (s settings) Validate() error {
+	if s.Anonymous && s.Gateway.Auth.Enabled() {
+		return config.Invalid("anonymous", "must not be set together with gateway.auth.methods")
+	}
+	return nil
 }
 
 func main() { node.Main("gateway", run) }
@@ -52,6 +60,9 @@ func run(ctx context.Context) error {
 	g, err := gateway.New(cfg.Gateway, deps)
 	if err != nil {
 		return errors.Join(err, n.Close())
+	}
+	if !cfg.Anonymous && !cfg.Gateway.Auth.Enabled() {
+		n.Logger.WarnContext(ctx, "every client is refused", slog.String("because", "neither gateway.auth.methods nor anonymous is set"))
 	}
 	g.Register(n.Server)
 	n.Readiness.Add("gateway", g.Ready)

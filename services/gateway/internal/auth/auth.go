@@ -1,6 +1,9 @@
 // Package auth is the seam between the gateway and whoever knows its users: one function says who a client
 // is, one what it may do. The gateway asks the first once per connection, the second for every PUBLISH,
 // SUBSCRIBE and will; it caches nothing and never goes on without an answer.
+//
+// A Guard has both functions, by the methods and the rules that are configured. It is safe for concurrent use; the caller
+// runs it.
 package auth
 
 import (
@@ -8,6 +11,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/rules"
 )
 
 // Refusals an Authenticator may give. Any other error means that the answer is not known: the client is told
@@ -19,6 +25,10 @@ var (
 	ErrNotAuthorized = errors.New("not authorized")
 	// ErrBanned: the client is banned (0x8A).
 	ErrBanned = errors.New("banned")
+	// ErrBusy: too many others are being authenticated (0x89).
+	ErrBusy = errors.New("too many clients are being authenticated")
+	// ErrTooManyFailures: too many attempts from the client's address have failed (0x9F).
+	ErrTooManyFailures = errors.New("too many failed attempts")
 )
 
 // Attempt is one CONNECT, as far as it says who the client is.
@@ -59,32 +69,17 @@ type Identity struct {
 	Username string
 	// Service says that it is one of the cluster's own services, behind a tunnel. No Authenticate for sockets says so.
 	Service bool
+	// Expires is when the connection has to end; zero: never.
+	Expires time.Time
+	// Rules are its own, which come before those for everybody; nil: it has none.
+	Rules *rules.Set
 }
 
 // Authenticate decides on an attempt. It may block, within the context.
 type Authenticate func(ctx context.Context, a Attempt) (Identity, error)
 
-// Action is what a client wants to do with a topic.
-type Action byte
-
-// The two actions.
-const (
-	Publish Action = iota + 1
-	Subscribe
-)
-
-// Request is one thing that a client wants to do.
-type Request struct {
-	Action Action
-	// Topic is a topic name for Publish, with its alias resolved; a topic filter, without $share prefix, for
-	// Subscribe.
-	Topic  string
-	QoS    byte
-	Retain bool
-}
-
 // Authorize decides on a request. It is on the path of every message: it must not block.
-type Authorize func(id Identity, r Request) bool
+type Authorize func(id Identity, q rules.Request) bool
 
 // AllowAnonymous lets everybody in under the name given, unverified. It is for laptops and closed networks.
 func AllowAnonymous(_ context.Context, a Attempt) (Identity, error) {
@@ -102,4 +97,4 @@ func RefuseAll(context.Context, Attempt) (Identity, error) {
 }
 
 // AllowAll permits everything.
-func AllowAll(Identity, Request) bool { return true }
+func AllowAll(Identity, rules.Request) bool { return true }

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/rules"
 )
 
 func TestAnonymousClientsAreWhoTheySayTheyAre(t *testing.T) {
@@ -45,9 +46,9 @@ func TestAGatewayWithoutAnAuthenticatorLetsNobodyIn(t *testing.T) {
 }
 
 func TestAllowAllPermitsEverything(t *testing.T) {
-	for _, action := range []auth.Action{auth.Publish, auth.Subscribe} {
+	for _, action := range []rules.Action{rules.Publish, rules.Subscribe} {
 		for qos := range byte(3) {
-			if !auth.AllowAll(auth.Identity{}, auth.Request{Action: action, Topic: "p2p/a/secret", QoS: qos, Retain: true}) {
+			if !auth.AllowAll(auth.Identity{}, rules.Request{Action: action, Topic: "p2p/a/secret", QoS: qos, Retain: true}) {
 				t.Errorf("action %d at QoS %d is not permitted", action, qos)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/rules"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
@@ -22,7 +23,7 @@ func aliased(topic string, alias uint16, payload string) []byte {
 func TestATopicAliasStandsForTheTopicThatItWasLastSetTo(t *testing.T) {
 	var asked []string
 	r := newRig(t, func(r *rig) {
-		r.deps.Authorize = func(_ auth.Identity, q auth.Request) bool {
+		r.deps.Authorize = func(_ auth.Identity, q rules.Request) bool {
 			asked = append(asked, q.Topic)
 			return true
 		}
@@ -49,7 +50,7 @@ func TestATopicAliasStandsForTheTopicThatItWasLastSetTo(t *testing.T) {
 }
 
 func TestADenialCannotBeEvadedWithATopicAlias(t *testing.T) {
-	r := newRig(t, deny(auth.Publish, "secret"))
+	r := newRig(t, deny(rules.Publish, "secret"))
 	c := r.connect(v5, "a")
 	c.SendRaw(aliased("secret", 1, "x"))
 	c.SendRaw(aliased("", 1, "x"))

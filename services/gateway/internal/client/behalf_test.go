@@ -9,8 +9,8 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
-	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/rules"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
@@ -62,7 +62,7 @@ func TestAClientIsSubscribedOnItsBehalfAndNotTold(t *testing.T) {
 }
 
 func TestWhatAClientMayNotSubscribeToIsRefusedOnItsBehalf(t *testing.T) {
-	r := newRig(t, deny(auth.Subscribe, "secret"), func(r *rig) {
+	r := newRig(t, deny(rules.Subscribe, "secret"), func(r *rig) {
 		r.limits.Subscriptions = 1
 		r.broker.onSubscribe = func(filter string, done func(error) bool) bool {
 			if filter == "unroutable" {

@@ -33,6 +33,7 @@ const (
 	closedPanic       closedReason = "panic"
 	closedMoved       closedReason = "moved"
 	closedByOperator  closedReason = "operator"
+	closedExpired     closedReason = "expired"
 )
 
 // shown is the reason in the words of PresenceEvent in beeline.messaging.v1, which tells fewer of them apart.
@@ -46,6 +47,8 @@ func (r closedReason) shown() string {
 		return "replaced"
 	case closedByOperator:
 		return "kicked"
+	case closedExpired:
+		return "expired"
 	case closedMalformed, closedTooLarge, closedDenied, closedQuota:
 		return "protocol"
 	case closedUndelivered, closedPanic:
@@ -96,6 +99,11 @@ func ByOperator(withSession bool) Cause {
 		c.expiry = new(uint32)
 	}
 	return c
+}
+
+// expired is the cause when the time of the client's identity is over. The will is published.
+func expired() Cause {
+	return Cause{Code: packet.MaximumConnectTime, Reason: "the token has expired", reason: closedExpired}
 }
 
 // notDelivered is the cause when a message of an MQTT 3.1.1 client cannot be acknowledged.

@@ -16,6 +16,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/conn"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/rules"
 )
 
 // Errors of Broker.Attach that have a reason code of their own; any other is Server unavailable.
@@ -190,6 +191,10 @@ func (c *Client) authenticate(ctx context.Context, p *packet.Connect, name strin
 		return &refusal{code: packet.NotAuthorized, detail: "not authorized"}
 	case errors.Is(err, auth.ErrBanned):
 		return &refusal{code: packet.Banned, detail: "banned"}
+	case errors.Is(err, auth.ErrBusy):
+		return &refusal{code: packet.ServerBusy, detail: "too many clients are being authenticated"}
+	case errors.Is(err, auth.ErrTooManyFailures):
+		return &refusal{code: packet.ConnectionRateExceeded, detail: "too many failed attempts"}
 	default:
 		return &refusal{code: packet.ServerUnavailable, detail: "authentication is not available"}
 	}
@@ -203,7 +208,7 @@ func (c *Client) checkWill(w *packet.Will) error {
 		return &refusal{code: packet.TopicNameInvalid, detail: "will topic"}
 	case len(w.Payload) > int(c.limits.WillBytes):
 		return &refusal{code: packet.PacketTooLarge, detail: "will too large"}
-	case !c.mayAddress(w.Topic) || !c.deps.Authorize(c.Identity, auth.Request{Action: auth.Publish, Topic: w.Topic, QoS: w.QoS, Retain: w.Retain}):
+	case !c.mayAddress(w.Topic) || !c.deps.Authorize(c.Identity, rules.Request{Action: rules.Publish, Topic: w.Topic, QoS: w.QoS, Retain: w.Retain}):
 		return &refusal{code: packet.NotAuthorized, detail: "will topic"}
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/rules"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
@@ -60,7 +61,7 @@ func TestARefusedConnectIsToldWhyInTheWordsOfItsVersion(t *testing.T) {
 		{name: "will topic with a wildcard", id: "a", opts: []rawmqtt.Option{will("a/+", "w", 0)}, v3: 5, v5: 0x90},
 		{name: "will topic too deep", id: "a", opts: []rawmqtt.Option{will(strings.Repeat("a/", 40), "w", 0)}, v3: 5, v5: 0x90},
 		{name: "will to half a direct address", id: "a", opts: []rawmqtt.Option{will("p2p/b", "w", 0)}, v3: 5, v5: 0x90},
-		{name: "will topic denied", change: deny(auth.Publish, "secret"), id: "a", opts: []rawmqtt.Option{will("secret", "w", 1)}, v3: 5, v5: 0x87},
+		{name: "will topic denied", change: deny(rules.Publish, "secret"), id: "a", opts: []rawmqtt.Option{will("secret", "w", 1)}, v3: 5, v5: 0x87},
 		{name: "will too large", change: limit(func(l *client.Limits) { l.WillBytes = 3 }), id: "a", opts: []rawmqtt.Option{will("w", "1234", 0)}, v3: 5, v5: 0x95},
 		{name: "retained will", id: "a", opts: []rawmqtt.Option{will("w", "w", 0), retainedWill}, v3: accepted, v5: accepted},
 		{name: "enhanced authentication", id: "a", opts: []rawmqtt.Option{func(p *packets.Packet) {

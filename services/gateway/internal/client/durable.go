@@ -54,6 +54,9 @@ type durable struct {
 	inForce atomic.Bool
 	// forgotten: the whole cluster, this gateway too, routes to where the session is now.
 	forgotten atomic.Bool
+	// forbidden are filters that the session came with, and that the client may not subscribe to any more; nil once they are
+	// forgotten.
+	forbidden []string
 	// suspended: the connection has ended and everything that it owes has been written.
 	suspended bool
 }
@@ -121,6 +124,24 @@ func (c *Client) Open(epoch uint64, s *journal.State) {
 	for _, f := range s.Subscriptions {
 		c.asked++
 		c.filters[f.Filter] = c.asked
+		if !c.maySubscribe(f.Filter, f.Options.QoS) {
+			c.durable.forbidden = append(c.durable.forbidden, f.Filter)
+		}
+	}
+}
+
+// forgetForbidden drops what the session is subscribed to and the client may not subscribe to any more: other rules are in
+// force, or another user has come under its id. What has been stored because of it still comes.
+func (c *Client) forgetForbidden() {
+	if c.durable == nil || c.durable.forbidden == nil {
+		return
+	}
+	c.changing.Lock()
+	defer c.changing.Unlock()
+	_, changes := c.unsubscribe(c.durable.forbidden)
+	c.durable.forbidden = nil
+	if len(changes) > 0 {
+		c.record(changes, func() {})
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/rules"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
@@ -39,7 +40,7 @@ func TestAPanicEndsTheConnectionThatCausedItAndNoOther(t *testing.T) {
 			})
 		}, true},
 		{"in Authorize", func(r *rig) {
-			r.deps.Authorize = func(_ auth.Identity, q auth.Request) bool {
+			r.deps.Authorize = func(_ auth.Identity, q rules.Request) bool {
 				if q.Topic == "panic" {
 					panic("by order of the test")
 				}

@@ -8,7 +8,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/internal/topic"
-	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/rules"
 )
 
 // onPublish handles a PUBLISH from the client.
@@ -34,7 +34,7 @@ func (c *Client) onPublish(p packet.Publish) error {
 			return &packet.Error{Code: packet.ProtocolError, Detail: "packet identifier in use at another QoS"}
 		}
 	}
-	if !c.mayAddress(p.Topic) || !c.deps.Authorize(c.Identity, auth.Request{Action: auth.Publish, Topic: p.Topic, QoS: p.QoS, Retain: p.Retain}) {
+	if !c.mayAddress(p.Topic) || !c.deps.Authorize(c.Identity, rules.Request{Action: rules.Publish, Topic: p.Topic, QoS: p.QoS, Retain: p.Retain}) {
 		c.refusePublish(c.message(p), dropDenied, &c.turn)
 		if p.QoS > 0 {
 			c.acknowledge(p.PacketID, p.QoS, packet.NotAuthorized, &c.turn)

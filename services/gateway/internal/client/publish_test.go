@@ -12,8 +12,8 @@ import (
 
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/packet"
-	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/rules"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
@@ -210,7 +210,7 @@ func TestADeniedPublishIsRefusedAsFarAsItsVersionAllows(t *testing.T) {
 	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
-			r := newRig(t, deny(auth.Publish, "secret"))
+			r := newRig(t, deny(rules.Publish, "secret"))
 			c := r.connect(tc.version, "a")
 			c.Send(publishPacket("secret", "x", tc.qos, 5*uint16(min(tc.qos, 1))))
 			if tc.code != 0 {
@@ -244,7 +244,7 @@ func TestADeniedPublishIsRefusedAsFarAsItsVersionAllows(t *testing.T) {
 }
 
 func TestADenialWaitsForItsPlaceAmongTheAcknowledgements(t *testing.T) {
-	r := newRig(t, deny(auth.Publish, "secret"))
+	r := newRig(t, deny(rules.Publish, "secret"))
 	c := r.connect(v5, "a")
 	c.Send(publishPacket("held/t", "x", 1, 1))
 	c.Send(publishPacket("secret", "x", 1, 2))

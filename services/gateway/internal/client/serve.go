@@ -65,6 +65,7 @@ func (c *Client) connect(ctx context.Context, listener string) error {
 	err = c.attach(ctx)
 	attached := err == nil || errors.Is(err, errPanic) // nobody knows how far a panic let it come
 	if err == nil {
+		c.forgetForbidden()
 		err = c.welcome(ack)
 	}
 	if err != nil {
@@ -258,7 +259,7 @@ func (c *Client) recovered(err *error) {
 	}
 }
 
-// Sweep looks after what time brings: a client that is silent, publications that nobody answered, a queue
+// Sweep looks after what time brings: an identity that ends, a client that is silent, publications that nobody answered, a queue
 // that stays full. The broker calls it about once a second. late says that the process itself was held up, so
 // that silence proves nothing.
 func (c *Client) Sweep(now time.Time, late bool) {
@@ -275,6 +276,9 @@ func (c *Client) Sweep(now time.Time, late bool) {
 	c.retaining.had.tidy(now)
 	c.mu.Unlock()
 	switch {
+	case !c.Identity.Expires.IsZero() && !now.Before(c.Identity.Expires):
+		c.Stop(expired())
+		return
 	case c.keepAlive > 0 && !late && !paused && silence > c.keepAlive+c.keepAlive/2:
 		// MQTT-3.1.2-22.
 		c.Stop(Cause{Code: packet.KeepAliveTimeout, Reason: "no packet within one and a half times the keep alive", reason: closedKeepAlive})

@@ -18,6 +18,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/tcp"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/rules"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
 
@@ -246,9 +247,9 @@ func will(topic, payload string, qos byte) rawmqtt.Option {
 func retainedWill(p *packets.Packet) { p.Connect.WillRetain = true }
 
 // deny has the authorizer refuse one action on one topic.
-func deny(action auth.Action, topic string) func(*rig) {
+func deny(action rules.Action, topic string) func(*rig) {
 	return func(r *rig) {
-		r.deps.Authorize = func(_ auth.Identity, q auth.Request) bool { return q.Action != action || q.Topic != topic }
+		r.deps.Authorize = func(_ auth.Identity, q rules.Request) bool { return q.Action != action || q.Topic != topic }
 	}
 }
 

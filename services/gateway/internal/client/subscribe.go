@@ -10,7 +10,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
 	"github.com/beeline-mqtt/beeline/internal/topic"
 	"github.com/beeline-mqtt/beeline/internal/turn"
-	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/rules"
 )
 
 // subscribing are filters of one SUBSCRIBE, or of one that somebody makes for the client, on their way into the cluster.
@@ -154,7 +154,7 @@ func (c *Client) admit(filter string, o subscriptions.Options) (code packet.Code
 	if strings.Count(plain, "+") > c.limits.FilterWildcards {
 		return packet.QuotaExceeded, 0, false, nil
 	}
-	if !c.deps.Authorize(c.Identity, auth.Request{Action: auth.Subscribe, Topic: plain, QoS: o.QoS}) {
+	if !c.deps.Authorize(c.Identity, rules.Request{Action: rules.Subscribe, Topic: plain, QoS: o.QoS}) {
 		return packet.NotAuthorized, 0, false, nil
 	}
 	c.mu.Lock()
@@ -169,6 +169,14 @@ func (c *Client) admit(filter string, o subscriptions.Options) (code packet.Code
 	c.asked++
 	c.filters[filter] = c.asked
 	return packet.Code(o.QoS), c.asked, !has, nil
+}
+
+// maySubscribe reports whether a filter of the session, which was valid when it came, may be subscribed to now.
+func (c *Client) maySubscribe(filter string, qos byte) bool {
+	if s, is, err := topic.ParseShared(filter); is && err == nil {
+		filter = s.Filter
+	}
+	return c.deps.Authorize(c.Identity, rules.Request{Action: rules.Subscribe, Topic: filter, QoS: qos})
 }
 
 // forget drops a filter, unless it has been asked for again since, and reports whether it has dropped it. What the

@@ -11,8 +11,8 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
-	"github.com/beeline-mqtt/beeline/services/gateway/internal/auth"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
+	"github.com/beeline-mqtt/beeline/services/gateway/internal/rules"
 )
 
 func TestSubackHasACodeForEachFilter(t *testing.T) {
@@ -42,7 +42,7 @@ func TestSubackHasACodeForEachFilter(t *testing.T) {
 		{"refused by the cluster", "unroutable", 1, 0x80},
 	}
 	versions(t, func(t *testing.T, version byte) {
-		r := newRig(t, deny(auth.Subscribe, "secret"), func(r *rig) {
+		r := newRig(t, deny(rules.Subscribe, "secret"), func(r *rig) {
 			r.broker.onSubscribe = func(filter string, done func(error) bool) bool {
 				if filter == "unroutable" {
 					done(errTest)
