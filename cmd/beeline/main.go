@@ -30,7 +30,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		upCommand(), pubCommand(), subCommand(), benchCommand(), certsCommand(), tokenCommand(), storeCommand(),
+		upCommand(), pubCommand(), subCommand(), benchCommand(), certsCommand(), tokenCommand(), passwordCommand(), storeCommand(),
 		publishCommand(), subscribeCommand(), sendCommand(), commandCommand(), presenceCommand(), groupCommand(),
 		clientsCommand(), explainTopicCommand(), retainedCommand(), traceCommand(),
 		placementCommand(), clusterCommand(), gatewaysCommand(), rebalanceCommand(),

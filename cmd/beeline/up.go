@@ -17,6 +17,7 @@ import (
 
 	"github.com/beeline-mqtt/beeline/cmd/beeline/local"
 	"github.com/beeline-mqtt/beeline/internal/telemetry"
+	"github.com/beeline-mqtt/beeline/services/gateway"
 )
 
 // mqttPort is the port that is registered for MQTT.
@@ -31,8 +32,10 @@ type upOptions struct {
 	routerPort int
 	// restPort likewise.
 	restPort int
-	pprof    bool
-	log      telemetry.LogConfig
+	// users and rules are files; without users every client is let in.
+	users, rules string
+	pprof        bool
+	log          telemetry.LogConfig
 }
 
 func upCommand() *cobra.Command {
@@ -41,8 +44,8 @@ func upCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run a whole cluster on this machine",
-		Long: "Run etcd, the session service and several gateways in this process, on 127.0.0.1. Every client is let in: it is " +
-			"for trying Beeline, and for developing against it.\n\n" +
+		Long: "Run etcd, the session service and several gateways in this process, on 127.0.0.1. Every client is let in, unless " +
+			"--users says who is: it is for trying Beeline, and for developing against it.\n\n" +
 			"When all is ready, endpoints.json in the data directory says where everything listens.",
 		Example: "  beeline up --gateways 5 --data /tmp/beeline",
 		Args:    cobra.NoArgs,
@@ -56,6 +59,8 @@ func upCommand() *cobra.Command {
 	f.IntVar(&o.firstPort, "first-port", 18831, "MQTT port of the first gateway, the others follow; 0 takes free ports")
 	f.IntVar(&o.routerPort, "router-port", -1, "MQTT port of the router; default 1883, with TLS on 8883 and WebSocket on 8083, or free ports if --first-port is 0")
 	f.IntVar(&o.restPort, "rest-port", -1, "port of the router's REST API; default 8080, or a free port if --first-port is 0")
+	f.StringVar(&o.users, "users", "", "password file with those who are let in, see beeline password; default: every client is")
+	f.StringVar(&o.rules, "rules", "", "file with the rules of what they may publish and subscribe to; default: everything")
 	f.BoolVar(&o.pprof, "pprof", false, "serve profiles under /debug/pprof on the admin addresses")
 	f.TextVar(&o.log.Level, "log-level", o.log.Level, "debug, info, warn or error")
 	f.StringVar(&o.log.Format, "log-format", o.log.Format, "text or json")
@@ -75,10 +80,20 @@ func (o *upOptions) check() error {
 	if o.restPort > math.MaxUint16 {
 		return fmt.Errorf("--rest-port %d: there is no such port", o.restPort)
 	}
+	if o.rules != "" && o.users == "" {
+		return errors.New("--rules: is of no use without --users")
+	}
 	if err := o.log.Validate(); err != nil {
 		return fmt.Errorf("--log-%w", err)
 	}
 	return nil
+}
+
+// gateway says who is let in at a gateway.
+func (o *upOptions) gateway(_ int, c *gateway.Config) {
+	if o.users != "" {
+		c.Auth.Methods, c.Auth.Password.File, c.Auth.RulesFile = []string{"password"}, o.users, o.rules
+	}
 }
 
 // router is where the router listens.
@@ -135,6 +150,7 @@ func (o *upOptions) run(ctx context.Context, out, log io.Writer) error {
 	}
 	c, err := local.Start(ctx, local.Config{
 		Dir: o.dir, Gateways: o.gateways, FirstPort: o.firstPort, Router: o.router(), Pprof: o.pprof, Log: log, LogLevel: o.log,
+		Gateway: o.gateway,
 	})
 	switch {
 	case ctx.Err() != nil && err != nil:

@@ -60,7 +60,8 @@ func (f *failures) count(from net.Addr) {
 	f.counted[address] = failed{used: f.left(x) + 1, at: f.now()}
 }
 
-// makeRoom forgets the addresses that have all their attempts again, and any if there are none. With f.mu held.
+// makeRoom forgets the addresses that have all their attempts again, and others if that is not much: it is not for each
+// address that it looks at all. With f.mu held.
 func (f *failures) makeRoom() {
 	for address, x := range f.counted {
 		if f.left(x) == 0 {
@@ -68,7 +69,7 @@ func (f *failures) makeRoom() {
 		}
 	}
 	for address := range f.counted {
-		if len(f.counted) < mostAddresses {
+		if len(f.counted) <= mostAddresses*7/8 {
 			return
 		}
 		delete(f.counted, address)

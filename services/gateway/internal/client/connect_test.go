@@ -48,6 +48,8 @@ func TestARefusedConnectIsToldWhyInTheWordsOfItsVersion(t *testing.T) {
 		{name: "bad credentials", change: authenticatesWith(auth.ErrBadCredentials), id: "a", v3: 4, v5: 0x86},
 		{name: "known and not authorized", change: authenticatesWith(auth.ErrNotAuthorized), id: "a", v3: 5, v5: 0x87},
 		{name: "banned", change: authenticatesWith(auth.ErrBanned), id: "a", v3: 5, v5: 0x8A},
+		{name: "too many at once", change: authenticatesWith(auth.ErrBusy), id: "a", v3: 3, v5: 0x89},
+		{name: "too many failures", change: authenticatesWith(auth.ErrTooManyFailures), id: "a", v3: 3, v5: 0x9F},
 		{name: "authenticator does not know", change: authenticatesWith(errTest), id: "a", v3: 3, v5: 0x88},
 		{name: "authenticator panics", change: func(r *rig) {
 			r.deps.Authenticate = func(context.Context, auth.Attempt) (auth.Identity, error) { panic("by order of the test") }

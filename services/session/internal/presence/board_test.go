@@ -156,8 +156,8 @@ func TestTheDeadAreBuriedBitByBit(t *testing.T) {
 
 func TestOnlyReasonsThatAreKnownAreShown(t *testing.T) {
 	for name, want := range map[string]Reason{
-		"client": Client, "network": Network, "keepalive": Keepalive, "replaced": Replaced, "kicked": Kicked, "moved": Moved,
-		"protocol": Protocol, "slow": Slow, "shutdown": Shutdown, "unknown": Unknown,
+		"client": Client, "network": Network, "keepalive": Keepalive, "replaced": Replaced, "kicked": Kicked, "expired": Expired,
+		"moved": Moved, "protocol": Protocol, "slow": Slow, "shutdown": Shutdown, "unknown": Unknown,
 		"": Unknown, "whatever": Unknown, "gateway_died": Unknown, // that a gateway cannot say
 	} {
 		if got := ReasonOf(name); got != want {

@@ -15,6 +15,7 @@ const (
 	Keepalive   Reason = "keepalive"
 	Replaced    Reason = "replaced"
 	Kicked      Reason = "kicked"
+	Expired     Reason = "expired"
 	Moved       Reason = "moved"
 	Protocol    Reason = "protocol"
 	Slow        Reason = "slow"
@@ -25,7 +26,7 @@ const (
 // ReasonOf is the reason of that name that a gateway may give. Any other name is Unknown.
 func ReasonOf(name string) Reason {
 	switch r := Reason(name); r {
-	case Client, Network, Keepalive, Replaced, Kicked, Moved, Protocol, Slow, Shutdown:
+	case Client, Network, Keepalive, Replaced, Kicked, Expired, Moved, Protocol, Slow, Shutdown:
 		return r
 	case Unknown, GatewayDied:
 	}

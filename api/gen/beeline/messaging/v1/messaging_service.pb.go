@@ -1237,8 +1237,8 @@ type PresenceEvent struct {
 	// When it was seen.
 	Time *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3" json:"time,omitempty"`
 	// Why a connection has ended: client (it said goodbye), network, keepalive, replaced (by a newer one), kicked (by an
-	// operator), moved (the gateway is being drained, or shares its clients out), protocol (the client broke a rule or a limit),
-	// slow, gateway_died, shutdown, or unknown.
+	// operator), expired (its token), moved (the gateway is being drained, or shares its clients out), protocol (the client broke
+	// a rule or a limit), slow, gateway_died, shutdown, or unknown.
 	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Whether the client has a session that is kept while it is away; of a disconnected one, whether it is being kept now.
 	Durable       bool `protobuf:"varint,8,opt,name=durable,proto3" json:"durable,omitempty"`
