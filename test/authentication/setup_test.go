@@ -11,6 +11,8 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,6 +53,25 @@ type guarded struct {
 	t     *testing.T
 	dir   string
 	signs *issuertest.Signer
+	log   log
+}
+
+// log is what all processes say.
+type log struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func open(t *testing.T) *guarded {
@@ -60,7 +81,7 @@ func open(t *testing.T) *guarded {
 	g.write("rules", theRules)
 	g.write("jwks", issuertest.JWKS(t, g.signs))
 	g.Cluster = clustertest.Start(t, 2, func(c *local.Config) {
-		c.Router = new(local.RouterPorts)
+		c.Router, c.Log = new(local.RouterPorts), &g.log
 		authority := filepath.Join(c.Dir, "pki", "ca.crt")
 		c.Gateway = func(_ int, c *gateway.Config) {
 			mutual := c.Listeners[1] // like mqtts
