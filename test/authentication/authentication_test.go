@@ -251,6 +251,28 @@ func TestFilesAreReadAgainWhileItRuns(t *testing.T) {
 	}
 }
 
+func TestASessionThatGoesOnHasWhatItsClientMayHave(t *testing.T) {
+	g := open(t)
+	durable := rawmqtt.Durable(3600)
+	c := rawmqtt.Connect(t, g.MQTT(0), rawmqtt.V5, "c", as("ann", "secret"), durable)
+	c.MustSubscribe("home/ann/x", 1)
+	c.MustSubscribe("dev/c/x", 1)
+	c.Disconnect()
+	// Another user under the same id.
+	c, present := rawmqtt.Come(t, g.MQTT(1), rawmqtt.V5, "c", as("bob", "other"), durable)
+	if !present {
+		t.Fatal("the session has not gone on")
+	}
+	ann := rawmqtt.Connect(t, g.MQTT(0), rawmqtt.V5, "c2", as("ann", "secret"))
+	ann.Publish("home/ann/x", "for ann", 1) // 0x00 or 0x10: routes that go are not waited for
+	c.Send(rawmqtt.PublishPacket("dev/c/x", "for c", 0))
+	c.ReceivePayload("for c")
+	c.Disconnect()
+	c, _ = rawmqtt.Come(t, g.MQTT(0), rawmqtt.V5, "c", as("ann", "secret"), durable)
+	ann.Publish("home/ann/x", "for ann", 1)
+	c.ExpectNothing() // what was forgotten is not back
+}
+
 func TestMosquittosClientsAreAuthenticated(t *testing.T) {
 	path, err := exec.LookPath("mosquitto_pub")
 	if errors.Is(err, exec.ErrNotFound) && os.Getenv("BEELINE_TEST_MOSQUITTO") == "" {

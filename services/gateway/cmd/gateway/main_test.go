@@ -31,6 +31,12 @@ func TestWrongConfigurationOfTheGatewayNamesTheKey(t *testing.T) {
 		{"listener without port", "gateway: {listeners: [{name: a, address: nowhere}]}", []string{"gateway.listeners[0].address: is not host:port"}},
 		{"unknown key of a listener", "gateway: {listeners: [{name: a, adr: ':1'}]}", []string{"gateway.listeners[0].adr"}},
 		{"two of one name", "gateway: {listeners: [{name: a, address: ':1'}, {name: a, address: ':2'}]}", []string{"gateway.listeners[1].name: "}},
+		{"method", "gateway: {auth: {methods: [magic]}}", []string{`gateway.auth.methods: has "magic"`}},
+		{"two answers", "anonymous: true\ngateway: {auth: {methods: [anonymous]}}", []string{"anonymous: must not be set together with gateway.auth.methods"}},
+		{"rules for nobody", "gateway: {auth: {rules_file: x}}", []string{"gateway.auth.rules_file: is of no use"}},
+		{"keys without an issuer", "gateway: {auth: {methods: [jwt], jwt: {jwks_file: x}}}", []string{"gateway.auth.jwt.issuer: is missing"}},
+		{"skew", "gateway: {auth: {methods: [jwt], jwt: {secret_file: x, skew: 2h}}}", []string{"gateway.auth.jwt.skew: must be between"}},
+		{"users are not there", "gateway: {auth: {methods: [password], password: {file: /no/users}}}", []string{"auth: password: stat /no/users"}},
 		{
 			"certificate is not there", "gateway: {listeners: [{name: a, address: '127.0.0.1:0', cert_file: /no/crt, key_file: /no/key}]}",
 			[]string{`listener "a": cert_file`, "/no/crt"},
