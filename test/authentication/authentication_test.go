@@ -287,13 +287,13 @@ func TestMosquittosClientsAreAuthenticated(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
+		code := 0
 		var exit *exec.ExitError
-		if got := 0; errors.As(err, &exit) {
-			if got = exit.ExitCode(); got != want {
-				t.Errorf("%v: exit code %d, want %d: %s", args, got, want, out)
-			}
-		} else if err != nil || want != 0 {
-			t.Errorf("%v: %v, want exit code %d: %s", args, err, want, out)
+		if errors.As(err, &exit) {
+			code, err = exit.ExitCode(), nil
+		}
+		if err != nil || code != want {
+			t.Errorf("%v: exit code %d, %v, want %d: %s", args, code, err, want, out)
 		}
 	}
 	for name, address := range map[string]string{
