@@ -53,6 +53,7 @@ const (
 	reasonNothing     reason = "nothing"     // nothing was brought, and anonymous clients are not let in
 	reasonBusy        reason = "busy"
 	reasonFailures    reason = "failures" // too many from that address
+	reasonUnknown     reason = "unknown"
 )
 
 // refusal is why somebody is refused. It wraps what the client is told.
@@ -65,6 +66,18 @@ type refusal struct {
 func refused(told error, why reason) error { return &refusal{told, why} }
 
 func (r *refusal) Unwrap() error { return r.error }
+
+// reasonOf is the reason of an answer.
+func reasonOf(err error) reason {
+	var r *refusal
+	switch {
+	case err == nil:
+		return reasonAccepted
+	case errors.As(err, &r):
+		return r.why
+	}
+	return reasonUnknown
+}
 
 // Guard knows the users, and what they may do.
 type Guard struct {
@@ -187,17 +200,13 @@ func (g *Guard) Authenticate(ctx context.Context, a Attempt) (Identity, error) {
 
 // decided counts and records an answer.
 func (g *Guard) decided(ctx context.Context, a Attempt, method string, id Identity, err error) (Identity, error) {
-	why := reasonAccepted
 	if err != nil {
 		id = Identity{}
-		var r *refusal
-		if errors.As(err, &r) {
-			why = r.why
-		}
-		if errors.Is(err, ErrBadCredentials) || errors.Is(err, ErrNotAuthorized) {
-			g.failures.count(a.Remote)
-		}
 	}
+	if errors.Is(err, ErrBadCredentials) || errors.Is(err, ErrNotAuthorized) {
+		g.failures.count(a.Remote)
+	}
+	why := reasonOf(err)
 	g.results.WithLabelValues(method, string(why)).Inc()
 	g.record(ctx, a, method, why)
 	return id, err
