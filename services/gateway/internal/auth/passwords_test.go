@@ -26,6 +26,17 @@ func TestAPasswordFileHasAUserInEachLine(t *testing.T) {
 	}
 }
 
+func TestHashesOfOtherProgramsAreTaken(t *testing.T) {
+	r := newRig(t, func(r *rig) {
+		r.cfg.Methods = []string{"password"}
+		line := user(t, "ann", "secret")
+		r.cfg.Password.File = r.file("users", strings.Replace(line, "$2a$", "$2y$", 1)+strings.Replace(strings.Replace(line, "ann", "bob", 1), "$2a$", "$2b$", 1))
+	})
+	r.want(as("ann", "secret"), "ann", nil)
+	r.want(as("bob", "secret"), "bob", nil)
+	r.want(as("bob", "other"), "", ErrBadCredentials)
+}
+
 func TestWrongPasswordFilesAreRefusedWithoutRepeatingThem(t *testing.T) {
 	right := user(t, "ann", "x")
 	for name, c := range map[string]struct{ text, why string }{
