@@ -62,8 +62,6 @@ func (b *Broker) send(from *client.Client, m *message.Message, p *publication, t
 func (b *Broker) publish(from *client.Client, m *message.Message, p *publication, t *turn.Turn) {
 	s, _ := b.scratch.Get().(*scratch) // the pool holds nothing else
 	s.local = b.subs.Match(m.Topic, from, s.local[:0])
-	s.peers = b.deps.Routes.Match(m.Topic, s.peers[:0])
-	s.shares = b.deps.Routes.Shares(m.Topic, s.shares[:0])
 	if len(s.local) >= fanOut {
 		m.Forms = new(message.Forms)
 	}
@@ -72,6 +70,9 @@ func (b *Broker) publish(from *client.Client, m *message.Message, p *publication
 			b.deliver(&s.local[i], m, p, t)
 		}
 	}
+	// Looked up behind the sessions here: when one of these is forgotten, the routes lead to where it is.
+	s.peers = b.deps.Routes.Match(m.Topic, s.peers[:0])
+	s.shares = b.deps.Routes.Shares(m.Topic, s.shares[:0])
 	for _, to := range s.peers {
 		b.forward(to.Peer, mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetMatch}, Message: m, Durable: to.Durable}, p, t)
 	}

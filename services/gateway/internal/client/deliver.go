@@ -57,8 +57,8 @@ func (c *Client) HasRoom() bool {
 // acknowledge tells the client what became of a message that it published: the acknowledgement goes out as
 // soon as those of its earlier messages have.
 func (c *Client) acknowledge(id uint16, qos byte, code packet.Code, t *turn.Turn) {
-	if code.Failure() && c.Version < packet.V5 {
-		// 3.1.1 has no way to say no: the connection ends and the client keeps its message.
+	if code.Failure() && !c.canRefuse(qos, code) {
+		// The connection ends and the client keeps its message.
 		c.Stop(notDelivered(code))
 		return
 	}
@@ -71,6 +71,14 @@ func (c *Client) acknowledge(id uint16, qos byte, code packet.Code, t *turn.Turn
 	c.fillAcks()
 	c.flag(t)
 	c.wakeReader()
+}
+
+// canRefuse reports whether an acknowledgement can say no with that code. MQTT 3.1.1 has none that does. And a PUBREC that
+// says no ends a QoS 2 message, which is no answer of a durable session when it is not known what has become of it: if the
+// PUBREC were lost, the client would send the message again, and it would be another one, to those too who have the first.
+func (c *Client) canRefuse(qos byte, code packet.Code) bool {
+	unknown := qos == message.ExactlyOnce && c.durable != nil && code == packet.UnspecifiedError
+	return c.Version >= packet.V5 && !unknown
 }
 
 // wakeReader ends a pause of the reading goroutine when the client is within its bounds again. With c.mu held.

@@ -13,6 +13,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/engine"
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/message"
+	"github.com/beeline-mqtt/beeline/internal/packet"
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 	"github.com/beeline-mqtt/beeline/test/rawmqtt"
 )
@@ -237,6 +238,33 @@ func TestAMessageThatIsSentAgainKeepsItsID(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// What has become of the message is not known: to say no would end it, and the client could not know that it has.
+func TestAMessageWithoutAnOutcomeIsNotEndedByTheSession(t *testing.T) {
+	r := newRig(t)
+	c, attached := r.attached(v5, "a", lasting)
+	c.Send(publishPacket("held/t", "x", 2, 7))
+	first := receive(t, r.broker.published, "the message")
+	receive(t, r.broker.held, "its publication").settle(packet.UnspecifiedError)
+	if reason := c.ExpectClosed(); reason != byte(packet.UnspecifiedError) {
+		t.Errorf("closed with %#x", reason)
+	}
+	receive(t, attached.Gone(), "its being gone")
+	if diff := cmp.Diff([]journal.Kind{journal.Taken}, r.shelf.kinds("a")); diff != "" {
+		t.Error(diff)
+	}
+
+	c = r.connect(v5, "a", lasting)
+	c.Send(publishPacket("held/t", "x", 2, 7))
+	second := receive(t, r.broker.published, "the message, again")
+	if first.ID != second.ID {
+		t.Errorf("sent on as %v and as %v", first.ID, second.ID)
+	}
+	receive(t, r.broker.held, "its publication").settle(packet.QuotaExceeded) // which is known
+	if p := c.ExpectAck(packets.Pubrec, 7); p.ReasonCode != byte(packet.QuotaExceeded) {
+		t.Errorf("PUBREC %#x", p.ReasonCode)
 	}
 }
 
