@@ -77,11 +77,12 @@ func (a *announcer[P]) announce(changes []routes.Route, deadline time.Time, done
 	for _, r := range changes {
 		key := routeKey{r.Filter, r.Group}
 		had, ok := a.own[key]
+		gone := r.Members == 0 && !r.Keeps()
 		switch {
-		case r.Members == 0 && !ok:
+		case gone && !ok:
 			need = max(need, a.gone[key])
 			continue
-		case r.Members == 0:
+		case gone:
 			delete(a.own, key)
 			a.gone[key] = next
 			a.hash -= hashOf(had.route)

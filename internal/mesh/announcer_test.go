@@ -24,7 +24,7 @@ type announcerModel struct {
 	now     time.Time
 	all     []*announcementModel
 	changed map[routeKey]uint64
-	members map[routeKey]uint32
+	own     map[routeKey]routes.Route
 	acked   map[string]uint64
 }
 
@@ -37,6 +37,10 @@ func (m *announcerModel) announce(t *rapid.T) {
 			Filter:  rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "filter"),
 			Group:   rapid.SampledFrom([]string{"", "g"}).Draw(t, "group"),
 			Members: rapid.Uint32Range(0, 2).Draw(t, "members"),
+			Durable: rapid.Bool().Draw(t, "durable"),
+		}
+		if r.Members == 0 && !r.Keeps() {
+			r = routes.Route{Filter: r.Filter, Group: r.Group} // there is none
 		}
 		if k := (routeKey{r.Filter, r.Group}); !seen[k] {
 			seen[k] = true
@@ -46,8 +50,8 @@ func (m *announcerModel) announce(t *rapid.T) {
 	next, grows := m.a.version+1, false
 	for _, r := range rs {
 		k := routeKey{r.Filter, r.Group}
-		if m.members[k] != r.Members {
-			m.members[k], m.changed[k] = r.Members, next
+		if m.own[k] != (routes.Route{Members: r.Members, Durable: r.Durable}) {
+			m.own[k], m.changed[k] = routes.Route{Members: r.Members, Durable: r.Durable}, next
 			grows = true
 		}
 		w.need[k] = m.changed[k]
@@ -112,7 +116,7 @@ func TestAnAnnouncementIsDoneOnceAndExactlyWhenEveryPeerHasItsRoutes(t *testing.
 	rapid.Check(t, func(t *rapid.T) {
 		m := &announcerModel{
 			a: newAnnouncer[string](), now: time.Unix(0, 0),
-			changed: make(map[routeKey]uint64), members: make(map[routeKey]uint32), acked: make(map[string]uint64),
+			changed: make(map[routeKey]uint64), own: make(map[routeKey]routes.Route), acked: make(map[string]uint64),
 		}
 		peer := rapid.SampledFrom([]string{"x", "y", "z"})
 		t.Repeat(map[string]func(*rapid.T){

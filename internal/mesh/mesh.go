@@ -199,8 +199,8 @@ func (m *Mesh) runLate() {
 }
 
 // SetPeers gives the registry's present view of the other processes. A peer that is missing is dead: its incarnation
-// is refused for good, what was sent to it settles as Gone, and its routes are dropped, but for its durable ordinary
-// ones: these stay, and messages at QoS 1 and 2 that match them, until another process adopts its sessions (Adopt).
+// is refused for good, what was sent to it settles as Gone, and its routes are dropped, but for its durable ones: these
+// stay, and messages at QoS 1 and 2 that match ordinary ones, until another process adopts its sessions (Adopt).
 // This process itself is left out of peers.
 func (m *Mesh) SetPeers(peers []Peer) {
 	m.mu.Lock()
@@ -335,7 +335,7 @@ func (m *Mesh) WaitSynced(ctx context.Context) error {
 	}
 }
 
-// Announce changes this process's routes: Members 0 withdraws a route, ordinary routes have Members 1. done is
+// Announce changes this process's routes: Members 0 withdraws a route, unless that Keeps; ordinary routes have Members 1. done is
 // called once, on a goroutine of the mesh, and must not block: with nil when every living peer to which a
 // snapshot has been sent has these routes in force, with ErrNotAcknowledged after RouteAckTimeout (the change
 // stays; the caller takes it back if it has to), with ErrClosed when the mesh ends. Once Run has returned it is

@@ -154,9 +154,9 @@ func TestOfADeadPeerWhatIsForDurableSessionsStays(t *testing.T) {
 	f.h.serving.Store(false)
 	client := lasting("d/client", 1)
 	client.Target = Target{Kind: TargetClient, ClientID: "c", Epoch: 1}
-	share := lasting("d/share", 1)
-	share.Target = Target{Kind: TargetShare, Group: "g", Filter: "d/#"}
-	for _, d := range []Delivery{lasting("d/qos 0", 0), lasting("d/qos 1", 1), client, share, publish("t/qos 2", 2), lasting("d/qos 2", 2)} {
+	shared := lasting("d/share", 1)
+	shared.Target = Target{Kind: TargetShare, Group: "g", Filter: "d/#"}
+	for _, d := range []Delivery{lasting("d/qos 0", 0), lasting("d/qos 1", 1), client, shared, publish("t/qos 2", 2), lasting("d/qos 2", 2)} {
 		if !l.Send(d, w) {
 			t.Errorf("%s is not taken", d.Message.Topic)
 		}
@@ -172,8 +172,12 @@ func TestOfADeadPeerWhatIsForDurableSessionsStays(t *testing.T) {
 	if got := wants(f.x, "d/1"); !slices.Equal(got, []string{"h"}) {
 		t.Errorf("its durable route leads to %v", got)
 	}
-	if got := wants(f.x, "t/1"); len(got) != 0 || len(f.x.table.Shares("d/1", nil)) != 0 {
+	if got := wants(f.x, "t/1"); len(got) != 0 {
 		t.Errorf("its transient routes are still there: %v", got)
+	}
+	share := f.x.table.Share("g", "d/#")
+	if share == nil || share.Online() || share.Empty() {
+		t.Error("its shared subscription has members online, or nobody who is away")
 	}
 	if s := f.x.Stats(); s.Orphaned != 1 || s.OrphanedBytes < 3*200 || s.Peers != 2 {
 		t.Errorf("%+v", s)
@@ -195,6 +199,7 @@ func TestWhatWasSentForADurableSessionStaysWhenItsRouteHasGone(t *testing.T) {
 	f.atS.wait(t, 1)
 	w.wait(t)
 	w.once(t, Stored)
+	eventually(t, "its shared subscription is forgotten", func() bool { return f.x.table.Share("g", "d/#") == nil })
 }
 
 func TestADeadPeersLinkTakesWhatIsForItsDurableSessionsUpToTheBound(t *testing.T) {

@@ -3,7 +3,8 @@ package routes
 import "iter"
 
 // DigestOf returns the number of routes and the sum, modulo 2^64, of the 64-bit FNV-1a hash of each. The sum
-// does not depend on their order; no route may occur twice. Shared subscriptions without members do not count.
+// does not depend on their order; no route may occur twice. Shared subscriptions with neither
+// members nor a durable session do not count.
 //
 // What is hashed of a route is, one after another: the filter's length as 4 bytes, the filter, the group's
 // length as 4 bytes, the group, the number of members as 4 bytes (0 for an ordinary route), and one byte that is 1

@@ -20,7 +20,7 @@ func (m model) put(p string, r route) {
 	if m[p] == nil {
 		m[p] = map[[2]string]route{}
 	}
-	if r.Group != "" && r.Members == 0 {
+	if r.Group != "" && r.Members == 0 && !r.Durable {
 		delete(m[p], [2]string{r.Filter, r.Group})
 		return
 	}
@@ -108,7 +108,13 @@ func TestTableAgreesWithAskingEveryRoute(t *testing.T) {
 			},
 			"drop transient": func(t *rapid.T) {
 				p := drawPeer.Draw(t, "peer")
-				maps.DeleteFunc(m[p], func(_ [2]string, r route) bool { return !r.Durable || r.Group != "" })
+				maps.DeleteFunc(m[p], func(_ [2]string, r route) bool { return !r.Durable })
+				for k, r := range m[p] {
+					if r.Group != "" {
+						r.Members = 0
+						m[p][k] = r
+					}
+				}
 				if left := tab.DropTransient(p); left != len(m[p]) {
 					t.Fatalf("DropTransient(%q) leaves %d routes, want %d", p, left, len(m[p]))
 				}
@@ -136,8 +142,15 @@ func TestTableAgreesWithAskingEveryRoute(t *testing.T) {
 				}
 				for _, s := range shares {
 					for p, n := range wantShares[s.Group()+":"+s.Filter()] {
-						if got, ok := s.Pick(func(other string) bool { return other != p }); !ok || got != p {
-							t.Fatalf("%s:%s has no members at %q, want %d", s.Group(), s.Filter(), p, n)
+						other := func(other string) bool { return other != p }
+						if _, ok := s.Pick(other); ok != (n > 0) {
+							t.Fatalf("%s:%s has members at %q: %v, want %d", s.Group(), s.Filter(), p, ok, n)
+						}
+						if _, ok := s.Keeper(other); ok != (n == 0) {
+							t.Fatalf("%s:%s is kept by %q: %v, with %d members", s.Group(), s.Filter(), p, ok, n)
+						}
+						if s.Empty() || tab.Share(s.Group(), s.Filter()) != s {
+							t.Fatalf("%s:%s counts for nothing", s.Group(), s.Filter())
 						}
 					}
 				}

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// Share is one shared subscription with the peers that have members of it. It stays usable when its routes
-// change; when the last one is gone it has nobody left to pick.
+// Share is one shared subscription with the peers that have members of it, or keep messages for it. It stays usable when
+// its routes change; when the last one is gone it has nobody left to pick.
 type Share[P comparable] struct {
 	group, filter string
 	at            int // place among those of the same filter; belongs to the table
@@ -14,6 +14,8 @@ type Share[P comparable] struct {
 	mu sync.Mutex
 	// members is replaced, never changed, when a peer comes or goes, so that Pick can look at it without mu.
 	members []*member[P]
+	// keepers have no member online, and durable ones that are away.
+	keepers []P
 }
 
 // member is a peer in the turn of a shared subscription. Its numbers are guarded by Share.mu.
@@ -62,6 +64,35 @@ func (s *Share[P]) Pick(exclude func(P) bool) (P, bool) {
 	return best.peer, true
 }
 
+// Keeper chooses a peer that keeps messages for members who are away, among those that exclude does not rule out: it is
+// for messages that Pick finds nobody for. Of several, all but one are about to hand that over to another, or to get it.
+// exclude is called with a lock held.
+func (s *Share[P]) Keeper(exclude func(P) bool) (P, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.keepers {
+		if !exclude(p) {
+			return p, true
+		}
+	}
+	var nobody P
+	return nobody, false
+}
+
+// Online reports whether a peer has members online.
+func (s *Share[P]) Online() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.members) > 0
+}
+
+// Empty reports whether no peer has members, nor keeps anything for them.
+func (s *Share[P]) Empty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.members)+len(s.keepers) == 0
+}
+
 // without appends to dst the members that exclude does not rule out.
 func without[P comparable](members []*member[P], exclude func(P) bool, dst []*member[P]) []*member[P] {
 	for _, m := range members {
@@ -72,13 +103,22 @@ func without[P comparable](members []*member[P], exclude func(P) bool, dst []*me
 	return dst
 }
 
-// set says how many members p has, at least one.
+// set says how many members p has online; with none it keeps messages for those who are away.
 func (s *Share[P]) set(p P, members uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i := s.find(p); i >= 0 {
+	i := s.find(p)
+	switch {
+	case members == 0:
+		s.part(i)
+		if !slices.Contains(s.keepers, p) {
+			s.keepers = append(s.keepers, p)
+		}
+		return
+	case i >= 0:
 		s.members[i].weight = int64(members)
-	} else {
+	default:
+		s.keepers = slices.DeleteFunc(s.keepers, func(k P) bool { return k == p })
 		s.members = append(slices.Clip(s.members), &member[P]{peer: p, weight: int64(members)})
 	}
 	s.bound()
@@ -91,6 +131,9 @@ func (s *Share[P]) each(f func(p P, members uint32)) {
 	for i, m := range s.members {
 		all[i] = *m
 	}
+	for _, p := range s.keepers {
+		all = append(all, member[P]{peer: p})
+	}
 	s.mu.Unlock()
 	for _, m := range all {
 		f(m.peer, uint32(m.weight))
@@ -101,10 +144,17 @@ func (s *Share[P]) each(f func(p P, members uint32)) {
 func (s *Share[P]) remove(p P) (left int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := s.find(p)
-	s.members = slices.Concat(s.members[:i], s.members[i+1:])
-	s.bound()
-	return len(s.members)
+	s.part(s.find(p))
+	s.keepers = slices.DeleteFunc(s.keepers, func(k P) bool { return k == p })
+	return len(s.members) + len(s.keepers)
+}
+
+// part takes the i-th of members out, if there is one. With mu held.
+func (s *Share[P]) part(i int) {
+	if i >= 0 {
+		s.members = slices.Concat(s.members[:i], s.members[i+1:])
+		s.bound()
+	}
 }
 
 // bound cuts credit and debt to what they can be with the present weights: what was saved up in a group of

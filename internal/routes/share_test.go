@@ -146,6 +146,94 @@ func TestEveryRoundIsExactlyFair(t *testing.T) {
 	})
 }
 
+// Who is online comes first; then who keeps messages for those who are away; then nobody.
+func TestWhoIsChosen(t *testing.T) {
+	kept := func(members uint32, durable bool) route {
+		return route{Filter: "t", Group: "g", Members: members, Durable: durable}
+	}
+	cases := map[string]struct {
+		routes         []route // of the peers a, b, c
+		out            string  // peers that have been tried
+		online, keeper string
+	}{
+		"somebody is online":                         {[]route{kept(1, false), kept(0, true)}, "", "a", "b"},
+		"the one who is online has refused":          {[]route{kept(1, true), kept(0, true)}, "a", "-", "b"},
+		"a durable member online keeps nothing":      {[]route{kept(2, true)}, "a", "-", "-"},
+		"all are away":                               {[]route{kept(0, true)}, "", "-", "a"},
+		"the session service is about to take over":  {[]route{kept(0, true), kept(0, true)}, "a", "-", "b"},
+		"who keeps has been asked":                   {[]route{kept(0, true)}, "a", "-", "-"},
+		"a transient member that has gone is nobody": {[]route{kept(0, true), kept(0, false)}, "a", "-", "-"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			tab := routes.NewTable[string]()
+			for i, r := range c.routes {
+				tab.Announce(string(rune('a'+i)), r)
+			}
+			s := tab.Share("g", "t")
+			tried := func(p string) bool { return strings.Contains(c.out, p) }
+			if got := picks(s, 1, tried); got != c.online {
+				t.Errorf("picked %s, want %s", got, c.online)
+			}
+			keeper, ok := s.Keeper(tried)
+			if !ok {
+				keeper = "-"
+			}
+			if keeper != c.keeper {
+				t.Errorf("kept by %s, want %s", keeper, c.keeper)
+			}
+		})
+	}
+}
+
+func TestAPeerIsOnlineOrKeepsNeverBoth(t *testing.T) {
+	tab, s := shareOf(1, 1)
+	away := route{Filter: "t", Group: "g", Durable: true}
+	none := func(string) bool { return false }
+	for range 2 {
+		tab.Announce("a", away)
+		if got := picks(s, 2, nil); got != "bb" {
+			t.Errorf("picked %s while a is away", got)
+		}
+		if p, ok := s.Keeper(none); !ok || p != "a" {
+			t.Errorf("kept by %q", p)
+		}
+		tab.Announce("a", shared("g", "t", 1))
+		if p, ok := s.Keeper(none); ok {
+			t.Errorf("kept by %q, who is online", p)
+		}
+	}
+	tab.Announce("a", away)
+	tab.Drop("b")
+	if s.Online() || s.Empty() {
+		t.Errorf("online: %v, empty: %v, with one that keeps", s.Online(), s.Empty())
+	}
+	tab.Withdraw("a", "t", "g")
+	if !s.Empty() || tab.Share("g", "t") != nil {
+		t.Error("something is left")
+	}
+}
+
+func TestOfADeadPeerDurableMembersAreAway(t *testing.T) {
+	tab := routes.NewTable[string]()
+	tab.Announce("a", route{Filter: "t", Group: "g", Members: 3, Durable: true})
+	tab.Announce("a", route{Filter: "t", Group: "transient", Members: 3})
+	tab.Announce("a", route{Filter: "t", Members: 1, Durable: true})
+	if left := tab.DropTransient("a"); left != 2 {
+		t.Errorf("%d routes are left, want 2", left)
+	}
+	checkShares(t, tab, "t", "g:t")
+	s := tab.Share("g", "t")
+	if p, ok := s.Keeper(func(string) bool { return false }); s.Online() || !ok || p != "a" {
+		t.Errorf("online: %v, kept by %q", s.Online(), p)
+	}
+	count, hash := tab.Digest("a")
+	wantCount, wantHash := digest(route{Filter: "t", Group: "g", Durable: true}, route{Filter: "t", Members: 1, Durable: true})
+	if count != wantCount || hash != wantHash {
+		t.Errorf("digest %d %x, want %d %x", count, hash, wantCount, wantHash)
+	}
+}
+
 func BenchmarkPick(b *testing.B) {
 	for _, peers := range []int{1, 3, 10, 100} {
 		tab := routes.NewTable[int]()

@@ -1,6 +1,6 @@
 // Package routes owns the table of what the peers of this process want: which peer has subscribers for which
-// topic filter, and which have members of which shared subscription. The publish path asks it where a message
-// has to go.
+// topic filter, and which have members of which shared subscription, or keep its messages. The publish path asks it where a
+// message has to go.
 //
 // It does not know subscribers (package subscriptions), how routes arrive or what a peer is (package mesh), and
 // not the routes of its own process unless they are announced to it like a peer's.
@@ -25,15 +25,20 @@ type Route struct {
 	// Group is the ShareName of a shared subscription, empty for ordinary subscriptions.
 	Group string
 	// Members is the number of online members that a shared subscription has at the peer; with 0 there is no
-	// route. For an ordinary route it has no meaning.
+	// route, unless it is durable: see Keeps. For an ordinary route it has no meaning.
 	Members uint32
-	// Durable says whether a durable session is behind the route.
+	// Durable says whether a durable session is behind the route; of a shared subscription, whether one is that gets
+	// messages at QoS 1 or 2.
 	Durable bool
 }
 
+// Keeps reports whether r is that of a shared subscription with no member online, and with durable ones away: the peer is
+// to keep what nobody online gets, or to hand that over soon to one that does.
+func (r Route) Keeps() bool { return r.Group != "" && r.Members == 0 && r.Durable }
+
 // withdrawn reports whether r stands for the absence of a route.
 func (r Route) withdrawn() bool {
-	return r.Group != "" && r.Members == 0
+	return r.Group != "" && r.Members == 0 && !r.Durable
 }
 
 // key is what a route of a peer is known by.
@@ -106,7 +111,7 @@ func NewTable[P comparable]() *Table[P] {
 }
 
 // Announce adds a route of p, or replaces the one with the same filter and group. A shared subscription
-// without members is withdrawn. The filter must be valid (topic.ValidateFilter); the table keeps copies.
+// with neither members nor a durable session is withdrawn. The filter must be valid (topic.ValidateFilter); the table keeps copies.
 func (t *Table[P]) Announce(p P, r Route) {
 	t.changes.Lock()
 	defer t.changes.Unlock()
@@ -134,13 +139,7 @@ func (t *Table[P]) Replace(p P, routes []Route) {
 	for _, r := range routes {
 		keep[r.key()] = struct{}{}
 	}
-	for chunk := range slices.Chunk(routes, atOnce) {
-		t.mu.Lock()
-		for _, r := range chunk {
-			t.announce(p, r)
-		}
-		t.mu.Unlock()
-	}
+	t.announceAll(p, routes)
 	t.withdrawAllBut(p, func(k key, _ terms) bool {
 		_, ok := keep[k]
 		return ok
@@ -154,16 +153,35 @@ func (t *Table[P]) Drop(p P) {
 	t.withdrawAllBut(p, func(key, terms) bool { return false })
 }
 
-// DropTransient removes all routes of p but its durable ordinary ones, and returns how many those are. It is for a
-// peer that is dead: its durable sessions will be held by somebody else, who announces their shared subscriptions.
+// DropTransient removes all routes of p but its durable ones, and returns how many those are. Of shared subscriptions no
+// member is online there any more. It is for a peer that is dead: its durable sessions will be held by somebody else.
 func (t *Table[P]) DropTransient(p P) (left int) {
 	t.changes.Lock()
 	defer t.changes.Unlock()
-	t.withdrawAllBut(p, func(k key, is terms) bool { return is.durable && k.group == "" })
-	if from := t.peers[p]; from != nil {
-		left = len(from.routes)
+	t.withdrawAllBut(p, func(_ key, is terms) bool { return is.durable })
+	from := t.peers[p]
+	if from == nil {
+		return 0
 	}
-	return left
+	var keeps []Route
+	for k, is := range from.routes {
+		if k.group != "" && is.members > 0 {
+			keeps = append(keeps, Route{Filter: k.filter, Group: k.group, Durable: true})
+		}
+	}
+	t.announceAll(p, keeps)
+	return len(from.routes)
+}
+
+// announceAll announces routes of p. The caller holds changes, not mu.
+func (t *Table[P]) announceAll(p P, routes []Route) {
+	for chunk := range slices.Chunk(routes, atOnce) {
+		t.mu.Lock()
+		for _, r := range chunk {
+			t.announce(p, r)
+		}
+		t.mu.Unlock()
+	}
 }
 
 // withdrawAllBut removes the routes of p that keep does not want. The caller holds changes, not mu.
@@ -323,6 +341,13 @@ func (t *Table[P]) Shares(name string, dst []*Share[P]) []*Share[P] {
 	return dst
 }
 
+// Share returns one shared subscription, nil when no peer has a route for it.
+func (t *Table[P]) Share(group, filter string) *Share[P] {
+	t.changes.Lock()
+	defer t.changes.Unlock()
+	return t.shares[key{filter, group}]
+}
+
 // PeerRoute is one route of a peer.
 type PeerRoute[P comparable] struct {
 	Peer P
@@ -347,7 +372,7 @@ func (t *Table[P]) Explain(name string, most int) (found []PeerRoute[P]) {
 	t.shared.EachMatch(name, func(_ string, g *groups[P]) {
 		for _, s := range g.list {
 			s.each(func(p P, members uint32) {
-				add(PeerRoute[P]{p, Route{Filter: s.filter, Group: s.group, Members: members}})
+				add(PeerRoute[P]{p, Route{Filter: s.filter, Group: s.group, Members: members, Durable: members == 0}})
 			})
 		}
 	})

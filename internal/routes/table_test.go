@@ -66,6 +66,9 @@ func TestEmptyTableMatchesNothing(t *testing.T) {
 	if count, hash := tab.Digest("north"); count != 0 || hash != 0 {
 		t.Errorf("Digest = %d, %x, want 0, 0", count, hash)
 	}
+	if s := tab.Share("g", "a"); s != nil {
+		t.Errorf("there is %v still", s)
+	}
 }
 
 func TestEachPeerIsFoundOnceWhateverTheNumberOfItsRoutes(t *testing.T) {

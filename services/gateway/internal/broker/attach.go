@@ -108,8 +108,16 @@ func (b *Broker) Detach(c *client.Client) {
 func (b *Broker) withdraw(c *client.Client) {
 	goesOn := c.Continues()
 	for _, f := range c.Filters() {
-		if _, shared, _ := topic.ParseShared(f); shared || !goesOn {
+		s, shared, _ := topic.ParseShared(f)
+		switch {
+		case !goesOn:
 			b.Unsubscribe(c, f)
+		case shared:
+			b.announcing.Lock()
+			if r, was := b.groups.leave(s, c, true); was {
+				b.announceShared(r)
+			}
+			b.announcing.Unlock()
 		}
 	}
 	if goesOn {

@@ -203,17 +203,20 @@ func TestForgetDropsGhostsOfOlderLeasesOnly(t *testing.T) {
 		defer g.ghosts.mu.Unlock()
 		return len(g.ghosts.m["x"]) == 1
 	})
-	if g.groups.m[sharedOf("g", "jobs")] != nil {
-		t.Error("a ghost is a member of a shared subscription")
-	}
 	g.forget("x", c.Epoch())
 	g.forget("y", 1000)
 	if g.subs.Len() != 1 {
 		t.Errorf("%d subscriptions are left, want its one", g.subs.Len())
 	}
+	if s := g.table.Share("g", "jobs"); s == nil || s.Online() || s.Empty() {
+		t.Error("a ghost is online in a shared subscription, or not away")
+	}
 	g.forget("x", c.Epoch()+1)
-	if g.subs.Len() != 0 || len(g.ghosts.m) != 0 {
-		t.Errorf("%d subscriptions and %d ghosts are left", g.subs.Len(), len(g.ghosts.m))
+	if g.subs.Len() != 0 || len(g.ghosts.m) != 0 || len(g.groups.m) != 0 {
+		t.Errorf("%d subscriptions, %d ghosts and %d groups are left", g.subs.Len(), len(g.ghosts.m), len(g.groups.m))
+	}
+	if g.table.Share("g", "jobs") != nil {
+		t.Error("the shared subscription has somebody still")
 	}
 }
 

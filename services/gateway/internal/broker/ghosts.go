@@ -12,7 +12,8 @@ import (
 )
 
 // ghosts are durable clients whose connection here has ended and whose subscriptions stay in the index until
-// somebody else gets their messages: whatever matches them until then is answered MOVED.
+// somebody else gets their messages: whatever matches them until then is answered MOVED. Their shared subscriptions take
+// nothing, and are announced as those of members who are away, so that whoever publishes waits until somebody keeps it.
 type ghosts struct {
 	mu sync.Mutex
 	m  map[string][]ghost
@@ -98,6 +99,7 @@ func (b *Broker) Forget(clientID string, epoch uint64) {
 	defer b.announcing.Unlock()
 	for _, c := range marked {
 		c.SetForgotten()
+		b.forgetShared(c)
 		for _, filter := range ordinary(c) {
 			b.lingering[filter]++
 			b.announce(filter)
@@ -113,6 +115,7 @@ func (b *Broker) forget(clientID string, epoch uint64) {
 	b.announcing.Lock()
 	defer b.announcing.Unlock()
 	for _, x := range taken {
+		b.forgetShared(x.c)
 		for _, filter := range ordinary(x.c) {
 			if x.lingers {
 				count(b.lingering, filter, -1)
@@ -122,7 +125,19 @@ func (b *Broker) forget(clientID string, epoch uint64) {
 	}
 }
 
-// ordinary are the filters of a client but those of shared subscriptions, which a ghost has left.
+// forgetShared drops a ghost from its shared subscriptions: the session service keeps their messages, or the client is
+// online again. With b.announcing held.
+func (b *Broker) forgetShared(c *client.Client) {
+	for _, filter := range c.Filters() {
+		if s, shared, _ := topic.ParseShared(filter); shared {
+			if r, was := b.groups.forget(s, c); was {
+				b.announceShared(r)
+			}
+		}
+	}
+}
+
+// ordinary are the filters of a client but those of shared subscriptions, which are not in the index.
 func ordinary(c *client.Client) []string {
 	return slices.DeleteFunc(c.Filters(), func(filter string) bool {
 		_, shared, _ := topic.ParseShared(filter) // valid: the client has checked it

@@ -18,10 +18,10 @@ import (
 )
 
 // shareRetry is how long a message waits before it is offered again to a shared subscription of which no
-// member had room.
+// member had room, and for which nobody could keep it.
 const shareRetry = 50 * time.Millisecond
 
-// groups are the shared subscriptions with members on this gateway.
+// groups are the shared subscriptions with members on this gateway, or ghosts of some.
 type groups struct {
 	mu sync.Mutex
 	m  map[topic.Shared]*group
@@ -32,6 +32,9 @@ type group struct {
 	members []member
 	places  map[*client.Client]int // in members
 	next    int
+	lasting int // how many members last
+	// away are ghosts: members that lasted and whose session nobody is known to keep messages for yet.
+	away map[*client.Client]struct{}
 }
 
 type member struct {
@@ -39,8 +42,20 @@ type member struct {
 	o subscriptions.Options
 }
 
-// join adds or changes a member and returns how many there are; false when there are limit already.
-func (g *groups) join(s topic.Shared, c *client.Client, o subscriptions.Options, limit int) (members int, ok bool) {
+// lasts reports whether messages are kept for the member when it is away: those of QoS 0 never are.
+func (m member) lasts() bool { return m.o.QoS > message.AtMostOnce && m.c.Durable() }
+
+// route is what the peers are to know.
+func (x *group) route(s topic.Shared) routes.Route {
+	r := routes.Route{Filter: s.Filter, Group: s.Group}
+	if x != nil {
+		r.Members, r.Durable = uint32(len(x.members)), x.lasting+len(x.away) > 0
+	}
+	return r
+}
+
+// join adds or changes a member and returns the route from then on; false when there are limit members already.
+func (g *groups) join(s topic.Shared, c *client.Client, o subscriptions.Options, limit int) (r routes.Route, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.m == nil {
@@ -51,41 +66,78 @@ func (g *groups) join(s topic.Shared, c *client.Client, o subscriptions.Options,
 		x = &group{places: make(map[*client.Client]int)}
 		g.m[s] = x
 	}
-	if i, ok := x.places[c]; ok {
-		x.members[i].o = o
-		return len(x.members), true
+	now := member{c, o}
+	i, is := x.places[c]
+	switch {
+	case is:
+		x.count(x.members[i], -1)
+		x.members[i] = now
+	case len(x.members) >= limit:
+		return x.route(s), false
+	default:
+		x.places[c] = len(x.members)
+		x.members = append(x.members, now)
 	}
-	if len(x.members) >= limit {
-		return len(x.members), false
-	}
-	x.places[c] = len(x.members)
-	x.members = append(x.members, member{c, o})
-	return len(x.members), true
+	x.count(now, 1)
+	return x.route(s), true
 }
 
-// leave removes a member and returns how many are left, and whether it was one.
-func (g *groups) leave(s topic.Shared, c *client.Client) (left int, was bool) {
+// count counts a member that comes or goes, if it lasts.
+func (x *group) count(m member, by int) {
+	if m.lasts() {
+		x.lasting += by
+	}
+}
+
+// leave removes a member and returns the route from then on, and whether it was one. goesOn says that its session outlives
+// its connection: if the member lasts, the group has a ghost of it then, until forget.
+func (g *groups) leave(s topic.Shared, c *client.Client, goesOn bool) (r routes.Route, was bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	x := g.m[s]
 	if x == nil {
-		return 0, false
+		return x.route(s), false
 	}
 	i, was := x.places[c]
 	if !was {
-		return len(x.members), false
+		return x.route(s), false
 	}
-	left = len(x.members) - 1
-	if left == 0 {
-		delete(g.m, s)
-		return 0, true
-	}
-	x.members[i] = x.members[left]
+	gone, last := x.members[i], len(x.members)-1
+	x.members[i] = x.members[last]
 	x.places[x.members[i].c] = i
-	x.members[left] = member{}
-	x.members = x.members[:left]
+	x.members[last] = member{}
+	x.members = x.members[:last]
 	delete(x.places, c)
-	return left, true
+	x.count(gone, -1)
+	if goesOn && gone.lasts() {
+		if x.away == nil {
+			x.away = make(map[*client.Client]struct{})
+		}
+		x.away[c] = struct{}{}
+	}
+	return g.tidy(s, x), true
+}
+
+// forget drops a ghost and returns the route from then on, and whether there was one.
+func (g *groups) forget(s topic.Shared, c *client.Client) (r routes.Route, was bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	x := g.m[s]
+	if x == nil {
+		return x.route(s), false
+	}
+	if _, was = x.away[c]; was {
+		delete(x.away, c)
+	}
+	return g.tidy(s, x), was
+}
+
+// tidy drops a group that has nobody, and returns its route. With mu held.
+func (g *groups) tidy(s topic.Shared, x *group) routes.Route {
+	if len(x.members)+len(x.away) == 0 {
+		delete(g.m, s)
+	}
+	return x.route(s)
 }
 
 // inTurn yields the members, beginning with the one whose turn it is. One that joins or leaves meanwhile may make
@@ -107,7 +159,7 @@ func (g *groups) turn(s topic.Shared) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	x := g.m[s]
-	if x == nil {
+	if x == nil || len(x.members) == 0 {
 		return 0
 	}
 	x.next = (x.next + 1) % len(x.members)
@@ -141,7 +193,7 @@ func (b *Broker) offerOnce(s *routes.Share[*mesh.Link], m *message.Message, t *t
 	l, ok := s.Pick(nil)
 	switch {
 	case !ok:
-		return
+		b.deps.Metrics.dropped(dropNoMember) // those who are away are not kept messages of QoS 0
 	case l != b.self:
 		d := mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetShare, Group: s.Group(), Filter: s.Filter()}, Message: m}
 		b.forward(l, d, nil, t)
@@ -183,7 +235,7 @@ func (b *Broker) deliverShared(s topic.Shared, m *message.Message, ticket client
 }
 
 // offer is a message on its way to a member of a shared subscription: it goes from holder to holder until one
-// member has acknowledged it. MQTT 5, 4.8.2.
+// member has acknowledged it, or the session service keeps it. MQTT 5, 4.8.2.
 type offer struct {
 	b     *Broker
 	share *routes.Share[*mesh.Link]
@@ -192,10 +244,15 @@ type offer struct {
 	tried []*mesh.Link
 }
 
-// choose picks the next holder. When all have refused and there are members, it begins again a little later.
+// choose picks the next holder: one with members online, and when none of them takes the message, one that keeps it for
+// those who are away. When all have refused, it begins again a little later.
 func (o *offer) choose(t *turn.Turn) {
+	tried := func(l *mesh.Link) bool { return slices.Contains(o.tried, l) }
 	for !o.p.over(t.Now) {
-		l, ok := o.share.Pick(func(l *mesh.Link) bool { return slices.Contains(o.tried, l) })
+		l, ok := o.share.Pick(tried)
+		if !ok {
+			l, ok = o.share.Keeper(tried)
+		}
 		if !ok {
 			o.wait(t)
 			return
@@ -217,8 +274,10 @@ func (o *offer) choose(t *turn.Turn) {
 	o.p.Done(packet.UnspecifiedError, t)
 }
 
+// wait begins again a little later, unless there is nobody left. A gateway that keeps has nothing to keep it in: whoever
+// has will have said so by then.
 func (o *offer) wait(t *turn.Turn) {
-	if _, ok := o.share.Pick(nil); !ok {
+	if o.share.Empty() {
 		o.p.Done(packet.NoMatchingSubscribers, t)
 		return
 	}

@@ -33,8 +33,8 @@ func TestEachMemberHasItsTurn(t *testing.T) {
 		t.Errorf("members of an unknown group: %v", names)
 	}
 	for i, id := range []string{"a", "b", "c"} {
-		if n, ok := g.join(s, &client.Client{ID: id}, subscriptions.Options{}, 1000); !ok || n != i+1 {
-			t.Errorf("%d members after %s", n, id)
+		if r, ok := g.join(s, &client.Client{ID: id}, subscriptions.Options{}, 1000); !ok || r.Members != uint32(i+1) {
+			t.Errorf("%d members after %s", r.Members, id)
 		}
 	}
 	g.join(sharedOf("g", "b"), &client.Client{ID: "of another filter"}, subscriptions.Options{}, 1000)
@@ -53,8 +53,8 @@ func TestJoiningAgainChangesTheOptions(t *testing.T) {
 	var g groups
 	s, c := sharedOf("g", "a"), &client.Client{ID: "c"}
 	g.join(s, c, subscriptions.Options{QoS: 1}, 1000)
-	if n, ok := g.join(s, c, subscriptions.Options{QoS: 2, ID: 7}, 1000); !ok || n != 1 {
-		t.Errorf("%d members", n)
+	if r, ok := g.join(s, c, subscriptions.Options{QoS: 2, ID: 7}, 1000); !ok || r.Members != 1 {
+		t.Errorf("%d members", r.Members)
 	}
 	for m := range g.inTurn(s) {
 		if m.o.QoS != 2 || m.o.ID != 7 {
@@ -73,16 +73,17 @@ func TestMembersThatComeAndGo(t *testing.T) {
 			"join": func(t *rapid.T) {
 				c := rapid.SampledFrom(all).Draw(t, "client")
 				in[c.ID] = true
-				if n, ok := g.join(s, c, subscriptions.Options{}, 1000); !ok || n != len(in) {
-					t.Fatalf("%d members, want %d", n, len(in))
+				if r, ok := g.join(s, c, subscriptions.Options{}, 1000); !ok || int(r.Members) != len(in) {
+					t.Fatalf("%d members, want %d", r.Members, len(in))
 				}
 			},
 			"leave": func(t *rapid.T) {
 				c := rapid.SampledFrom(all).Draw(t, "client")
 				was := in[c.ID]
 				delete(in, c.ID)
-				if left, ok := g.leave(s, c); ok != was || left != len(in) {
-					t.Fatalf("leave = %d, %v; want %d, %v", left, ok, len(in), was)
+				r, ok := g.leave(s, c, rapid.Bool().Draw(t, "its session goes on"))
+				if ok != was || was && int(r.Members) != len(in) || r.Durable {
+					t.Fatalf("leave = %+v, %v; want %d, %v", r, ok, len(in), was)
 				}
 			},
 			"": func(t *rapid.T) {
@@ -110,7 +111,7 @@ func TestALookAtTheMembersOutlivesTheirLeaving(t *testing.T) {
 	for range g.inTurn(s) {
 		n++
 		for _, c := range all {
-			g.leave(s, c)
+			g.leave(s, c, false)
 		}
 	}
 	if n != 1 {
@@ -324,14 +325,14 @@ func TestAGroupTakesNoMoreMembersThanItsLimit(t *testing.T) {
 	first, second, third := &client.Client{ID: "1"}, &client.Client{ID: "2"}, &client.Client{ID: "3"}
 	g.join(s, first, subscriptions.Options{}, 2)
 	g.join(s, second, subscriptions.Options{}, 2)
-	if n, ok := g.join(s, third, subscriptions.Options{}, 2); ok || n != 2 {
-		t.Errorf("a third of two: %d, %v", n, ok)
+	if r, ok := g.join(s, third, subscriptions.Options{}, 2); ok || r.Members != 2 {
+		t.Errorf("a third of two: %d, %v", r.Members, ok)
 	}
-	if n, ok := g.join(s, first, subscriptions.Options{QoS: 1}, 2); !ok || n != 2 {
-		t.Errorf("a member that changes its options: %d, %v", n, ok)
+	if r, ok := g.join(s, first, subscriptions.Options{QoS: 1}, 2); !ok || r.Members != 2 {
+		t.Errorf("a member that changes its options: %d, %v", r.Members, ok)
 	}
-	g.leave(s, second)
-	if n, ok := g.join(s, third, subscriptions.Options{}, 2); !ok || n != 2 {
-		t.Errorf("after one has left: %d, %v", n, ok)
+	g.leave(s, second, false)
+	if r, ok := g.join(s, third, subscriptions.Options{}, 2); !ok || r.Members != 2 {
+		t.Errorf("after one has left: %d, %v", r.Members, ok)
 	}
 }

@@ -46,11 +46,10 @@ func (b *Broker) enter(c *client.Client, filter string, o subscriptions.Options)
 		}
 		return b.route(filter), true
 	}
-	members, ok := b.groups.join(s, c, o, b.cfg.GroupMembers)
+	r, ok := b.groups.join(s, c, o, b.cfg.GroupMembers)
 	if !ok {
 		return routes.Route{}, false
 	}
-	r := routes.Route{Filter: s.Filter, Group: s.Group, Members: uint32(members)}
 	b.deps.Routes.Announce(b.self, r)
 	return r, true
 }
@@ -69,16 +68,15 @@ func (b *Broker) unsubscribe(c *client.Client, filter string) {
 		b.unsubscribeOrdinary(c, filter)
 		return
 	}
-	left, was := b.groups.leave(s, c)
-	if !was {
-		return
+	if r, was := b.groups.leave(s, c, false); was {
+		b.announceShared(r)
 	}
-	r := routes.Route{Filter: s.Filter, Group: s.Group, Members: uint32(left)}
-	if left == 0 {
-		b.deps.Routes.Withdraw(b.self, s.Filter, s.Group)
-	} else {
-		b.deps.Routes.Announce(b.self, r)
-	}
+}
+
+// announceShared tells this gateway and the peers about a shared subscription whose members have changed. With
+// b.announcing held.
+func (b *Broker) announceShared(r routes.Route) {
+	b.deps.Routes.Announce(b.self, r)
 	b.deps.Mesh.Announce([]routes.Route{r}, notAwaited)
 }
 
