@@ -70,7 +70,7 @@ func (h *holding) open(ctx context.Context, d desk, revision int64) (base uint64
 	}
 	h.Keeper, err = away.New(away.Config{Incarnation: h.life.id}, away.Deps{
 		Store: h.store, Mesh: h.life.mesh, Publish: d.Publish, Forget: d.Forget, Failed: d.Fail,
-		Managed: h.managed,
+		Managed: h.managed, Members: sharers{h.life.mesh, h.life.routes},
 		Metrics: s.holders, Logger: s.deps.Logger,
 	})
 	if err != nil {

@@ -21,15 +21,17 @@ type life struct {
 	id      string
 	metrics *telemetry.Scope
 	mesh    *mesh.Mesh
+	// routes are those of the gateways.
+	routes *routes.Table[*mesh.Link]
 	// holder has what the mesh brings; nil while there is no term.
 	holder atomic.Pointer[away.Keeper]
 }
 
 func newLife(s *Session, i *cluster.Incarnation) (*life, error) {
-	l := &life{session: s, id: i.ID(), metrics: telemetry.NewScope(s.deps.Metrics)}
+	l := &life{session: s, id: i.ID(), metrics: telemetry.NewScope(s.deps.Metrics), routes: routes.NewTable[*mesh.Link]()}
 	var err error
 	l.mesh, err = mesh.New(mesh.Config{Incarnation: i.ID(), Revision: i.Revision()}, mesh.Deps{
-		Logger: s.deps.Logger, Metrics: l.metrics, Routes: routes.NewTable[*mesh.Link](), Accept: l.accept,
+		Logger: s.deps.Logger, Metrics: l.metrics, Routes: l.routes, Accept: l.accept,
 		Dial: s.deps.Dial, Serving: i.Serving, Trace: s.tap,
 	})
 	if err != nil {

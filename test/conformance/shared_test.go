@@ -249,3 +249,76 @@ func TestSharedMembers(t *testing.T) {
 		s.share(group, n)
 	})
 }
+
+func TestSharedMembersAway(t *testing.T) {
+	t.Parallel()
+	everywhere(t, "4.8.2 what comes while all members are away is given to the first that returns", both, func(s *stage) {
+		const n = 300 // more than are given at once
+		filter := "$share/g/" + s.topic("a")
+		p, members := s.publisher(), [2]*rawmqtt.Client{s.begin(1, "x"), s.begin(2, "y")}
+		for _, c := range members {
+			c.MustSubscribe(filter, 1)
+		}
+		for _, c := range members {
+			s.leave(c)
+		}
+		all := s.pipeline(p)
+		for i := range n {
+			all.publish(s.topic("a"), strconv.Itoa(i), 1+byte(i)%2)
+		}
+		all.finish()
+		got := listen(s.back(2, "x"))
+		seen := map[string]bool{}
+		for range n {
+			pk := s.next(got)
+			if payload := string(pk.Payload); seen[payload] || pk.FixedHeader.Qos != 1 || pk.FixedHeader.Retain {
+				s.Errorf("%s came twice, or not as it was subscribed to: %+v", payload, pk.FixedHeader)
+			}
+			seen[string(pk.Payload)] = true
+		}
+		// Nothing is left for the other.
+		p.Publish(s.topic("a"), "last", 1)
+		if last := string(s.next(got).Payload); last != "last" {
+			s.Errorf("%q came behind everything", last)
+		}
+		other := s.back(1, "y")
+		other.ExpectNothing()
+	})
+	everywhere(t, "4.8.2 a member that leaves before PUBACK, as the last, gets the message when it returns", both, func(s *stage) {
+		p, x := s.publisher(), s.begin(1, "x")
+		x.MustSubscribe("$share/g/"+s.topic("a"), 1)
+		p.Send(publishPacket(s.topic("a"), "m", 1, 1))
+		x.Expect(packets.Publish)
+		x.Close()
+		s.code(p.ExpectAck(packets.Puback, 1).ReasonCode, 0)
+		s.back(2, "x").ReceivePayload("m")
+	})
+	everywhere(t, "4.8.2 members that ask for QoS 0, or whose sessions do not go on, are kept nothing", both, func(s *stage) {
+		p, x, y := s.publisher(), s.begin(1, "x"), s.client(2, "y")
+		x.MustSubscribe("$share/g/"+s.topic("a"), 0)
+		y.MustSubscribe("$share/g/"+s.topic("a"), 1)
+		s.leave(x)
+		s.leave(y)
+		s.confirmed(p, s.topic("a"), "m", 0x10)
+		s.back(2, "x").ExpectNothing()
+	})
+	everywhere(t, "MQTT-3.3.2-5 what has expired meanwhile does not come", v5, func(s *stage) {
+		p, x := s.publisher(), s.begin(1, "x")
+		x.MustSubscribe("$share/g/"+s.topic("a"), 1)
+		s.leave(x)
+		short := publishPacket(s.topic("a"), "short", 1, 1)
+		short.Properties.MessageExpiryInterval = 1
+		p.Send(short)
+		s.code(p.ExpectAck(packets.Puback, 1).ReasonCode, 0)
+		stored := time.Now()
+		long := publishPacket(s.topic("a"), "long", 1, 2)
+		long.Properties.MessageExpiryInterval = 1000
+		p.Send(long)
+		s.code(p.ExpectAck(packets.Puback, 2).ReasonCode, 0)
+		<-time.After(time.Until(stored.Add(1100 * time.Millisecond)))
+		pk := s.back(2, "x").ReceivePayload("long")
+		if left := pk.Properties.MessageExpiryInterval; left == 0 || left >= 1000 {
+			s.Errorf("it expires in %d s", left)
+		}
+	})
+}

@@ -31,6 +31,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/routes"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/internal/topic"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 )
@@ -59,6 +60,10 @@ type Config struct {
 	Late   time.Duration
 	// PublishRetry is the pause after a will could not be published (1 s).
 	PublishRetry time.Duration
+	// Deserted is how long messages of a shared subscription are kept that has no member any more, neither away nor online
+	// (1 min); ShareTick is how often that is looked at, and whether there is somebody to give them to (1 s).
+	Deserted  time.Duration
+	ShareTick time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -72,6 +77,8 @@ func (c Config) withDefaults() Config {
 	set(&c.GiveUp, 6*time.Second)
 	set(&c.Late, 10*time.Second)
 	set(&c.PublishRetry, time.Second)
+	set(&c.Deserted, time.Minute)
+	set(&c.ShareTick, time.Second)
 	if c.Backlog == 0 {
 		c.Backlog = 64 << 20
 	}
@@ -85,6 +92,8 @@ func (c Config) withDefaults() Config {
 type Deps struct {
 	Store store.Store
 	Mesh  Mesh
+	// Members are given what was kept for shared subscriptions.
+	Members Members
 	// Publish has a gateway publish a message, and calls done when every receiver's holder has it, or it failed.
 	Publish func(m *message.Message, done func(failed bool))
 	// Managed returns the filters by which a client gets messages without having subscribed; user is its user name, empty
@@ -145,6 +154,7 @@ type Keeper struct {
 	adopting []*adoption
 	orphans  map[string][]*adoption
 	gates    map[string]*gate
+	shares   map[topic.Shared]*share
 	matches  []subscriptions.Match[*session] // room for those of one message
 }
 
@@ -200,6 +210,7 @@ func New(c Config, d Deps) (*Keeper, error) {
 		pump: newQueue(1), work: newQueue(workers), wake: make(chan struct{}, 1), begun: make(chan struct{}, 1),
 		index: subscriptions.New[*session](), clients: map[string]*session{}, holders: map[string]map[*session]struct{}{},
 		users: map[string]map[*session]struct{}{}, orphans: map[string][]*adoption{}, gates: map[string]*gate{}, left: left{}, noted: map[string]bool{},
+		shares: map[topic.Shared]*share{},
 	}
 	k.metrics.reset()
 	k.wills = &wills{k: k}
@@ -211,9 +222,14 @@ func New(c Config, d Deps) (*Keeper, error) {
 
 func (k *Keeper) load() error {
 	var absent []*session
+	var shared []store.Record
 	err := k.deps.Store.Load(func(r store.Record, _ store.Stats) error {
 		if r.Client == baseKey {
 			k.base = r.Epoch
+			return nil
+		}
+		if strings.HasPrefix(r.Client, shareKey) {
+			shared = append(shared, r)
 			return nil
 		}
 		if client, _, due := strings.Cut(r.Client, dueKey); due {
@@ -234,6 +250,11 @@ func (k *Keeper) load() error {
 	})
 	if err != nil {
 		return fmt.Errorf("load sessions: %w", err)
+	}
+	for _, r := range shared {
+		if err := k.loadShare(r); err != nil {
+			return fmt.Errorf("load shared subscription: %w", err)
+		}
 	}
 	k.boot = formers(absent, k.deps.Store.Unadopted())
 	return nil
@@ -279,6 +300,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		wg.Go(func() { k.work.run(ctx) })
 	}
 	wg.Go(func() { k.tick(ctx) })
+	wg.Go(func() { k.lookAfterShares(ctx) })
 	k.wills.begin()
 	for {
 		k.mu.Lock()

@@ -19,6 +19,9 @@ func (k *Keeper) Settled(client string, epoch uint64) {
 			if tell {
 				k.deps.Forget(client, epoch)
 			}
+			if present {
+				k.online(s)
+			}
 			k.release(s)
 		})
 	})

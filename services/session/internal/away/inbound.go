@@ -56,9 +56,6 @@ type gate struct {
 // in the order of its deliveries.
 func (k *Keeper) Deliver(peer string, d mesh.Delivery, settle func(mesh.Receipt)) mesh.Receipt {
 	switch {
-	case d.Target.Kind == mesh.TargetShare:
-		// Only online members are announced.
-		return mesh.Receipt{Outcome: mesh.NoMember}
 	case d.Message.QoS == message.AtMostOnce && d.Target.Kind != mesh.TargetClient && !d.Reported():
 		k.metrics.dropped(dropQoS0)
 		return mesh.Receipt{Outcome: mesh.Queued}
@@ -135,6 +132,10 @@ func (k *Keeper) take(d mesh.Delivery, settle func(mesh.Receipt)) mesh.Receipt {
 			return r
 		}
 	case mesh.TargetShare:
+		if !k.keepShared(d, a) {
+			k.unsaved.Add(-a.size)
+			return mesh.Receipt{Outcome: mesh.NoMember}
+		}
 	}
 	return a.offered()
 }

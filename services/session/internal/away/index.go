@@ -9,10 +9,19 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/topic"
 )
 
-// ordinary says whether the index takes a subscription: absent members of shared ones get nothing.
+// ordinary says whether the index takes a subscription: what members of shared ones get when they are away is not theirs
+// alone; see share.
 func ordinary(s journal.Subscription) bool {
 	_, shared, _ := topic.ParseShared(s.Filter)
 	return !shared
+}
+
+// keeps reports whether r is still so.
+func (k *Keeper) keeps(r routes.Route) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	sh := k.shares[topic.Shared{Group: r.Group, Filter: r.Filter}]
+	return sh != nil && len(sh.members) > 0
 }
 
 // enter puts s into the index with these subscriptions, in place of those that it has there, and announces them until
@@ -32,6 +41,7 @@ func (k *Keeper) subscribe(changes []routes.Route, s *session, subs []journal.Su
 	k.mu.Lock()
 	old := s.subs
 	s.subs = subs
+	changes = k.join(changes, s, old, subs)
 	and()
 	k.mu.Unlock()
 	keep := make(map[string]struct{}, len(subs))
@@ -80,7 +90,7 @@ func (k *Keeper) announce(changes []routes.Route, inForce func()) {
 func (k *Keeper) current(changes []routes.Route) []routes.Route {
 	var still []routes.Route
 	for _, c := range changes {
-		if c.Members > 0 && k.index.Has(c.Filter) {
+		if c.Members > 0 && k.index.Has(c.Filter) || c.Keeps() && k.keeps(c) {
 			still = append(still, c)
 		}
 	}

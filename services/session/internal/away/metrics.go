@@ -14,6 +14,8 @@ const (
 	dropDuplicate = "duplicate"
 	dropBacklog   = "backlog"
 	dropInbox     = "inbox_full"
+	dropRefused   = "refused"
+	dropDeserted  = "deserted"
 )
 
 // Metrics of all Keepers of a process, one after the other.
