@@ -222,14 +222,6 @@ func TestAClientThatIsAddressed(t *testing.T) {
 	w.wantInbox("x", 1, 2)
 }
 
-func TestASharedSubscriptionHasNoMemberHere(t *testing.T) {
-	w := newWorld(t, nil)
-	w.absent("x", 5, sub("$share/g/a", 1))
-	d := match(msg("p", 1, "a", 1))
-	d.Target = mesh.Target{Kind: mesh.TargetShare, Group: "g", Filter: "a"}
-	w.send("p", d).want(mesh.NoMember)
-}
-
 func TestOneMessageForManyIsStoredForEachOfThem(t *testing.T) {
 	w := newWorld(t, nil)
 	clients := []string{"a", "b", "c", "d"}
@@ -392,7 +384,7 @@ func TestEpochsGrowAlthoughEtcdHasLostRevisions(t *testing.T) {
 		t.Errorf("at first the base is %d", b)
 	}
 	w.absent("x", 1000)
-	w.restart("ss-2")
+	w.restart("ss-2", "g1")
 	b := base(10)
 	if b+10 <= 1000 {
 		t.Errorf("the base is %d, 10 revisions on", b)
