@@ -17,6 +17,7 @@ import (
 	"github.com/beeline-mqtt/beeline/internal/message"
 	"github.com/beeline-mqtt/beeline/internal/routes"
 	"github.com/beeline-mqtt/beeline/internal/subscriptions"
+	"github.com/beeline-mqtt/beeline/internal/topic"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store"
 	"github.com/beeline-mqtt/beeline/services/session/internal/store/pebble"
@@ -36,6 +37,7 @@ type world struct {
 	store   store.Store
 	metrics *prometheus.Registry
 	mesh    *fakeMesh
+	members *fakeMembers
 	stop    func()
 	// obedient: peers answer Adopt at once. It counts when an instance starts.
 	obedient bool
@@ -88,12 +90,15 @@ func (w *world) start(name string, change func(*Config)) {
 		w.t.Fatal(err)
 	}
 	w.mesh = &fakeMesh{routes: map[string]routes.Route{}, adopts: map[string]*adopting{}, obedient: w.obedient}
+	if w.members == nil {
+		w.members = &fakeMembers{}
+	}
 	c := Config{Incarnation: name, Settle: time.Millisecond, AdoptTimeout: patience, Late: 50 * time.Millisecond, PublishRetry: time.Millisecond}
 	if change != nil {
 		change(&c)
 	}
 	w.Keeper, err = New(c, Deps{
-		Store: st, Mesh: w.mesh, Metrics: m, Logger: slog.New(slog.DiscardHandler),
+		Store: st, Mesh: w.mesh, Members: w.members, Metrics: m, Logger: slog.New(slog.DiscardHandler),
 		Managed: w.managed, Publish: w.publish, Forget: w.forget, Failed: w.fail,
 	})
 	if err != nil {
@@ -400,10 +405,14 @@ func (m *fakeMesh) Announce(changes []routes.Route, done func(error)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range changes {
-		if r.Members == 0 {
-			delete(m.routes, r.Filter)
+		filter := r.Filter
+		if r.Group != "" {
+			filter = topic.Shared{Group: r.Group, Filter: r.Filter}.String()
+		}
+		if r.Members == 0 && !r.Keeps() {
+			delete(m.routes, filter)
 		} else {
-			m.routes[r.Filter] = r
+			m.routes[filter] = r
 		}
 	}
 	if m.held {
@@ -435,6 +444,13 @@ func (m *fakeMesh) has(filter string) bool {
 	defer m.mu.Unlock()
 	r, ok := m.routes[filter]
 	return ok && r.Durable && r.Members == 1
+}
+
+// keeps reports whether the process has said that it keeps for a shared subscription.
+func (m *fakeMesh) keeps(share string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.routes[share].Keeps()
 }
 
 func (m *fakeMesh) Adopt(incarnation string, answered func(string), done func(error)) {
