@@ -35,6 +35,8 @@ type peer struct {
 	routes *routes.Table[*mesh.Link]
 	die    func()
 	seq    uint64
+	// shared are the deliveries to members of shared subscriptions, who acknowledge all.
+	shared chan mesh.Delivery
 }
 
 // startPeer makes a gateway. It knows the session instances that etcd shows.
@@ -48,10 +50,10 @@ func startPeer(t testing.TB, etcd *clientv3.Client) *peer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &peer{t: t, id: inc.ID(), routes: routes.NewTable[*mesh.Link]()}
+	p := &peer{t: t, id: inc.ID(), routes: routes.NewTable[*mesh.Link](), shared: make(chan mesh.Delivery, 1000)}
 	p.mesh, err = mesh.New(mesh.Config{Incarnation: inc.ID(), Revision: inc.Revision(), ReconnectMin: time.Millisecond}, mesh.Deps{
 		Logger: deps(etcd).Logger, Metrics: prometheus.NewRegistry(), Routes: p.routes,
-		Accept: func(string) mesh.Inbound { return deaf{} }, Dial: dial, Serving: func() bool { return true },
+		Accept: func(string) mesh.Inbound { return sharing{p.shared} }, Dial: dial, Serving: func() bool { return true },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -83,14 +85,18 @@ func (p *peer) attach(i *instance) *peer {
 	return p
 }
 
-// deaf is the receiving end of a gateway to which nothing is sent.
-type deaf struct{}
+// sharing is the receiving end of a gateway to which nothing is sent but what is for members of shared subscriptions.
+type sharing struct{ members chan<- mesh.Delivery }
 
-func (deaf) Deliver(mesh.Delivery, mesh.Later) mesh.Receipt {
-	return mesh.Receipt{Outcome: mesh.Refused}
+func (s sharing) Deliver(d mesh.Delivery, _ mesh.Later) mesh.Receipt {
+	if d.Target.Kind != mesh.TargetShare {
+		return mesh.Receipt{Outcome: mesh.Refused}
+	}
+	s.members <- d
+	return mesh.Receipt{Outcome: mesh.Acked}
 }
-func (deaf) Flush() {}
-func (deaf) Close() {}
+func (sharing) Flush() {}
+func (sharing) Close() {}
 
 // settled gets the receipt of one delivery.
 type settled chan mesh.Receipt

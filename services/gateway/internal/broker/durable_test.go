@@ -270,7 +270,7 @@ func TestASessionThatEndsWithItsConnectionLeavesNoGhost(t *testing.T) {
 	}
 }
 
-// Members of shared subscriptions that are away get nothing; what they have not acknowledged goes to others.
+// Members of shared subscriptions that are away get nothing while others are online; what they have not acknowledged goes to those.
 func TestADurableMemberThatLeavesIsReplaced(t *testing.T) {
 	g := start(t, 2, options{durable: true})
 	x, y := g[0].connect(v5, "x", lasting), g[1].connect(v5, "y", lasting)

@@ -31,6 +31,9 @@ type service struct {
 	announcing sync.Mutex     // makes a change of present and what is announced of it one step
 	filters    map[string]int // how many of present have it
 
+	// kept is what came for members of shared subscriptions who are all away; guarded by r.mu.
+	kept map[topic.Shared][]*message.Message
+
 	// present are the clients whose sessions are here, and its ghosts; guarded by r.mu.
 	present map[string]presence
 }
@@ -58,7 +61,7 @@ type kept struct {
 // serve runs the service's mesh until the test ends.
 func (r *registry) serve(t testing.TB, revision int64) *service {
 	t.Helper()
-	s := &service{r: r, revision: revision, present: make(map[string]presence), filters: make(map[string]int)}
+	s := &service{r: r, revision: revision, present: make(map[string]presence), filters: make(map[string]int), kept: make(map[topic.Shared][]*message.Message)}
 	logger := discard()
 	var err error
 	s.mesh, err = mesh.New(mesh.Config{Incarnation: "s", Revision: revision, ReconnectMin: time.Millisecond}, mesh.Deps{
@@ -92,8 +95,11 @@ func (d desk) Deliver(x mesh.Delivery, _ mesh.Later) mesh.Receipt {
 	r := d.s.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if x.Target.Kind == mesh.TargetMatch {
+	switch x.Target.Kind {
+	case mesh.TargetMatch:
 		return d.s.match(x.Message)
+	case mesh.TargetShare:
+		return d.s.keep(topic.Shared{Group: x.Target.Group, Filter: x.Target.Filter}, x.Message)
 	}
 	k := r.sessions[x.Target.ClientID]
 	switch {
@@ -106,6 +112,27 @@ func (d desk) Deliver(x mesh.Delivery, _ mesh.Later) mesh.Receipt {
 		return mesh.Receipt{Outcome: mesh.NotHolder, ClientID: k.client, Epoch: k.epoch}
 	}
 	return mesh.Receipt{Outcome: mesh.NotHolder, ClientID: x.Target.ClientID, Epoch: r.leases[x.Target.ClientID].Epoch}
+}
+
+// keep needs r.mu.
+func (s *service) keep(x topic.Shared, m *message.Message) mesh.Receipt {
+	for _, p := range s.present {
+		if o, member := p.filters[x.String()]; member && o.QoS > 0 {
+			s.kept[x] = append(s.kept[x], m)
+			return mesh.Receipt{Outcome: mesh.Stored}
+		}
+	}
+	return mesh.Receipt{Outcome: mesh.NoMember}
+}
+
+// payloads of what is kept for a shared subscription.
+func (s *service) payloads(x topic.Shared) (all []string) {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	for _, m := range s.kept[x] {
+		all = append(all, string(m.Payload))
+	}
+	return all
 }
 
 // match needs r.mu.
@@ -312,21 +339,30 @@ func (s *service) leave(id string, epoch uint64) {
 // change returns the routes that change with the filters of one client. With s.announcing held.
 func (s *service) change(was, now map[string]subscriptions.Options) []routes.Route {
 	var changes []routes.Route
-	for f := range now {
-		if _, shared, _ := topic.ParseShared(f); !shared {
-			s.filters[f]++
+	count := func(f string, o subscriptions.Options, n int) {
+		x, shared, _ := topic.ParseShared(f)
+		if shared && o.QoS == 0 {
+			return
+		}
+		s.filters[f] += n
+		there := s.filters[f] > 0
+		switch {
+		case shared:
+			changes = append(changes, routes.Route{Group: x.Group, Filter: x.Filter, Durable: there})
+		case there && n > 0:
 			changes = append(changes, routes.Route{Filter: f, Members: 1, Durable: true})
-		}
-	}
-	for f := range was {
-		if _, shared, _ := topic.ParseShared(f); shared {
-			continue
-		}
-		s.filters[f]--
-		if s.filters[f] == 0 {
-			delete(s.filters, f)
+		case !there:
 			changes = append(changes, routes.Route{Filter: f})
 		}
+		if !there {
+			delete(s.filters, f)
+		}
+	}
+	for f, o := range now {
+		count(f, o, 1)
+	}
+	for f, o := range was {
+		count(f, o, -1)
 	}
 	return changes
 }
