@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/eclipse/paho.golang/paho"
@@ -265,6 +266,46 @@ func TestADurableSubscriptionGoesOnWhereItStopped(t *testing.T) {
 	again := r.open(o)
 	c.ends(codes.Aborted)
 	again.take("not acknowledged")
+}
+
+// What comes while no stream of the group is open is for whichever is open first.
+func TestADurableConsumerGroupLosesNothing(t *testing.T) {
+	r := start(t, 2)
+	open := func(name string) *messagingv1.SubscribeRequest_Open {
+		return &messagingv1.SubscribeRequest_Open{Filters: filters("work"), ConsumerGroup: "workers", DurableName: name}
+	}
+	first, second := r.open(open("first")), r.open(open("second"))
+	if err := second.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	second.ends(codes.OK)
+	d := r.connect("device", 0, nil)
+	var kept sync.WaitGroup
+	kept.Go(func() { d.publish("work", "not acknowledged", 1, nil) })
+	first.take("not acknowledged")
+	first.end()
+	first.ends(codes.Canceled)
+	kept.Wait()
+	const jobs = 300
+	for i := range jobs {
+		if got := d.publish("work", fmt.Sprint(i), 1+byte(i)%2, nil); got.ReasonCode != 0 {
+			t.Fatalf("reason code %#x", got.ReasonCode)
+		}
+	}
+	second = r.open(open("second"))
+	if !second.resumed {
+		t.Error("it is not resumed")
+	}
+	second.acknowledge(second.take("not acknowledged").GetDeliveryId())
+	for i := range jobs {
+		second.acknowledge(second.take(fmt.Sprint(i)).GetDeliveryId())
+	}
+	kept.Go(func() { d.publish("work", "live", 1, nil) })
+	second.acknowledge(second.take("live").GetDeliveryId())
+	kept.Wait()
+	if first = r.open(open("first")); !first.resumed {
+		t.Error("the other is not resumed")
+	}
 }
 
 func TestRetainedMessagesComeIfTheyAreAskedFor(t *testing.T) {
