@@ -19,11 +19,14 @@ type giving struct {
 	// ready are the entries that have been read and are to be given, ascending; out are those that have been given.
 	ready []journal.Entry
 	out   map[journal.Position]journal.Entry
+	// most is how many may be out: half of it after one came back, twice as many after one was done. While no member has room
+	// it is one that is sent in vain, again and again.
+	most int
 }
 
-// from is where giving begins with an inbox that a former instance has filled.
-func from(st journal.State) giving {
-	return giving{next: st.Next, stored: st.Next - 1, read: st.First - 1}
+// begin is where giving begins with an inbox from a first position to before a next one.
+func begin(first, next journal.Position) giving {
+	return giving{next: next, stored: next - 1, read: first - 1, most: givenAtOnce}
 }
 
 // wants says whether entries are to be read: how many, and behind which position. Half of what may be given at once may come
@@ -44,9 +47,9 @@ func (g *giving) page(entries []journal.Entry, stored journal.Position) {
 	g.read = entries[len(entries)-1].Position
 }
 
-// take returns the entry to be given now; false: there is none.
+// take returns the entry to be given now; false: there is none, or enough are out.
 func (g *giving) take() (e journal.Entry, ok bool) {
-	if len(g.ready) == 0 {
+	if len(g.ready) == 0 || len(g.out) >= g.most {
 		return e, false
 	}
 	e = g.ready[0]
@@ -65,6 +68,7 @@ func (g *giving) back(at journal.Position) {
 		return
 	}
 	delete(g.out, at)
+	g.most = max(1, g.most/2)
 	i, _ := slices.BinarySearchFunc(g.ready, at, func(x journal.Entry, at journal.Position) int {
 		return cmp.Compare(x.Position, at)
 	})
@@ -72,7 +76,10 @@ func (g *giving) back(at journal.Position) {
 }
 
 // done says that an entry needs not be kept any longer.
-func (g *giving) done(at journal.Position) { delete(g.out, at) }
+func (g *giving) done(at journal.Position) {
+	delete(g.out, at)
+	g.most = min(2*g.most, givenAtOnce)
+}
 
 // empty reports whether everything has been given, and acknowledged.
 func (g *giving) empty() bool { return len(g.ready)+len(g.out) == 0 && g.read >= g.stored }

@@ -60,7 +60,8 @@ func TestInWhichOrderEntriesAreGiven(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			g, inbox := giving{next: 1, stored: c.stored}, inboxOf(c.inbox...)
+			g, inbox := begin(1, 1), inboxOf(c.inbox...)
+			g.stored = c.stored
 			var given []string
 			steps := strings.Fields(c.steps)
 			for i := 0; i < len(steps); i++ {
@@ -95,7 +96,7 @@ func TestInWhichOrderEntriesAreGiven(t *testing.T) {
 }
 
 func TestOnlySoManyAreGivenAtOnce(t *testing.T) {
-	g := giving{next: 1001, stored: 1000}
+	g := begin(1, 1001)
 	var all []journal.Position
 	for p := range journal.Position(1000) {
 		all = append(all, p+1)
@@ -124,12 +125,49 @@ func TestOnlySoManyAreGivenAtOnce(t *testing.T) {
 	}
 }
 
+func TestWhatComesBackSlowsDown(t *testing.T) {
+	var all []journal.Position
+	for p := range journal.Position(1000) {
+		all = append(all, p+1)
+	}
+	g, inbox := begin(1, 1001), inboxOf(all...)
+	given := func() (out []journal.Position) {
+		for {
+			g.readAll(inbox)
+			e, ok := g.take()
+			if !ok {
+				return out
+			}
+			out = append(out, e.Position)
+		}
+	}
+	for _, p := range given() {
+		g.back(p)
+	}
+	for range 3 {
+		out := given()
+		if len(out) != 1 || out[0] != 1 {
+			t.Fatalf("%v are given while all come back, want the first", out)
+		}
+		g.back(1)
+	}
+	for _, want := range []int{1, 2, 8, givenAtOnce - 11} { // what is left of the page
+		out := given()
+		if len(out) != want {
+			t.Errorf("%d are given, want %d", len(out), want)
+		}
+		for _, p := range out {
+			g.done(p)
+		}
+	}
+}
+
 func TestAFormerInstancesInboxIsGivenFromItsFirstEntry(t *testing.T) {
-	g := from(journal.State{First: 5, Next: 8})
+	g := begin(5, 8)
 	if after, most, wanted := g.wants(); after != 4 || most != givenAtOnce || !wanted {
 		t.Errorf("wants %d behind %d: %v", most, after, wanted)
 	}
-	if g := from(journal.State{First: 8, Next: 8}); !g.empty() || g.next != 8 {
+	if g := begin(8, 8); !g.empty() || g.next != 8 {
 		t.Errorf("an empty one: %+v", g)
 	}
 }
@@ -137,7 +175,7 @@ func TestAFormerInstancesInboxIsGivenFromItsFirstEntry(t *testing.T) {
 // Whatever members do, each entry is given until it is done, in order but for what came back, and never twice at a time.
 func TestNothingThatIsKeptIsForgotten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		g := giving{next: 1}
+		g := begin(1, 1)
 		var inbox []journal.Entry
 		out := map[journal.Position]bool{}
 		var last journal.Position // that was given for the first time

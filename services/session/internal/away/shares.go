@@ -56,8 +56,8 @@ type share struct {
 	ended []journal.Position
 	// tired are gateways that are not asked before a time.
 	tired map[string]time.Time
-	// running: somebody gives; again: something has happened since that one looked.
-	running, again bool
+	// running: somebody gives; again: something has happened since that one looked; retrying: it is kicked in a while.
+	running, again, retrying bool
 	// deserted is since when it has had no member, here or online; over says that it has been dropped.
 	deserted time.Time
 	over     bool
@@ -82,7 +82,7 @@ func (k *Keeper) loadShare(r store.Record) error {
 	if err != nil {
 		return err
 	}
-	k.shares[name] = &share{Shared: name, session: r.Session, giving: from(st)}
+	k.shares[name] = &share{Shared: name, session: r.Session, giving: begin(st.First, st.Next)}
 	return nil
 }
 
@@ -98,7 +98,7 @@ func (k *Keeper) join(changes []routes.Route, s *session, old, subs []journal.Su
 		keep[x] = struct{}{}
 		sh := k.shares[x]
 		if sh == nil {
-			sh = &share{Shared: x, giving: giving{next: 1}}
+			sh = &share{Shared: x, giving: begin(1, 1)}
 			k.shares[x] = sh
 		}
 		if sh.members == nil {
@@ -231,10 +231,17 @@ func (k *Keeper) kick(sh *share) {
 		return
 	}
 	sh.running = true
-	k.work.push(func() {
-		for k.step(sh) {
+	k.work.push(func() { k.run(sh) })
+}
+
+// run gives what there is. In between it lets others have the worker.
+func (k *Keeper) run(sh *share) {
+	for range givenAtOnce {
+		if !k.step(sh) {
+			return
 		}
-	})
+	}
+	k.work.push(func() { k.run(sh) })
 }
 
 // step reads some of what is kept, or gives one message; false: there is nothing more to be done until the next kick.
@@ -293,13 +300,17 @@ func (k *Keeper) hand(sh *share, e journal.Entry) bool {
 		return true
 	}
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	sh.giving.back(e.Position)
-	k.mu.Unlock()
-	time.AfterFunc(tiredFor, func() {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		k.kick(sh)
-	})
+	if !sh.retrying {
+		sh.retrying = true
+		time.AfterFunc(tiredFor, func() {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			sh.retrying = false
+			k.kick(sh)
+		})
+	}
 	return false
 }
 

@@ -227,6 +227,9 @@ func TestAGatewayWithoutRoomIsLeftOutForAWhile(t *testing.T) {
 		defer w.Keeper.mu.Unlock()
 		return len(w.shares[topic.Shared{Group: "g", Filter: "jobs/+"}].tired) > 0
 	})
+	w.members.mu.Lock()
+	w.members.obedient = true
+	w.members.mu.Unlock()
 	w.members.come("free")
 	w.wantGiven(1, 2, 3, 4)
 }
