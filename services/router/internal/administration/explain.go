@@ -144,7 +144,12 @@ func (m matches) away() string {
 	case len(m.ordinary) > 0:
 		return fmt.Sprintf("It would not get it: it is away, and for %s nothing is kept.", list(m.ordinary))
 	}
-	return fmt.Sprintf("It would not get it: it is away, and of the members of %s only those that are connected get anything.", m.shared[0].GetFilter())
+	s := m.shared[0]
+	if qosOf(s) == 0 {
+		return fmt.Sprintf("It would not get it: it is away, and for a member of %s at QoS 0 nothing is kept.", s.GetFilter())
+	}
+	return fmt.Sprintf("It would get it only when no member of %s is connected, the message has QoS 1 or 2, and this is the first of them "+
+		"that comes back: it is away.", s.GetFilter())
 }
 
 // noLocal reports whether all subscriptions have No Local.

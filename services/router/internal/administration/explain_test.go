@@ -73,8 +73,14 @@ func TestWhyAClientWouldGetAMessageOrNot(t *testing.T) {
 			"It would get it when it comes back, if the message has QoS 1 or 2: subscription a/+ at QoS 1; it is away, and its session is kept." +
 				" It would not if it has published it itself (No Local).",
 		},
-		"away, at QoS 0":         {"a/b", absent(sub("a/+", 0)), "It would not get it: it is away, and for subscription a/+ at QoS 0 nothing is kept."},
-		"away, shared":           {"a/b", absent(sub("$share/g/a/b", 1)), "It would not get it: it is away, and of the members of $share/g/a/b only those that are connected get anything."},
+		"away, at QoS 0": {"a/b", absent(sub("a/+", 0)), "It would not get it: it is away, and for subscription a/+ at QoS 0 nothing is kept."},
+		"away, shared": {
+			"a/b", absent(sub("$share/g/a/b", 1)), "It would get it only when no member of $share/g/a/b is connected, the message has QoS 1 or 2, " +
+				"and this is the first of them that comes back: it is away.",
+		},
+		"away, shared, at QoS 0": {
+			"a/b", absent(sub("$share/g/a/b", 0)), "It would not get it: it is away, and for a member of $share/g/a/b at QoS 0 nothing is kept.",
+		},
 		"away, nothing matches":  {"a/b", absent(sub("c", 1)), "It would not get it: none of its subscriptions matches (it has 1)."},
 		"a member of the group":  {"group/g/x", members(connected(), "f", "g"), `It would get it on gateway g1, unless it has published it itself: it is a member of the group "g".`},
 		"an absent member":       {"group/g/x", members(absent(), "g"), `It would get it when it comes back, if the message has QoS 1 or 2: it is a member of the group "g", and its session is kept.`},
