@@ -828,7 +828,8 @@ type RouteMatch struct {
 	Filter string `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
 	// Shared subscription; empty: an ordinary one.
 	ShareGroup string `protobuf:"bytes,3,opt,name=share_group,json=shareGroup,proto3" json:"share_group,omitempty"`
-	// Members of the shared subscription there.
+	// Members of the shared subscription there that are online; 0: durable ones are away, and the process keeps for them, or
+	// hands that over just now.
 	Members uint32 `protobuf:"varint,4,opt,name=members,proto3" json:"members,omitempty"`
 	// Whether a durable session is behind it.
 	Durable       bool `protobuf:"varint,5,opt,name=durable,proto3" json:"durable,omitempty"`

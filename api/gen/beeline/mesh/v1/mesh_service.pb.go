@@ -915,7 +915,9 @@ func (*Match) Descriptor() ([]byte, []int) {
 	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{6}
 }
 
-// Share addresses a shared subscription. The sender chose the holder, the receiver picks the member.
+// Share addresses a shared subscription. The sender chose the holder, the receiver picks the member. A session instance that
+// has said that it keeps for members who are away stores the message for all of them together, and answers STORED; it gives
+// what it has stored to gateways, in deliveries like this one, when members are online.
 type Share struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ShareName, without wildcards or slashes.
@@ -1356,9 +1358,11 @@ type Route struct {
 	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
 	// ShareName of a shared subscription; empty for an ordinary one.
 	ShareGroup string `protobuf:"bytes,2,opt,name=share_group,json=shareGroup,proto3" json:"share_group,omitempty"`
-	// Online members of the shared subscription here; 1 for an ordinary one.
+	// Online members of the shared subscription here; 1 for an ordinary one. 0 of a durable one says that members are away,
+	// and that this process keeps messages for them, or is about to hand that over to one that does, and answers NO_MEMBER
+	// until then: whoever publishes offers to such a process what nobody online takes.
 	Members uint32 `protobuf:"varint,3,opt,name=members,proto3" json:"members,omitempty"`
-	// Whether a durable session is behind it.
+	// Whether a durable session is behind it; of a shared subscription, one that gets messages at QoS 1 or 2.
 	Durable       bool `protobuf:"varint,4,opt,name=durable,proto3" json:"durable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

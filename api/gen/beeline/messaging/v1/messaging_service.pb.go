@@ -1343,8 +1343,9 @@ type SubscribeRequest_Open struct {
 	// Name of a durable subscription, the caller's own: another caller's of the same name is another one. What is published
 	// while no stream is open under this name is kept, within the bounds of an inbox, and a stream begins with what was not
 	// acknowledged. A second stream under the same name ends the first. A stream ends the subscriptions of earlier ones to
-	// filters that it does not name, and what was kept for these is discarded, unless a filter of its own matches it. Of a
-	// consumer group nothing is kept that the stream has not been given. Empty: the subscription ends with the stream.
+	// filters that it does not name, and what was kept for these is discarded, unless a filter of its own matches it. For a
+	// consumer group is kept, once, what is published while none of its streams is open, and given to whichever is open
+	// first. Empty: the subscription ends with the stream.
 	DurableName string `protobuf:"bytes,3,opt,name=durable_name,json=durableName,proto3" json:"durable_name,omitempty"`
 	// How long a durable subscription is kept without a stream, in seconds; 86,400 when 0. The gateways have an upper bound.
 	DurableExpirySeconds uint32 `protobuf:"varint,4,opt,name=durable_expiry_seconds,json=durableExpirySeconds,proto3" json:"durable_expiry_seconds,omitempty"`
