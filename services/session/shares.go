@@ -23,8 +23,11 @@ func (x sharers) Online(s topic.Shared) bool {
 	return share != nil && share.Online()
 }
 
-// Complete implements away.Members.
-func (x sharers) Complete() bool { return x.mesh.Synced() }
+// Deserted implements away.Members.
+func (x sharers) Deserted(s topic.Shared) bool {
+	share := x.routes.Share(s.Group, s.Filter)
+	return x.mesh.Synced() && (share == nil || share.Empty())
+}
 
 // Give implements away.Members. The message goes to the gateway whose turn it is, as one does that a gateway publishes.
 func (x sharers) Give(s topic.Shared, m *message.Message, except func(string) bool, answered func(string, mesh.Outcome)) bool {

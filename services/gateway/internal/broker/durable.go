@@ -47,6 +47,11 @@ func (b *Broker) settle(c *client.Client, changes []routes.Route) {
 			select {
 			case <-c.Stopped():
 			default:
+				b.announcing.Lock()
+				defer b.announcing.Unlock()
+				for i := range changes {
+					changes[i] = b.still(changes[i])
+				}
 				b.settle(c, changes)
 			}
 		}

@@ -155,6 +155,14 @@ func (b *Broker) route(filter string) routes.Route {
 	return r
 }
 
+// still is r as it is to be announced by now. With b.announcing held.
+func (b *Broker) still(r routes.Route) routes.Route {
+	if r.Group == "" {
+		return b.route(r.Filter)
+	}
+	return b.groups.route(topic.Shared{Group: r.Group, Filter: r.Filter})
+}
+
 // announce tells the peers about an ordinary filter whose subscribers have changed. With b.announcing held.
 func (b *Broker) announce(filter string) {
 	b.deps.Mesh.Announce([]routes.Route{b.route(filter)}, notAwaited)

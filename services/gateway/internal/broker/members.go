@@ -64,7 +64,7 @@ func (b *Broker) announceUntil(changes []routes.Route, done func()) {
 			b.announcing.Lock()
 			defer b.announcing.Unlock()
 			for i := range changes {
-				changes[i] = b.route(changes[i].Filter)
+				changes[i] = b.still(changes[i])
 			}
 			b.announceUntil(changes, done)
 		}

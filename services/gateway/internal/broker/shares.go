@@ -132,6 +132,13 @@ func (g *groups) forget(s topic.Shared, c *client.Client) (r routes.Route, was b
 	return g.tidy(s, x), was
 }
 
+// route returns what the peers are to know.
+func (g *groups) route(s topic.Shared) routes.Route {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.m[s].route(s)
+}
+
 // tidy drops a group that has nobody, and returns its route. With mu held.
 func (g *groups) tidy(s topic.Shared, x *group) routes.Route {
 	if len(x.members)+len(x.away) == 0 {
@@ -244,14 +251,15 @@ type offer struct {
 	tried []*mesh.Link
 }
 
-// choose picks the next holder: one with members online, and when none of them takes the message, one that keeps it for
-// those who are away. When all have refused, it begins again a little later.
+// choose picks the next holder: one with members online, and when none of them takes the message, a session instance that
+// keeps it for those who are away. A gateway is asked in vain: it is about to hand that over. When all have refused, it
+// begins again a little later.
 func (o *offer) choose(t *turn.Turn) {
 	tried := func(l *mesh.Link) bool { return slices.Contains(o.tried, l) }
 	for !o.p.over(t.Now) {
 		l, ok := o.share.Pick(tried)
 		if !ok {
-			l, ok = o.share.Keeper(tried)
+			l, ok = o.share.Keeper(func(l *mesh.Link) bool { return !l.Peer().Quiet || tried(l) })
 		}
 		if !ok {
 			o.wait(t)
@@ -274,8 +282,7 @@ func (o *offer) choose(t *turn.Turn) {
 	o.p.Done(packet.UnspecifiedError, t)
 }
 
-// wait begins again a little later, unless there is nobody left. A gateway that keeps has nothing to keep it in: whoever
-// has will have said so by then.
+// wait begins again a little later, unless there is nobody left.
 func (o *offer) wait(t *turn.Turn) {
 	if o.share.Empty() {
 		o.p.Done(packet.NoMatchingSubscribers, t)

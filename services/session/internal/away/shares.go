@@ -33,9 +33,10 @@ const (
 
 // Members are the members of shared subscriptions that are online, at any gateway.
 type Members interface {
-	// Online reports whether there are any that are known of; Complete whether the gateways have said so of all.
+	// Online reports whether there are any.
 	Online(s topic.Shared) bool
-	Complete() bool
+	// Deserted reports whether it is known that there are none, and none either that have gone a moment ago.
+	Deserted(s topic.Shared) bool
 	// Give sends m to one, at a gateway that except does not rule out; false: there is none. answered is called once,
 	// possibly before Give returns, with that gateway and the outcome, when the member has acknowledged the message or nobody
 	// has it; it must not block. m must not change.
@@ -377,9 +378,9 @@ func (k *Keeper) lookAfterShares(ctx context.Context) {
 }
 
 // lookAfter does what time brings for one. Nobody is left for it only when all are known who could be: those that are being
-// adopted, and the members that gateways have online.
+// adopted, and those that gateways have, or are about to hand over.
 func (k *Keeper) lookAfter(sh *share, now time.Time) {
-	online, complete := k.deps.Members.Online(sh.Shared), k.deps.Members.Complete()
+	online, deserted := k.deps.Members.Online(sh.Shared), k.deps.Members.Deserted(sh.Shared)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for gateway, until := range sh.tired {
@@ -391,7 +392,7 @@ func (k *Keeper) lookAfter(sh *share, now time.Time) {
 		k.kick(sh)
 	}
 	switch {
-	case online || len(sh.members) > 0 || !complete || !k.view.known || len(k.orphans) > 0:
+	case !deserted || len(sh.members) > 0 || !k.view.known || len(k.orphans) > 0:
 		sh.deserted = time.Time{}
 	case sh.deserted.IsZero():
 		sh.deserted = now

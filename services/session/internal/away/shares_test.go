@@ -17,13 +17,13 @@ import (
 
 // fakeMembers are members of one shared subscription, at gateways in turn, that do what the test says.
 type fakeMembers struct {
-	mu         sync.Mutex
-	gateways   []string // where members are online
-	incomplete bool     // not all gateways have said so
-	turn       int
-	deaf       map[string]bool // gateways where no member has room
-	obedient   bool            // members acknowledge at once
-	got        []handed
+	mu       sync.Mutex
+	gateways []string // where members are online
+	unsure   bool     // not all gateways have said so
+	turn     int
+	deaf     map[string]bool // gateways where no member has room
+	obedient bool            // members acknowledge at once
+	got      []handed
 }
 
 // handed is what a member has been given.
@@ -39,10 +39,10 @@ func (f *fakeMembers) Online(topic.Shared) bool {
 	return len(f.gateways) > 0
 }
 
-func (f *fakeMembers) Complete() bool {
+func (f *fakeMembers) Deserted(topic.Shared) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !f.incomplete
+	return len(f.gateways) == 0 && !f.unsure
 }
 
 func (f *fakeMembers) Give(_ topic.Shared, m *message.Message, except func(string) bool, answered func(string, mesh.Outcome)) bool {
@@ -342,11 +342,11 @@ func TestWhatNobodyIsLeftForIsDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.members.mu.Lock()
-	w.members.gateways, w.members.incomplete = nil, true
+	w.members.gateways, w.members.unsure = nil, true
 	w.members.mu.Unlock()
 	stays(w, "not all gateways have said who is online")
 	w.members.mu.Lock()
-	w.members.incomplete = false
+	w.members.unsure = false
 	w.members.mu.Unlock()
 	w.wait("it is dropped", func() bool { return !kept(w) })
 	w.wait("both are counted", func() bool {

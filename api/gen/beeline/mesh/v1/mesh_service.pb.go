@@ -1359,8 +1359,8 @@ type Route struct {
 	// ShareName of a shared subscription; empty for an ordinary one.
 	ShareGroup string `protobuf:"bytes,2,opt,name=share_group,json=shareGroup,proto3" json:"share_group,omitempty"`
 	// Online members of the shared subscription here; 1 for an ordinary one. 0 of a durable one says that members are away,
-	// and that this process keeps messages for them, or is about to hand that over to one that does, and answers NO_MEMBER
-	// until then: whoever publishes offers to such a process what nobody online takes.
+	// and that this process keeps messages for them, if it is a session instance, or is about to hand that over to one:
+	// whoever publishes offers to a session instance what nobody online takes, and waits while there is none.
 	Members uint32 `protobuf:"varint,3,opt,name=members,proto3" json:"members,omitempty"`
 	// Whether a durable session is behind it; of a shared subscription, one that gets messages at QoS 1 or 2.
 	Durable       bool `protobuf:"varint,4,opt,name=durable,proto3" json:"durable,omitempty"`
