@@ -127,9 +127,9 @@ func (s *Share[P]) set(p P, members uint32) {
 // each calls f, without a lock held, for each peer with the number of its members.
 func (s *Share[P]) each(f func(p P, members uint32)) {
 	s.mu.Lock()
-	all := make([]member[P], len(s.members))
-	for i, m := range s.members {
-		all[i] = *m
+	all := make([]member[P], 0, len(s.members)+len(s.keepers))
+	for _, m := range s.members {
+		all = append(all, *m)
 	}
 	for _, p := range s.keepers {
 		all = append(all, member[P]{peer: p})

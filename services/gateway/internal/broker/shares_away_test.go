@@ -42,27 +42,42 @@ func TestWhatIsAnnouncedOfASharedSubscription(t *testing.T) {
 	}
 	cases := map[string][]step{
 		"transient members": {
-			{"join", "t", 1, route(1, false)}, {"go on", "t", 1, route(0, false)},
+			{"join", "t", 1, route(1, false)},
+			{"go on", "t", 1, route(0, false)},
 		},
 		"a durable member is away until it is forgotten": {
-			{"join", "d", 1, route(1, true)}, {"go on", "d", 1, route(0, true)}, {"forget", "d", 1, route(0, false)},
+			{"join", "d", 1, route(1, true)},
+			{"go on", "d", 1, route(0, true)},
+			{"forget", "d", 1, route(0, false)},
 		},
 		"a durable member unsubscribes": {
-			{"join", "d", 1, route(1, true)}, {"join", "t", 1, route(2, true)}, {"leave", "d", 1, route(1, false)},
+			{"join", "d", 1, route(1, true)},
+			{"join", "t", 1, route(2, true)},
+			{"leave", "d", 1, route(1, false)},
 		},
 		"a member of QoS 0 is kept nothing": {
-			{"join", "d", 0, route(1, false)}, {"go on", "d", 0, route(0, false)},
+			{"join", "d", 0, route(1, false)},
+			{"go on", "d", 0, route(0, false)},
 		},
 		"a member changes its QoS": {
-			{"join", "d", 2, route(1, true)}, {"join", "d", 0, route(1, false)}, {"join", "d", 1, route(1, true)},
+			{"join", "d", 2, route(1, true)},
+			{"join", "d", 0, route(1, false)},
+			{"join", "d", 1, route(1, true)},
 		},
 		"one is away, another online": {
-			{"join", "d", 1, route(1, true)}, {"join", "t", 1, route(2, true)}, {"go on", "d", 1, route(1, true)},
-			{"leave", "t", 1, route(0, true)}, {"forget", "d", 1, route(0, false)},
+			{"join", "d", 1, route(1, true)},
+			{"join", "t", 1, route(2, true)},
+			{"go on", "d", 1, route(1, true)},
+			{"leave", "t", 1, route(0, true)},
+			{"forget", "d", 1, route(0, false)},
 		},
 		"two are away": {
-			{"join", "d", 1, route(1, true)}, {"join", "e", 1, route(2, true)}, {"go on", "d", 1, route(1, true)},
-			{"go on", "e", 1, route(0, true)}, {"forget", "d", 1, route(0, true)}, {"forget", "e", 1, route(0, false)},
+			{"join", "d", 1, route(1, true)},
+			{"join", "e", 1, route(2, true)},
+			{"go on", "d", 1, route(1, true)},
+			{"go on", "e", 1, route(0, true)},
+			{"forget", "d", 1, route(0, true)},
+			{"forget", "e", 1, route(0, false)},
 		},
 	}
 	for name, steps := range cases {
