@@ -77,10 +77,13 @@ func (f *fakeMembers) come(gateways ...string) {
 	f.gateways = append(f.gateways, gateways...)
 }
 
-func (f *fakeMembers) leave() {
+func (f *fakeMembers) leave() { f.change(func() { f.gateways = nil }) }
+
+// change has the test change something.
+func (f *fakeMembers) change(what func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.gateways = nil
+	what()
 }
 
 // seqs are the sequences of what members have got.
@@ -227,9 +230,7 @@ func TestAGatewayWithoutRoomIsLeftOutForAWhile(t *testing.T) {
 		defer w.Keeper.mu.Unlock()
 		return len(w.shares[topic.Shared{Group: "g", Filter: "jobs/+"}].tired) > 0
 	})
-	w.members.mu.Lock()
-	w.members.obedient = true
-	w.members.mu.Unlock()
+	w.members.change(func() { w.members.obedient = true })
 	w.members.come("free")
 	w.wantGiven(1, 2, 3, 4)
 }
@@ -315,47 +316,59 @@ func TestARouteOfAKeeperIsAnnouncedUntilItIsInForce(t *testing.T) {
 
 // What is kept goes when nobody is left who could get it: not before all are known, and not while one is away, or online.
 func TestWhatNobodyIsLeftForIsDropped(t *testing.T) {
-	quick := func(c *Config) { c.ShareTick, c.Deserted = time.Millisecond, 20*time.Millisecond }
-	kept := func(w *world) bool {
-		_, ok, err := w.store.Get(jobsRecord)
-		if err != nil {
-			w.t.Fatal(err)
+	w := newWorld(t, func(c *Config) { c.ShareTick = time.Hour }) // the test looks after it
+	began := time.Now()
+	kept := func(after time.Duration) bool {
+		t.Helper()
+		w.Keeper.mu.Lock()
+		sh := w.shares[topic.Shared{Group: "g", Filter: "jobs/+"}]
+		w.Keeper.mu.Unlock()
+		if sh == nil {
+			t.Fatal("it has been dropped already")
 		}
-		return ok
+		w.lookAfter(sh, began.Add(after))
+		return !sh.over
 	}
-	stays := func(w *world, why string) {
-		w.t.Helper()
-		time.Sleep(100 * time.Millisecond) // five times as long as it is kept for nobody
-		if !kept(w) {
-			w.t.Fatalf("it is dropped although %s", why)
+	stays := func(since, until time.Duration, why string) {
+		t.Helper()
+		if !kept(since) || !kept(until) {
+			t.Fatalf("it is dropped although %s", why)
 		}
 	}
-	w := newWorld(t, quick)
 	w.View([]string{"g1", "g2"}, 1)
+	w.wait("nothing is adopted any more", func() bool {
+		w.Keeper.mu.Lock()
+		defer w.Keeper.mu.Unlock()
+		return len(w.orphans) == 0
+	})
 	x := w.absent("x", 5, sub(jobs, 1))
 	w.keep(1, 2)
-	stays(w, "a member is away")
+	stays(0, 2*time.Minute, "a member is away")
 	w.members.deaf = map[string]bool{"g2": true}
 	epoch := w.returns("x", "g2")
-	stays(w, "a member is online")
+	stays(3*time.Minute, 5*time.Minute, "a member is online")
 	if err := w.write("x", x, epoch, journal.Change{Kind: journal.Unsubscribed, Filter: jobs}); err != nil {
 		t.Fatal(err)
 	}
-	w.members.mu.Lock()
-	w.members.gateways, w.members.unsure = nil, true
-	w.members.mu.Unlock()
-	stays(w, "not all gateways have said who is online")
-	w.members.mu.Lock()
-	w.members.unsure = false
-	w.members.mu.Unlock()
-	w.wait("it is dropped", func() bool { return !kept(w) })
-	w.wait("both are counted", func() bool {
+	w.wait("it is no member here", func() bool { return !w.mesh.keeps(jobs) })
+	w.members.change(func() { w.members.gateways, w.members.unsure = nil, true })
+	stays(6*time.Minute, 8*time.Minute, "not all gateways have said who is online")
+	w.members.change(func() { w.members.unsure = false })
+	stays(9*time.Minute, 10*time.Minute-time.Second, "it is not long that nobody is left")
+	if kept(10 * time.Minute) {
+		t.Fatal("it is kept for ever")
+	}
+	w.wait("both messages are counted", func() bool {
 		return testutil.ToFloat64(w.Keeper.metrics.drops.WithLabelValues(dropDeserted)) == 2
+	})
+	w.wait("the store has forgotten it", func() bool {
+		_, there, err := w.store.Get(jobsRecord)
+		return !there && err == nil
 	})
 	// Somebody else begins anew.
 	w.absent("y", w.epoch(), sub(jobs, 1))
 	w.keep(3)
-	w.members.deaf = nil
+	w.members.change(func() { w.members.deaf = nil })
 	w.returns("y", "g1")
 	w.wantGiven(3)
 }
