@@ -195,7 +195,7 @@ func TestAFullQueueIsReported(t *testing.T) {
 		for range 10 {
 			g[at].report(n.message(topic, 1), UntilAccepted, rawmqtt.Patience)
 		}
-		wantReport(t, g[0].report(n.message(topic, 1), UntilDelivered, 100*time.Millisecond), id+":timed out@"+g[at].id)
+		wantReport(t, g[0].report(n.message(topic, 1), UntilDelivered, 500*time.Millisecond), id+":timed out@"+g[at].id)
 		wantReport(t, g[0].report(n.message(topic, 0), UntilDelivered, rawmqtt.Patience), id+":no room@"+g[at].id)
 		c.Close()
 	}

@@ -173,7 +173,8 @@ func TestRetainedMessagesAreForAllGateways(t *testing.T) {
 		return pub.ExpectAck(packets.Puback, pk.PacketID).ReasonCode
 	}
 	live := g[1].connect(v5, "live")
-	live.MustSubscribe("kept/+", 1)
+	// Nothing that is retained already: what is published while it is looked up may be found there.
+	live.Subscribe(packets.Subscription{Filter: "kept/+", Qos: 1, RetainHandling: 2})
 	for i := range r.mostRetained {
 		if code := retain(fmt.Sprintf("kept/%03d", i), "m"); code != 0 {
 			t.Fatalf("reason code %#x", code)
