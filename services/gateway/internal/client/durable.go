@@ -49,7 +49,7 @@ type durable struct {
 	// before is the time of which deliveries are to be stored that have not been acknowledged: they have waited long enough.
 	before time.Time
 	// early are deliveries that wait for older ones which their senders have sent elsewhere; nil once they need not.
-	early *arrivals.Set[Delivery]
+	early *arrivals.Set[*Delivery]
 	// inForce: the whole cluster routes to the client here.
 	inForce atomic.Bool
 	// forgotten: the whole cluster, this gateway too, routes to where the session is now.
@@ -118,7 +118,7 @@ func (c *Client) Open(epoch uint64, s *journal.State) {
 	c.session = engine.Resume[Ticket](c.sessionLimits, *s)
 	c.durable = &durable{id: s.ID, epoch: epoch, present: s.Present}
 	if s.Present {
-		c.durable.early = new(arrivals.Set[Delivery])
+		c.durable.early = new(arrivals.Set[*Delivery])
 	}
 	c.filters = make(map[string]uint64, len(s.Subscriptions))
 	for _, f := range s.Subscriptions {
@@ -295,14 +295,28 @@ func (c *Client) hold(d Delivery, now time.Time) (o engine.Outcome, held bool) {
 		c.releaseEarly(now)
 		return 0, false
 	}
-	if _, twice := early.Add(d.Message, d); twice {
-		if d.QoS == message.ExactlyOnce {
-			// Its publisher may have sent it again: nothing can be promised before the first copy is safe.
-			return engine.Moved, true
+	own := new(Delivery)
+	*own = d
+	if first, twice := early.Add(d.Message, own); twice {
+		if d.QoS != message.ExactlyOnce || d.Ticket == nil {
+			return engine.Queued, true
 		}
-		return engine.Queued, true
+		// Its publisher may have sent it again: nothing can be promised before the first copy is safe.
+		first.Ticket = both{first.Ticket, d.Ticket}
 	}
 	return engine.Waiting, true
+}
+
+// both are the tickets of one message that has come twice. The first may be nil.
+type both [2]Ticket
+
+// Settle passes the outcome on.
+func (b both) Settle(o engine.Outcome, t *turn.Turn) {
+	for _, x := range b {
+		if x != nil {
+			x.Settle(o, t)
+		}
+	}
 }
 
 // Settled is called when nothing older can come any more from where the session was before.
@@ -328,7 +342,7 @@ func (c *Client) releaseEarly(now time.Time) {
 		if d.Ticket == nil {
 			d.Ticket = nobody{}
 		}
-		if a := c.session.Offer(d, now); a != engine.Waiting {
+		if a := c.session.Offer(*d, now); a != engine.Waiting {
 			c.owed = append(c.owed, engine.Settlement[Ticket]{Ticket: d.Ticket, Outcome: a})
 		}
 	}

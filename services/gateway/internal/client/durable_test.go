@@ -408,6 +408,8 @@ func TestWhatComesEarlyWaitsForWhatIsOlder(t *testing.T) {
 		if o := deliver(attached, numbered("g", 3, 1)); o != engine.Queued {
 			t.Errorf("%v the second time, want queued", o)
 		}
+		again := numbered("g", 2, 2)
+		waits(t, attached, again) // until the first is safe
 		deliver(attached, delivery("t", "QoS 0", 0))
 		c.ReceivePayload("QoS 0")
 		c.ExpectNothing()
@@ -415,13 +417,13 @@ func TestWhatComesEarlyWaitsForWhatIsOlder(t *testing.T) {
 		for _, want := range []string{"g2", "g3", "g4", "h8", "h9"} {
 			c.ReceivePayload(want)
 		}
-		for _, d := range late {
+		for _, d := range append(late, again) {
 			if o := outcome(t, d); o != engine.Acked && o != engine.Stored {
 				t.Errorf("%q settled as %v", d.Message.Payload, o)
 			}
 		}
-		for _, again := range []client.Delivery{numbered("g", 2, 2), numbered("h", 9, 1)} {
-			if o := deliver(attached, again); o != engine.Queued {
+		for _, d := range []client.Delivery{numbered("g", 2, 2), numbered("h", 9, 1)} {
+			if o := deliver(attached, d); o != engine.Queued {
 				t.Errorf("%v the second time, want queued", o)
 			}
 		}
