@@ -11,9 +11,9 @@ type barrier struct {
 
 // Barrier calls f once, when nothing that was given to Send before can come back any more for a client that the peer held
 // at an epoch, or before: everything has been answered at least once, and what names the client, at that epoch or an
-// older one, has settled, its waiter told, also if it was Accepted first. Nothing else that was Accepted is waited for: one
-// slow receiver would hold everybody up. f is called, too, when the peer is dead or the mesh has ended. It runs on a
-// goroutine of the mesh and must not block.
+// older one, has settled, its waiter told, also if it was Accepted first; nobody, if client is empty. Nothing else that was
+// Accepted is waited for: one slow receiver would hold everybody up. f is called, too, when the peer is dead or the mesh has
+// ended. It runs on a goroutine of the mesh and must not block.
 //
 // It is for a sender that has learned that a holder is not the holder: what else was on its way there comes back
 // before it goes on elsewhere, so that nothing overtakes.

@@ -47,6 +47,10 @@ type Deps struct {
 	Dial func(address string) (*grpc.ClientConn, error)
 	// Serving says whether this incarnation is in force. Nothing received is handed on when it is not.
 	Serving func() bool
+	// SendOn calls done once, when this process has sent on what is older than the call for a durable session that has come
+	// to a peer, or to this process if to is nil: what it had sent to any peer has been answered, and what has come back for
+	// the client has gone to where it is; or when that takes too long. It must not block. nil: nothing is ever sent on here.
+	SendOn func(to *Link, client string, done func())
 	// Trace shows what becomes of messages to whoever follows them; nil: nobody can.
 	Trace *trace.Tap
 }

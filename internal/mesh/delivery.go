@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/beeline-mqtt/beeline/internal/message"
@@ -136,11 +137,28 @@ type Receipt struct {
 	// ClientID and Epoch are set for NotHolder.
 	ClientID string
 	Epoch    uint64
-	// Moved is set for Moved: the clients, at least one. Nobody changes it once it has been given.
+	// Moved is set for Moved: the clients, at least one. It may be set for Accepted: clients that the delivery is to be sent
+	// after while others have not answered. Each is named once. Nobody changes it once it has been given.
 	Moved []MovedClient
 	// Clients are what became of a reported delivery at each client but those that moved. Nobody changes it once it has
 	// been given.
 	Clients []ClientReceipt
+}
+
+// then is what r and a receipt that was given for the same delivery after it say together.
+func (r Receipt) then(next Receipt) Receipt {
+	if r.Outcome != Accepted {
+		return r // the first counts
+	}
+	if len(r.Moved) == 0 {
+		return next
+	}
+	next.Moved = slices.Concat(r.Moved, next.Moved)
+	switch next.Outcome {
+	case Queued, Acked, Stored:
+		next.Outcome = Moved
+	}
+	return next
 }
 
 // ClientReceipt is what became of a reported delivery at one client.
@@ -183,9 +201,9 @@ type MovedClient struct {
 
 // Waiter learns what became of a delivery that it sent.
 type Waiter interface {
-	// Settled is called exactly once for each delivery that Send has taken, with any outcome but Accepted. It
-	// runs on a goroutine of the mesh, possibly before Send has returned, and must not block. t ends when
-	// everything that was answered together has been told.
+	// Settled is called exactly once for each delivery that Send has taken, with any outcome but Accepted; before that,
+	// any number of times, with Accepted when there are clients in Moved. It runs on a goroutine of the mesh, possibly
+	// before Send has returned, and must not block. t ends when everything that was answered together has been told.
 	Settled(l *Link, d Delivery, r Receipt, t *turn.Turn)
 }
 

@@ -46,6 +46,7 @@ type nodeOptions struct {
 	config   func(*Config)
 	accept   func(peer string) Inbound
 	dialer   func(ctx context.Context, address string) (net.Conn, error)
+	sendOn   func(to *Link, client string, done func())
 	unstart  bool // Run is left to the test
 }
 
@@ -76,6 +77,7 @@ func startNode(t testing.TB, id string, o nodeOptions) *node {
 			return grpc.NewClient("passthrough:///"+address, dial...)
 		},
 		Serving: n.serving.Load,
+		SendOn:  o.sendOn,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -34,6 +34,8 @@ type inbound struct {
 	wanted bool   // a snapshot is to be asked for
 
 	adoptedAcks []*meshv1.AdoptedAck // to be sent; one for an incarnation
+	sentOns     []*meshv1.SentOn     // the same; one for a SendOn
+	echo        bool                 // an EchoAck is to be sent, behind all receipts
 	expected    []expected
 }
 
@@ -66,7 +68,7 @@ func (in *inbound) attach(st *inStream, h *meshv1.Hello) (*meshv1.Welcome, error
 	old := in.stream
 	in.stream = st
 	in.ack, in.wanted = 0, false
-	in.adoptedAcks = nil // the peer asks again
+	in.adoptedAcks, in.sentOns, in.echo = nil, nil, false // the peer asks again
 	through := in.books.through
 	in.mu.Unlock()
 
@@ -94,7 +96,7 @@ func (in *inbound) end() {
 	st := in.stream
 	in.stream = nil
 	in.books = receiver{}
-	in.adoptedAcks, in.expected = nil, nil
+	in.adoptedAcks, in.sentOns, in.expected = nil, nil, nil
 	in.mu.Unlock()
 	if st != nil {
 		st.stop(in.reason())
@@ -139,25 +141,37 @@ func (in *inbound) next(st *inStream) (*frame, error) {
 		in.mu.Unlock()
 		return &frame{buf: mem.SliceBuffer(b)}, nil
 	}
-	ack, wanted, adopted := in.ack, in.wanted, in.adoptedAcks
-	switch {
-	case ack > 0:
-		in.ack = 0
-	case len(adopted) > 0:
-		in.adoptedAcks = adopted[1:]
-	default:
-		in.wanted = false
-	}
+	cold := in.answer()
 	in.mu.Unlock()
-	switch {
-	case ack > 0:
-		return encodeCold(routesAckFrame(ack))
-	case len(adopted) > 0:
-		return encodeCold(adoptedAckFrame(adopted[0]))
-	case wanted:
-		return encodeCold(routesWantedFrame())
+	if cold == nil {
+		return nil, nil
 	}
-	return nil, nil
+	return encodeCold(cold)
+}
+
+// answer takes one of the answers that wait to be sent, nil when none does. mu is held.
+func (in *inbound) answer() *meshv1.ConnectResponse {
+	switch {
+	case in.echo: // there is no receipt in front of it any more
+		in.echo = false
+		return echoAckFrame()
+	case in.ack > 0:
+		ack := in.ack
+		in.ack = 0
+		return routesAckFrame(ack)
+	case len(in.adoptedAcks) > 0:
+		ack := in.adoptedAcks[0]
+		in.adoptedAcks = in.adoptedAcks[1:]
+		return adoptedAckFrame(ack)
+	case len(in.sentOns) > 0:
+		ack := in.sentOns[0]
+		in.sentOns = in.sentOns[1:]
+		return sentOnFrame(ack)
+	case in.wanted:
+		in.wanted = false
+		return routesWantedFrame()
+	}
+	return nil
 }
 
 // take works one frame that st has received.
@@ -281,6 +295,19 @@ func (in *inbound) acknowledgeAdopted(incarnation string, through uint64) {
 	}
 }
 
+// acknowledgeSendOn has the peer told that what is older than its SendOn is on its way, up to through.
+func (in *inbound) acknowledgeSendOn(number, through uint64) {
+	in.mu.Lock()
+	st := in.stream
+	if st != nil {
+		in.sentOns = append(in.sentOns, &meshv1.SentOn{Number: number, ThroughSequence: through})
+	}
+	in.mu.Unlock()
+	if st != nil {
+		st.nudge()
+	}
+}
+
 // deliver hands the deliveries of r that come after through to the application, and leaves the answers that say more than
 // Queued in in.answers. It returns the last sequence that was taken, also with an error.
 func (in *inbound) deliver(r *batchReader, through uint64) (last uint64, urgent bool, err error) {
@@ -354,6 +381,16 @@ func (in *inbound) takeCold(st *inStream, b []byte) error {
 			return fmt.Errorf("%w: %q adopts %q", errProtocol, in.l.peer.ID, id)
 		}
 		in.l.m.adopted(id, in.l)
+		return nil
+	case *meshv1.ConnectRequest_SendOn:
+		number := f.SendOn.GetNumber()
+		in.l.m.sendOn(in.l, f.SendOn.GetClientId(), func() { in.l.sentOn(number) })
+		return nil
+	case *meshv1.ConnectRequest_Echo:
+		in.mu.Lock()
+		in.echo = true
+		in.mu.Unlock()
+		st.nudge()
 		return nil
 	case *meshv1.ConnectRequest_Goodbye:
 		return errGoodbye

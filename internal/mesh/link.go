@@ -33,11 +33,13 @@ type Link struct {
 	announced atomic.Bool // a version of this process's routes is in force at the peer
 	snapshot  atomic.Bool // the peer wants one
 	adoptions atomic.Bool // the peer may have to be told of adoptions
+	sendOns   atomic.Bool // the peer may have to be asked to send on
 
 	mu     sync.Mutex
 	out    sender
 	estate estate
 	stream *outStream // nil while there is none that has been welcomed
+	lost   time.Time  // when there was one last, or the link began
 
 	// busy is held by the one goroutine that may call SendMsg; it guards batch, too. waiting says that the
 	// link's own goroutine wants it next.
@@ -53,6 +55,7 @@ type Link struct {
 	settling     map[string][]barrier
 	telling      bool
 	digestWanted atomic.Bool
+	echoes       echoes
 
 	// gathered says that a turn will flush the link.
 	gathered bool
@@ -69,7 +72,7 @@ type Link struct {
 type mark struct{ seq, wrote uint64 }
 
 func newLink(m *Mesh, p Peer) *Link {
-	l := &Link{m: m, peer: p, wake: make(chan struct{}, 1)}
+	l := &Link{m: m, peer: p, wake: make(chan struct{}, 1), lost: time.Now()}
 	l.out.limit = m.cfg.LinkBytes
 	l.batch.self = m.cfg.Incarnation
 	l.in = newInbound(l)

@@ -3,7 +3,8 @@
 //
 // It owns sequences, resending after a break, deduplication, receipts, credit, the spreading of this process's own
 // routes, and, when a peer has died, what was on its way to durable sessions there, until somebody has adopted them:
-// a link is open, then orphaned, then adopted; or over, if there is nothing to inherit. It does not know who is alive (SetPeers says so), what a topic matches (routes), or
+// a link is open, then orphaned, then adopted; or over, if there is nothing to inherit. For a session that has moved here it asks
+// all peers to send on what is older (SendOn). It does not know who is alive (SetPeers says so), what a topic matches (routes), or
 // what becomes of a message here (Inbound).
 //
 // Concurrency: all exported methods may be called from any goroutine and none of them waits for a peer, but for
@@ -16,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,7 +45,10 @@ type Mesh struct {
 	gone    map[string]*Link // incarnations that were removed, for good; with what there still is to know of them
 	changed chan struct{}    // closed and replaced at every change of links and of what Synced looks at
 	adopts  []*adoption      // that peers have not answered
-	wg      sync.WaitGroup
+	sendOns []*sendOn        // the same, ascending
+
+	lastSendOn uint64 // the number of the newest; guarded by mu
+	wg         sync.WaitGroup
 
 	inheriting sync.Mutex // one inheritance after another: it needs the locks of two links
 	claims     []claim    // that wait; guarded by inheriting
@@ -119,6 +124,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	m.mu.Unlock()
 	m.wg.Wait()
 	m.endAdoptions()
+	m.endSendOns()
 	m.endOrphans()
 
 	m.routesMu.Lock()
@@ -292,6 +298,16 @@ func (m *Mesh) living() []*Link {
 		links = append(links, l)
 	}
 	return links
+}
+
+// Reachable returns the links to the living peers but those to which there has been no stream for longer than a while.
+func (m *Mesh) Reachable(while time.Duration) []*Link {
+	now := time.Now()
+	return slices.DeleteFunc(m.living(), func(l *Link) bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.stream == nil && now.Sub(l.lost) > while
+	})
 }
 
 // Synced reports whether, for every peer that started before this process, this process's routes are in force

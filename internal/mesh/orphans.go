@@ -61,6 +61,7 @@ func (l *Link) end() {
 	l.busy = false
 	l.m.counters.settled(&counts)
 	l.tell(settled)
+	l.endEchoes()
 
 	if state == over {
 		l.m.forget(l)
@@ -68,6 +69,7 @@ func (l *Link) end() {
 	if dead {
 		l.m.dropped(l)
 		l.m.notAnswering(l)
+		l.m.notSendingOn(l)
 	}
 	l.m.inherit()
 }

@@ -167,6 +167,8 @@ func (l *Link) attach(s *outStream, w *meshv1.Welcome) error {
 	l.stream = s
 	l.digestWanted.Store(len(l.barriers) > 0)
 	l.adoptions.Store(true) // those that the last stream has left unanswered
+	l.sendOns.Store(true)   // the same
+	l.echoes.wanted.Store(len(l.echoes.sent) > 0)
 	s.feed.sent = w.GetRoutesVersion()
 	return nil
 }
@@ -190,7 +192,7 @@ func (l *Link) detach(ctx context.Context, s *outStream) {
 	s.stop(errClosing)
 	<-s.done
 	l.acquire() // whoever is sending on s has found it broken
-	l.stream = nil
+	l.stream, l.lost = nil, time.Now()
 	l.release()
 	l.mu.Unlock()
 }
@@ -359,6 +361,11 @@ func (l *Link) answer(b []byte) error {
 		}
 		l.m.adoptedAcked(l, id, f.AdoptedAck.GetThroughSequence())
 		return nil
+	case *meshv1.ConnectResponse_SentOn:
+		l.m.sentOn(l, f.SentOn.GetNumber(), f.SentOn.GetThroughSequence())
+		return nil
+	case *meshv1.ConnectResponse_EchoAck:
+		return l.echoed()
 	case *meshv1.ConnectResponse_Goodbye:
 		return errGoodbye
 	default:
@@ -366,17 +373,19 @@ func (l *Link) answer(b []byte) error {
 	}
 }
 
-// routeFeed is what one stream still has to be told about routes, and about adoptions, which come behind the routes
-// that were there before them. The link's goroutine owns it.
+// routeFeed is what one stream still has to be told about routes, about adoptions, which come behind the routes
+// that were there before them, and about sessions that have come here. The link's goroutine owns it.
 type routeFeed struct {
 	sent    uint64 // version that the peer has or will have by what was sent
 	pending update
 	parts   bool // pending has parts that were not sent
 	digest  bool // one is due
 	adopts  []adopt
+	sendOns []*sendOn
+	asked   uint64 // number of the newest of them
 }
 
-// next returns the next frame about routes or adoptions and, for the last part of an update, its version; nil when there is
+// next returns the next of these frames and, for the last part of an update, its version; nil when there is
 // none.
 func (r *routeFeed) next(l *Link) (*frame, uint64, error) {
 	a := l.m.routes
@@ -387,6 +396,18 @@ func (r *routeFeed) next(l *Link) (*frame, uint64, error) {
 		if len(r.adopts) > 0 && r.adopts[0].routes <= r.sent {
 			f, err := encodeCold(adoptedFrame(r.adopts[0].incarnation))
 			r.adopts = r.adopts[1:]
+			return f, 0, err
+		}
+		if l.sendOns.Swap(false) {
+			r.sendOns, r.asked = l.m.unsentOn(l, r.sendOns, r.asked)
+		}
+		if len(r.sendOns) > 0 {
+			f, err := encodeCold(sendOnFrame(r.sendOns[0].number, r.sendOns[0].client))
+			r.sendOns = r.sendOns[1:]
+			return f, 0, err
+		}
+		if l.echoes.wanted.Swap(false) {
+			f, err := encodeCold(echoFrame())
 			return f, 0, err
 		}
 		wanted := l.snapshot.Swap(false)

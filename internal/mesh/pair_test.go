@@ -23,6 +23,8 @@ type pair struct {
 	settled  map[string][]Outcome
 	expected map[string]Outcome // what the receiver has decided
 	owed     []uint64           // answered with Accepted
+
+	moved map[string]int // by topic: clients that the receiver has named before it has settled, less those that have come
 }
 
 type batchOnTheWay struct {
@@ -33,7 +35,7 @@ type batchOnTheWay struct {
 func newPair() *pair {
 	return &pair{
 		s: &sender{limit: 4000}, r: &receiver{},
-		settled: make(map[string][]Outcome), expected: make(map[string]Outcome),
+		settled: make(map[string][]Outcome), expected: make(map[string]Outcome), moved: make(map[string]int),
 	}
 }
 
@@ -83,9 +85,18 @@ func (p *pair) arrive(t *rapid.T) {
 			continue
 		case Accepted:
 			p.owed = append(p.owed, seq)
+			a := Receipt{Outcome: Accepted}
+			if rapid.Bool().Draw(t, "moved") {
+				a.Moved = p.moveOn(seq)
+			}
+			for rapid.Bool().Draw(t, "moves") {
+				p.r.settle(seq, Receipt{Outcome: Accepted, Moved: p.moveOn(seq)})
+			}
 			if rapid.Bool().Draw(t, "early") {
 				p.settle(len(p.owed)-1, Stored)
 			}
+			answers = append(answers, numberedReceipt{seq: seq, receipt: a})
+			continue
 		default:
 			p.expected[topic] = o
 		}
@@ -99,6 +110,13 @@ func (p *pair) settle(i int, o Outcome) {
 	p.owed = slices.Delete(p.owed, i, i+1)
 	p.expected[p.pushed[seq-1]] = o
 	p.r.settle(seq, Receipt{Outcome: o})
+}
+
+// moveOn is one more client that a delivery is to be sent after.
+func (p *pair) moveOn(seq uint64) []MovedClient {
+	topic := p.pushed[seq-1]
+	p.moved[topic]++
+	return []MovedClient{{ClientID: "x", Epoch: 1}}
 }
 
 func (p *pair) answer() bool {
@@ -128,8 +146,15 @@ func (p *pair) take(t *rapid.T) {
 		t.Fatal(err)
 	}
 	for _, s := range settled {
-		topic := s.delivery.Message.Topic
-		p.settled[topic] = append(p.settled[topic], s.receipt.Outcome)
+		topic, outcome := s.delivery.Message.Topic, s.receipt.Outcome
+		p.moved[topic] -= len(s.receipt.Moved)
+		switch {
+		case outcome == Accepted && len(s.receipt.Moved) > 0 && len(p.settled[topic]) == 0:
+			continue
+		case outcome == Moved && len(s.receipt.Moved) > 0:
+			outcome = p.expected[topic] // which clients have moved came together with the outcome
+		}
+		p.settled[topic] = append(p.settled[topic], outcome)
 	}
 }
 
@@ -153,6 +178,12 @@ func TestAcrossBreaksEveryDeliveryArrivesOnceInOrderAndSettlesOnceAsAnswered(t *
 			"settle": func(t *rapid.T) {
 				if len(p.owed) > 0 {
 					p.settle(rapid.IntRange(0, len(p.owed)-1).Draw(t, "which"), Acked)
+				}
+			},
+			"move": func(t *rapid.T) {
+				if len(p.owed) > 0 {
+					seq := p.owed[rapid.IntRange(0, len(p.owed)-1).Draw(t, "which")]
+					p.r.settle(seq, Receipt{Outcome: Accepted, Moved: p.moveOn(seq)})
 				}
 			},
 			"answer": func(*rapid.T) { p.answer() },
@@ -199,6 +230,11 @@ func (p *pair) drain(t *rapid.T) {
 	}
 	if diff := cmp.Diff(want, p.settled); diff != "" {
 		t.Fatalf("settled (-want +got):\n%s", diff)
+	}
+	for topic, missing := range p.moved {
+		if missing != 0 {
+			t.Fatalf("%s: %d clients that have moved are missing", topic, missing)
+		}
 	}
 	if p.s.bytes != 0 || len(p.s.accepted) != 0 || p.s.window.len() != 0 {
 		t.Fatalf("the sender keeps %d bytes, %d accepted, %d in its window", p.s.bytes, len(p.s.accepted), p.s.window.len())

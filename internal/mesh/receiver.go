@@ -92,8 +92,8 @@ func (r *receiver) took(through uint64, bytes int, exceptions []numberedReceipt,
 	r.through = through
 	r.bytes += bytes
 	for _, e := range exceptions {
-		if final, ok := r.early[e.seq]; ok && e.receipt.Outcome == Accepted {
-			e.receipt = final
+		if next, ok := r.early[e.seq]; ok {
+			e.receipt = e.receipt.then(next).fit()
 		}
 		r.pending = append(r.pending, e)
 	}
@@ -106,15 +106,16 @@ func (r *receiver) took(through uint64, bytes int, exceptions []numberedReceipt,
 	return r.due()
 }
 
-// settle records the final receipt of a delivery that was answered with Accepted.
+// settle records a receipt of a delivery that was answered with Accepted.
 func (r *receiver) settle(seq uint64, receipt Receipt) (due bool) {
 	if seq > r.through {
 		if r.early == nil {
 			r.early = make(map[uint64]Receipt)
 		}
-		if _, ok := r.early[seq]; !ok {
-			r.early[seq] = receipt
+		if first, ok := r.early[seq]; ok {
+			receipt = first.then(receipt).fit()
 		}
+		r.early[seq] = receipt
 		return false
 	}
 	r.pending = append(r.pending, numberedReceipt{seq: seq, receipt: receipt})

@@ -105,8 +105,8 @@ func (s *sender) resume(receivedThrough uint64) (resent uint64, err error) {
 	return s.reached - receivedThrough, nil
 }
 
-// take works through one Receipts frame and appends the settlements that somebody waits for to dst. counts is
-// increased for every final outcome. A frame that was taken before changes nothing.
+// take works through one Receipts frame and appends what somebody waits for to dst: settlements, and clients that have moved
+// before. counts is increased for every final outcome. A frame that was taken before changes nothing.
 func (s *sender) take(f *receiptsFrame, dst []settlement, counts *[outcomes]uint64) ([]settlement, error) {
 	if f.number != 0 && f.number <= s.receiptsThrough {
 		return dst, nil
@@ -116,15 +116,22 @@ func (s *sender) take(f *receiptsFrame, dst []settlement, counts *[outcomes]uint
 	}
 	for i, r := range f.receipts {
 		if r.seq > s.taken {
-			s.window.at(int(r.seq - s.taken - 1)).note = int32(i + 1)
+			e := s.window.at(int(r.seq - s.taken - 1))
+			if e.note > 0 {
+				f.receipts[i].receipt = f.receipts[e.note-1].receipt.then(r.receipt)
+			}
+			e.note = int32(i + 1)
 			continue
 		}
 		h, ok := s.accepted[r.seq]
-		if !ok || r.receipt.Outcome == Accepted {
-			continue
+		switch {
+		case !ok:
+		case r.receipt.Outcome == Accepted:
+			dst = h.movedOn(r.receipt, dst)
+		default:
+			s.settled(r.seq, h)
+			dst = h.settle(r.receipt, dst, counts)
 		}
-		s.settled(r.seq, h)
-		dst = h.settle(r.receipt, dst, counts)
 	}
 	for s.taken < f.through {
 		e := s.window.pop()
@@ -139,6 +146,7 @@ func (s *sender) take(f *receiptsFrame, dst []settlement, counts *[outcomes]uint
 		}
 		if receipt.Outcome == Accepted {
 			s.accept(s.taken, e.held)
+			dst = e.movedOn(receipt, dst)
 			continue
 		}
 		dst = e.settle(receipt, dst, counts)
@@ -268,6 +276,14 @@ func (s *sender) bequeath(dead string, heir *sender) {
 func (h held) settle(r Receipt, dst []settlement, counts *[outcomes]uint64) []settlement {
 	counts[r.Outcome]++
 	if h.waiter == nil {
+		return dst
+	}
+	return append(dst, settlement{held: h, receipt: r})
+}
+
+// movedOn tells whoever waits of clients that the delivery is to be sent after, before it settles.
+func (h held) movedOn(r Receipt, dst []settlement) []settlement {
+	if h.waiter == nil || len(r.Moved) == 0 {
 		return dst
 	}
 	return append(dst, settlement{held: h, receipt: r})

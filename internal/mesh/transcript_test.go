@@ -84,13 +84,27 @@ var outcomeNames = map[string]Outcome{
 	"not_holder": NotHolder, "no_member": NoMember, "overloaded": Overloaded, "refused": Refused,
 }
 
-// receiptsOf parses "7=acked".
+// receiptsOf parses "7=acked" and "8=moved,x,y".
 func receiptsOf(args []string) (rs []numberedReceipt) {
 	for _, a := range args {
-		seq, name, _ := strings.Cut(a, "=")
-		rs = append(rs, numberedReceipt{seq: uint64(number(seq)), receipt: Receipt{Outcome: outcomeNames[name]}})
+		seq, text, _ := strings.Cut(a, "=")
+		words := strings.Split(text, ",")
+		r := Receipt{Outcome: outcomeNames[words[0]]}
+		for _, client := range words[1:] {
+			r.Moved = append(r.Moved, MovedClient{ClientID: client})
+		}
+		rs = append(rs, numberedReceipt{seq: uint64(number(seq)), receipt: r})
 	}
 	return rs
+}
+
+// show is how receiptsOf reads a receipt.
+func show(r Receipt) string {
+	words := []string{r.Outcome.String()}
+	for _, m := range r.Moved {
+		words = append(words, m.ClientID)
+	}
+	return strings.Join(words, ",")
 }
 
 // nobody is a Waiter whose settlements the script prints.
@@ -166,7 +180,7 @@ func newSenderScript() func([]string) []string {
 
 func settlements(settled []settlement) (out []string) {
 	for _, s := range settled {
-		out = append(out, fmt.Sprintf("%s %v", s.delivery.Message.Topic, s.receipt.Outcome))
+		out = append(out, s.delivery.Message.Topic+" "+show(s.receipt))
 	}
 	return out
 }
@@ -228,7 +242,7 @@ func describe(b []byte) string {
 		return fmt.Sprintf("%s and %d more, %d to %d", s, len(f.receipts), f.receipts[0].seq, f.receipts[len(f.receipts)-1].seq)
 	}
 	for _, r := range f.receipts {
-		s += fmt.Sprintf(" %d=%v", r.seq, r.receipt.Outcome)
+		s += fmt.Sprintf(" %d=%s", r.seq, show(r.receipt))
 	}
 	return s
 }

@@ -84,6 +84,14 @@ func adoptedFrame(incarnation string) *meshv1.ConnectRequest {
 	return &meshv1.ConnectRequest{Frame: &meshv1.ConnectRequest_Adopted{Adopted: &meshv1.Adopted{Incarnation: incarnation}}}
 }
 
+func sendOnFrame(number uint64, client string) *meshv1.ConnectRequest {
+	return &meshv1.ConnectRequest{Frame: &meshv1.ConnectRequest_SendOn{SendOn: &meshv1.SendOn{Number: number, ClientId: client}}}
+}
+
+func echoFrame() *meshv1.ConnectRequest {
+	return &meshv1.ConnectRequest{Frame: &meshv1.ConnectRequest_Echo{Echo: &meshv1.Echo{}}}
+}
+
 func senderGoodbye() *meshv1.ConnectRequest {
 	return &meshv1.ConnectRequest{Frame: &meshv1.ConnectRequest_Goodbye{Goodbye: &meshv1.Goodbye{}}}
 }
@@ -102,6 +110,14 @@ func routesWantedFrame() *meshv1.ConnectResponse {
 
 func adoptedAckFrame(a *meshv1.AdoptedAck) *meshv1.ConnectResponse {
 	return &meshv1.ConnectResponse{Frame: &meshv1.ConnectResponse_AdoptedAck{AdoptedAck: a}}
+}
+
+func sentOnFrame(a *meshv1.SentOn) *meshv1.ConnectResponse {
+	return &meshv1.ConnectResponse{Frame: &meshv1.ConnectResponse_SentOn{SentOn: a}}
+}
+
+func echoAckFrame() *meshv1.ConnectResponse {
+	return &meshv1.ConnectResponse{Frame: &meshv1.ConnectResponse_EchoAck{EchoAck: &meshv1.EchoAck{}}}
 }
 
 func receiverGoodbye() *meshv1.ConnectResponse {

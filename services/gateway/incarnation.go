@@ -123,7 +123,8 @@ func (g *Gateway) incarnate(ctx context.Context, address string) error {
 	m, err := mesh.New(mesh.Config{
 		Incarnation: inc.ID(), Revision: inc.Revision(), LinkBytes: int(g.cfg.LinkBytes), RouteAckTimeout: g.cfg.RouteAckTimeout,
 	}, mesh.Deps{
-		Logger: logger, Metrics: registered, Routes: table, Accept: b.Accept, Dial: g.deps.Dial, Serving: inc.Serving, Trace: g.tap,
+		Logger: logger, Metrics: registered, Routes: table, Accept: b.Accept, Dial: g.deps.Dial, Serving: inc.Serving, SendOn: b.SendOn,
+		Trace: g.tap,
 	})
 	if err != nil {
 		inc.Leave(ctx)

@@ -7,6 +7,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -29,6 +30,11 @@ type Mesh interface {
 	Announce(changes []routes.Route, done func(error))
 	// Link returns the link to an incarnation, nil when it is not a peer.
 	Link(incarnation string) *mesh.Link
+	// Reachable returns the links to the peers that there has been a stream to within a while.
+	Reachable(while time.Duration) []*mesh.Link
+	// SendOn calls done once, when every gateway has sent on what is older than the routes that are in force now for a
+	// durable session that has come here, or patience is over.
+	SendOn(client string, patience time.Duration, done func())
 }
 
 // Leases is what the broker needs of the session service to hold clients.
@@ -73,6 +79,9 @@ type Config struct {
 	Linger time.Duration
 	// StoreAfter is how long a message for a durable session waits for its acknowledgement before it is stored.
 	StoreAfter time.Duration
+	// Settle is how long a session that has come here waits for older messages, when a gateway does not say that it has sent
+	// them on; then their order is given up. 0 is 3 s. This gateway says so itself after four fifths of it.
+	Settle time.Duration
 }
 
 // Deps are what a broker works with.
@@ -116,11 +125,13 @@ type Broker struct {
 	// announcing makes "first subscriber here, so announce" one step: routes reach the mesh in the order in
 	// which they changed. It is held over calls into the route tables, which do not block.
 	announcing sync.Mutex
+	underway   underway
 	background sync.WaitGroup
 }
 
 // New makes a broker. Run has to run for time-outs and direct addressing to work.
 func New(cfg Config, deps Deps) *Broker {
+	cfg.Settle = cmp.Or(cfg.Settle, 3*time.Second)
 	b := &Broker{cfg: cfg, deps: deps, self: new(mesh.Link), subs: subscriptions.New[*client.Client]()}
 	b.clients.init()
 	b.direct = newDirect(b)
@@ -128,7 +139,7 @@ func New(cfg Config, deps Deps) *Broker {
 	b.durable, b.lingering = make(map[string]int), make(map[string]int)
 	b.watch.init()
 	b.reading = make(chan struct{}, readsAtOnce)
-	b.scratch.New = func() any { return new(scratch) }
+	b.scratch.New = func() any { return &scratch{underway: b.underway.one()} }
 	return b
 }
 

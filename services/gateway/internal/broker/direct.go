@@ -57,6 +57,7 @@ type direct struct {
 	mu      sync.RWMutex
 	waiting map[string]*unresolved
 	ready   []string // to be looked up
+	sent    []func() // to be called: what they waited for has been sent on
 	bytes   int
 	closed  bool // nobody looks up any more
 	stalls  stalls
@@ -76,6 +77,7 @@ type unresolved struct {
 	items  []unsent
 	failed uint64 // epoch whose holder has answered that it does not hold the client
 	tries  int
+	sent   []func() // to be called when nothing waits any more
 }
 
 // unsent is one message. p is nil for QoS 0.
@@ -176,8 +178,12 @@ func (d *direct) entry(id string) (u *unresolved, first bool) {
 	return u, first
 }
 
-// drop forgets what waits for id. With d.mu held.
+// drop forgets what waits for id, because it has been sent on or given up. With d.mu held.
 func (d *direct) drop(id string) {
+	if sent := d.waiting[id].sent; len(sent) > 0 {
+		d.sent = append(d.sent, sent...)
+		d.nudge()
+	}
 	delete(d.waiting, id)
 	d.b.deps.Metrics.unresolved.Set(float64(d.bytes))
 }

@@ -10,10 +10,6 @@ import (
 	"github.com/beeline-mqtt/beeline/services/gateway/internal/client"
 )
 
-// settleGrace is how long a session that has moved here waits, after every publisher's gateway routes to it, for older
-// messages that were sent to where it was before. Then their order is given up.
-const settleGrace = 100 * time.Millisecond
-
 // restore enters what a client came with, its session's or managed, and returns the routes that are to be announced: before the
 // client is known to be here, because what is sent after it would find nothing that matches.
 func (b *Broker) restore(c *client.Client, subs []journal.Subscription) []routes.Route {
@@ -41,8 +37,8 @@ func (b *Broker) settle(c *client.Client, changes []routes.Route) {
 			b.forget(c.ID, c.Epoch())
 			c.SetRoutesInForce()
 			b.deps.Leases.Settled(c.ID, c.Epoch())
-			time.AfterFunc(settleGrace, c.Settled)
-			time.AfterFunc(settleGrace+b.cfg.ReceiptTimeout+b.cfg.Linger, c.ForgetSeen)
+			b.deps.Mesh.SendOn(c.ID, b.cfg.Settle, c.Settled)
+			time.AfterFunc(b.cfg.Settle+b.cfg.ReceiptTimeout+b.cfg.Linger, c.ForgetSeen)
 		default:
 			select {
 			case <-c.Stopped():

@@ -112,9 +112,10 @@ type arrival struct {
 	tally   *tally // nil for nearly all: the message is not reported
 	within  time.Duration
 
-	mu      sync.Mutex // guards the following
-	moved   []mesh.MovedClient
-	refused bool // a session has no room for it
+	mu       sync.Mutex // guards the following; receipts are given with it held, for the sake of their order
+	moved    []mesh.MovedClient
+	refused  bool // a session has no room for it
+	accepted bool // the first receipt has been given
 }
 
 func newArrival(d *mesh.Delivery, later mesh.Later) *arrival {
@@ -132,27 +133,43 @@ func (a *arrival) Expect() { a.waiting.Add(1) }
 
 // Done counts a session that has the message, or has nobody to give it to any more.
 func (a *arrival) Done(packet.Code, *turn.Turn) {
-	if a.waiting.Add(-1) > 0 {
-		return
+	if a.waiting.Add(-1) == 0 {
+		a.settle()
 	}
+}
+
+// settle gives the receipt with what is known.
+func (a *arrival) settle() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if r, first := a.outcome(); first {
 		a.later.Settle(r)
 	}
 }
 
-// timeUp gives the receipt of a reported message with what is known.
-func (a *arrival) timeUp() {
-	if r, first := a.outcome(); first {
-		a.later.Settle(r)
-	}
-}
-
-// Moved counts a session that is somewhere else: the peer sends the message after it.
-func (a *arrival) Moved(clientID string, epoch uint64, t *turn.Turn) {
+// Moved counts a session that is somewhere else: the peer sends the message after it, without waiting for the others here.
+func (a *arrival) Moved(clientID string, epoch uint64, _ *turn.Turn) {
 	a.mu.Lock()
 	a.moved = append(a.moved, mesh.MovedClient{ClientID: clientID, Epoch: epoch})
 	a.mu.Unlock()
-	a.Done(packet.Success, t)
+	if a.waiting.Add(-1) == 0 {
+		a.settle()
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.accepted && a.tally == nil && len(a.moved) > 0 {
+		a.later.Settle(a.interim())
+	}
+}
+
+// interim is the receipt when others are waited for; that of a reported message names nobody yet. With a.mu held.
+func (a *arrival) interim() mesh.Receipt {
+	r := mesh.Receipt{Outcome: mesh.Accepted}
+	if a.tally == nil {
+		r.Moved, a.moved = a.moved, nil
+	}
+	return r
 }
 
 // Settle is the receipt of a session in which the message had to wait.
@@ -165,7 +182,7 @@ func (a *arrival) Settle(o engine.Outcome, t *turn.Turn) {
 	a.Done(packet.Success, t)
 }
 
-// outcome is the receipt when nothing is waited for any more; first is false when it has been given.
+// outcome is the receipt when nothing is waited for any more; first is false when it has been given. With a.mu held.
 func (a *arrival) outcome() (r mesh.Receipt, first bool) {
 	r.Outcome = mesh.Queued
 	if a.tally != nil {
@@ -173,29 +190,32 @@ func (a *arrival) outcome() (r mesh.Receipt, first bool) {
 			return r, false
 		}
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	switch {
 	case a.refused:
 		r.Outcome = mesh.Overloaded
 	case len(a.moved) > 0:
-		r.Outcome, r.Moved = mesh.Moved, a.moved
+		r.Outcome, r.Moved, a.moved = mesh.Moved, a.moved, nil
 	}
 	return r, true
 }
 
 // receipt is what is known when all local subscribers have been offered the message.
 func (a *arrival) receipt() mesh.Receipt {
-	switch {
-	case a == nil:
+	if a == nil {
 		return mesh.Receipt{Outcome: mesh.Queued}
-	case a.waiting.Add(-1) == 0:
+	}
+	last := a.waiting.Add(-1) == 0
+	if !last && a.tally != nil {
+		a.tally.arm(a.within, a.settle)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if last {
 		r, _ := a.outcome()
 		return r
-	case a.tally != nil:
-		a.tally.arm(a.within, a.timeUp)
 	}
-	return mesh.Receipt{Outcome: mesh.Accepted}
+	a.accepted = true
+	return a.interim()
 }
 
 // personal is the ticket of a delivery that names its receiver.

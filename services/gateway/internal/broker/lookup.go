@@ -26,6 +26,18 @@ func (d *direct) run(ctx context.Context) {
 		t := turn.Turn{Now: time.Now()}
 		d.sendStalled(&t)
 		t.End()
+		d.tellSent()
+	}
+}
+
+// tellSent calls those who have waited for messages to be sent on.
+func (d *direct) tellSent() {
+	d.mu.Lock()
+	sent := d.sent
+	d.sent = nil
+	d.mu.Unlock()
+	for _, f := range sent {
+		f()
 	}
 }
 

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"sync"
 	"time"
 
 	"github.com/beeline-mqtt/beeline/internal/engine"
@@ -19,6 +20,9 @@ const fanOut = 3
 
 // scratch is what one publish needs for its matches.
 type scratch struct {
+	// underway is held for reading from the look at the routes until the message is on the links. It is never nil.
+	underway *sync.RWMutex
+
 	local  []subscriptions.Match[*client.Client]
 	peers  []routes.Match[*mesh.Link]
 	shares []*routes.Share[*mesh.Link]
@@ -71,15 +75,22 @@ func (b *Broker) publish(from *client.Client, m *message.Message, p *publication
 		}
 	}
 	// Looked up behind the sessions here: when one of these is forgotten, the routes lead to where it is.
-	s.peers = b.deps.Routes.Match(m.Topic, s.peers[:0])
+	b.publishToPeers(s, m, p, t)
 	s.shares = b.deps.Routes.Shares(m.Topic, s.shares[:0])
-	for _, to := range s.peers {
-		b.forward(to.Peer, mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetMatch}, Message: m, Durable: to.Durable}, p, t)
-	}
 	for _, sh := range s.shares {
 		b.publishShared(sh, m, p, t)
 	}
 	b.scratch.Put(s.reset())
+}
+
+// publishToPeers hands m to the other holders whose routes match.
+func (b *Broker) publishToPeers(s *scratch, m *message.Message, p *publication, t *turn.Turn) {
+	s.underway.RLock()
+	defer s.underway.RUnlock()
+	s.peers = b.deps.Routes.Match(m.Topic, s.peers[:0])
+	for _, to := range s.peers {
+		b.forward(to.Peer, mesh.Delivery{Target: mesh.Target{Kind: mesh.TargetMatch}, Message: m, Durable: to.Durable}, p, t)
+	}
 }
 
 // reset lets go of what the last publish matched.
@@ -210,19 +221,26 @@ func (p *publication) Moved(clientID string, epoch uint64, t *turn.Turn) {
 	p.b.direct.again(nil, mesh.Delivery{Target: target, Message: p.m}, p, t)
 }
 
+// sendAfter sends the message after sessions that have moved from where a link leads.
+func (p *publication) sendAfter(l *mesh.Link, moved []mesh.MovedClient, t *turn.Turn) {
+	for _, m := range moved {
+		p.Expect()
+		p.report.again(m.ClientID)
+		target := mesh.Target{Kind: mesh.TargetClient, ClientID: m.ClientID, Epoch: m.Epoch}
+		p.b.direct.again(l, mesh.Delivery{Target: target, Message: p.m}, p, t)
+	}
+}
+
 // Settled takes the receipt of another holder.
 func (p *publication) Settled(l *mesh.Link, d mesh.Delivery, r mesh.Receipt, t *turn.Turn) {
 	p.report.answered(l, &d, &r)
 	switch r.Outcome {
 	case mesh.Queued, mesh.Acked, mesh.Stored:
 		p.Done(packet.Success, t)
+	case mesh.Accepted:
+		p.sendAfter(l, r.Moved, t)
 	case mesh.Moved:
-		for _, m := range r.Moved {
-			p.Expect()
-			p.report.again(m.ClientID)
-			target := mesh.Target{Kind: mesh.TargetClient, ClientID: m.ClientID, Epoch: m.Epoch}
-			p.b.direct.again(l, mesh.Delivery{Target: target, Message: d.Message}, p, t)
-		}
+		p.sendAfter(l, r.Moved, t)
 		p.Done(packet.Success, t)
 	case mesh.Gone:
 		if d.Target.Kind == mesh.TargetClient {
@@ -234,6 +252,7 @@ func (p *publication) Settled(l *mesh.Link, d mesh.Delivery, r mesh.Receipt, t *
 	case mesh.NotHolder:
 		p.b.direct.again(l, d, p, t)
 	case mesh.Overloaded:
+		p.sendAfter(l, r.Moved, t)
 		p.Done(packet.QuotaExceeded, t)
 	default:
 		p.Done(packet.ImplementationSpecificError, t)

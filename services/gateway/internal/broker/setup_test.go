@@ -188,7 +188,7 @@ func (r *registry) gateway(t testing.TB, id string, revision int64, o options) *
 		Incarnation: id, Revision: revision, ReconnectMin: time.Millisecond, LinkBytes: o.linkBytes, RouteAckTimeout: o.routeAck,
 	}, mesh.Deps{
 		Logger: logger, Metrics: g.metrics, Routes: g.table, Accept: g.Accept, Dial: g.dial,
-		Serving: func() bool { return true }, Trace: g.tap,
+		Serving: func() bool { return true }, SendOn: g.SendOn, Trace: g.tap,
 	})
 	if err != nil {
 		t.Fatal(err)

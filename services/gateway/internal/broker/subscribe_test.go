@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +31,10 @@ func (r *recorded) Announce(changes []routes.Route, done func(error)) {
 }
 
 func (r *recorded) Link(string) *mesh.Link { return nil }
+
+func (r *recorded) Reachable(time.Duration) []*mesh.Link { return nil }
+
+func (r *recorded) SendOn(_ string, _ time.Duration, done func()) { done() }
 
 // taken returns what was announced since the last call.
 func (r *recorded) taken() []routes.Route {
@@ -142,3 +147,9 @@ func (a announcing) Announce(changes []routes.Route, done func(error)) {
 }
 
 func (a announcing) Link(incarnation string) *mesh.Link { return a.Mesh.Link(incarnation) }
+
+func (a announcing) Reachable(while time.Duration) []*mesh.Link { return a.Mesh.Reachable(while) }
+
+func (a announcing) SendOn(client string, patience time.Duration, done func()) {
+	a.Mesh.SendOn(client, patience, done)
+}

@@ -40,6 +40,7 @@ import (
 type Mesh interface {
 	Announce(changes []routes.Route, done func(error))
 	Adopt(incarnation string, answered func(peer string), done func(error))
+	SendOn(client string, patience time.Duration, done func())
 }
 
 // Config of a Keeper. Zero fields mean the value in brackets.
@@ -51,8 +52,9 @@ type Config struct {
 	// HoldBytes bounds what is held back, for the sake of order, for one session, and sixteen times that from one peer
 	// (256 KiB). Beyond, order is given up.
 	HoldBytes int
-	// Settle is how long a session that has come here holds back after its routes are in force (100 ms), AdoptTimeout
-	// how long adopted ones wait for the peers (2 s), and Late how long orphans are taken after that (10 s).
+	// Settle is how long a session that has come here holds back, after its routes are in force, for peers that do not say
+	// that they have sent on what is older (3 s), AdoptTimeout how long adopted ones wait for the peers (2 s), and Late how
+	// long orphans are taken after that (10 s).
 	Settle       time.Duration
 	AdoptTimeout time.Duration
 	// GiveUp is how long a session holds back at most (6 s).
@@ -72,7 +74,7 @@ func (c Config) withDefaults() Config {
 			*v = d
 		}
 	}
-	set(&c.Settle, 100*time.Millisecond)
+	set(&c.Settle, 3*time.Second)
 	set(&c.AdoptTimeout, 2*time.Second)
 	set(&c.GiveUp, 6*time.Second)
 	set(&c.Late, 10*time.Second)
@@ -196,8 +198,9 @@ type session struct {
 type settling struct {
 	// hold is nil when nothing is held back any more.
 	hold *arrivals.Set[*entry]
-	// had are ids of messages that it was given since, so that one that comes by two ways is taken once.
-	had map[message.ID]struct{}
+	// had are ids of messages that it was given since, until a while after, so that one that comes by two ways is taken once.
+	had   map[message.ID]struct{}
+	until time.Time
 }
 
 // maxHad bounds the ids that one session remembers.
@@ -354,12 +357,16 @@ func (k *Keeper) release(s *session) {
 	k.work.push(func() { next(s) })
 }
 
-// put stores r in place of the record that s has, and then does what follows, as work.
+// put stores r in place of the record that s has, and then does what follows, as work. A session that is to leave takes
+// nothing more meanwhile: behind the record it would be refused, and that known only when everything else has gone on.
 func (k *Keeper) put(s *session, r store.Record, then func(error)) {
 	k.mu.Lock()
 	former := uint64(0)
 	if s.stored {
 		former = s.rec.Epoch
+	}
+	if s.here && r.Holder != "" {
+		s.holdBack()
 	}
 	k.mu.Unlock()
 	k.pump.push(func() {

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/beeline-mqtt/beeline/internal/arrivals"
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/message"
@@ -31,13 +32,14 @@ type arrival struct {
 	size   int64
 	since  time.Time
 
-	mu      sync.Mutex
-	waiting int     // guarded by mu, as the following are
-	report  *report // nil for nearly all
-	given   bool    // the receipt
-	stored  bool
-	refused bool
-	moved   []mesh.MovedClient
+	mu       sync.Mutex // receipts are given with it held, for the sake of their order
+	waiting  int        // guarded by mu, as the following are
+	report   *report    // nil for nearly all
+	accepted bool       // the first receipt has been given
+	given    bool       // the last one has
+	stored   bool
+	refused  bool
+	moved    []mesh.MovedClient
 }
 
 // heldDelivery waits until a peer has answered.
@@ -111,7 +113,7 @@ func (k *Keeper) pass(peer string) {
 	delete(k.gates, peer)
 	for _, h := range g.held {
 		k.unsaved.Add(-int64(h.d.Message.Size()))
-		if r := k.take(h.d, h.settle); r.Outcome != mesh.Accepted {
+		if r := k.take(h.d, h.settle); r.Outcome != mesh.Accepted || len(r.Moved) > 0 {
 			h.settle(r)
 		}
 	}
@@ -217,7 +219,7 @@ func (s *session) subscribes(e *entry) bool {
 // give takes e for a session that is here: it is held back, or appended. With mu held.
 func (k *Keeper) give(s *session, e *entry, a *arrival) {
 	of := s.settling
-	if of != nil && of.hold == nil && e.qos == message.AtLeastOnce {
+	if of != nil && e.qos == message.AtLeastOnce {
 		if _, twice := of.had[e.m.ID]; twice {
 			// Whoever sent it waits for the receipt of the first copy, too.
 			k.metrics.dropped(dropDuplicate)
@@ -257,10 +259,21 @@ func (k *Keeper) letGo(s *session) {
 		return
 	}
 	entries := of.hold.Release()
-	of.hold = nil
+	of.hold, of.until = nil, now().Add(k.cfg.Late)
+	k.after(k.cfg.Late, s, of)
 	for _, e := range entries {
 		of.remember(e.m.ID)
 		k.append(s, e)
+	}
+}
+
+// holdBack has s keep what is given to it from now on, until sendAfter or letGo. With mu held.
+func (s *session) holdBack() {
+	switch {
+	case s.settling == nil:
+		s.settling = &settling{hold: new(arrivals.Set[*entry]), had: map[message.ID]struct{}{}}
+	case s.settling.hold == nil:
+		s.settling.hold = new(arrivals.Set[*entry])
 	}
 }
 
@@ -276,9 +289,7 @@ func (k *Keeper) sendAfter(s *session) {
 	for _, e := range entries {
 		for _, a := range e.arrivals {
 			a.movedTo(s.client, s.ghost)
-			if r, settled := a.settled(); settled {
-				a.settle(r)
-			}
+			a.settled()
 		}
 	}
 }
@@ -346,9 +357,7 @@ func (a *arrival) appended(client string, epoch uint64, left []journal.LeftOut, 
 		a.mu.Unlock()
 		a.k.metrics.appended.Inc()
 	}
-	if r, settled := a.settled(); settled {
-		a.settle(r)
-	}
+	a.settled()
 }
 
 func (a *arrival) refuse(client string, epoch uint64) {
@@ -360,36 +369,42 @@ func (a *arrival) refuse(client string, epoch uint64) {
 
 // offered is the answer when everybody has been offered the message.
 func (a *arrival) offered() mesh.Receipt {
-	if r, settled := a.settled(); settled {
-		return r
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if r, given := a.counted(); given {
+		return r
+	}
+	a.accepted = true
 	if !a.given {
 		a.report.arm(a.timeUp)
 	}
-	return mesh.Receipt{Outcome: mesh.Accepted}
+	return a.interim()
 }
 
 // timeUp gives the receipt of a reported message with what is known.
 func (a *arrival) timeUp() {
 	a.mu.Lock()
-	given := a.given
-	a.given = true
-	var r mesh.Receipt
-	if !given {
-		r = a.receipt()
-	}
-	a.mu.Unlock()
-	if !given {
-		a.settle(r)
+	defer a.mu.Unlock()
+	if !a.given {
+		a.given = true
+		a.settle(a.receipt())
 	}
 }
 
-// settled counts one that needs not be waited for any more, and returns the receipt when it was the last.
-func (a *arrival) settled() (mesh.Receipt, bool) {
+// settled counts one that needs not be waited for any more, and gives the receipt when it was the last, or has gone and the
+// others are waited for.
+func (a *arrival) settled() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if r, given := a.counted(); given {
+		a.settle(r)
+	} else if a.accepted && !a.given && a.report == nil && len(a.moved) > 0 && a.client == "" {
+		a.settle(a.interim())
+	}
+}
+
+// counted counts one that needs not be waited for any more, and returns the receipt when it was the last. With mu held.
+func (a *arrival) counted() (mesh.Receipt, bool) {
 	a.waiting--
 	if a.waiting > 0 {
 		return mesh.Receipt{}, false
@@ -400,6 +415,18 @@ func (a *arrival) settled() (mesh.Receipt, bool) {
 	}
 	a.given = true
 	return a.receipt(), true
+}
+
+// interim is the receipt when others are waited for; that of a reported message names nobody yet. With mu held.
+func (a *arrival) interim() mesh.Receipt {
+	r := mesh.Receipt{Outcome: mesh.Accepted}
+	if a.report == nil && a.client == "" {
+		r.Moved, a.moved = a.moved, nil
+	}
+	if len(r.Moved) > 0 {
+		a.k.metrics.movedOn.Inc()
+	}
+	return r
 }
 
 // receipt is what is known. With mu held.

@@ -107,16 +107,24 @@ func (k *Keeper) forgetGhost(s *session) {
 	}
 }
 
-// inForce: nobody sends to the former holder of s any more. What it held back is let go a little later.
+// inForce: nobody sends to the former holder of s any more. What it holds back is let go when the peers have sent on what is
+// older.
 func (k *Keeper) inForce(s *session, of *settling) {
 	k.mu.Lock()
 	still := s.here && s.settling == of
 	epoch := leaseOf(s.rec) + 1
-	if still {
-		k.after(k.cfg.Settle, s, of)
-	}
 	k.mu.Unlock()
 	if still {
+		k.deps.Mesh.SendOn(s.client, k.cfg.Settle, func() { k.work.push(func() { k.sentOn(s, of) }) })
 		k.deps.Forget(s.client, epoch)
+	}
+}
+
+// sentOn: nothing older can come for s any more, or it has taken too long.
+func (k *Keeper) sentOn(s *session, of *settling) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s.settling == of {
+		k.letGo(s)
 	}
 }

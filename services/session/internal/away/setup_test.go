@@ -375,6 +375,9 @@ type fakeMesh struct {
 	adopts   map[string]*adopting
 	asked    []string
 	obedient bool
+	// deaf: SendOn is answered when the test says so.
+	deaf    bool
+	sendOns []func()
 }
 
 type adopting struct {
@@ -420,6 +423,24 @@ func (m *fakeMesh) Announce(changes []routes.Route, done func(error)) {
 		return
 	}
 	m.calls = append(m.calls, func() { done(nil) })
+}
+
+func (m *fakeMesh) SendOn(_ string, _ time.Duration, done func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.deaf {
+		m.sendOns = append(m.sendOns, done)
+		return
+	}
+	m.calls = append(m.calls, done)
+}
+
+// sentOn has the peers answer SendOn.
+func (m *fakeMesh) sentOn() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls = append(m.calls, m.sendOns...)
+	m.sendOns = nil
 }
 
 // hold has the peers acknowledge nothing until release.

@@ -212,9 +212,7 @@ func (a *arrival) kept(left []journal.LeftOut, err error) {
 	} else {
 		a.k.metrics.dropped(dropInbox)
 	}
-	if r, settled := a.settled(); settled {
-		a.settle(r)
-	}
+	a.settled()
 }
 
 // stored: everything up to a position is in the inbox.

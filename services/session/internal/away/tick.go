@@ -46,7 +46,7 @@ func (k *Keeper) fell(d timer) {
 		case d.s.settling != d.of:
 		case d.of.hold != nil:
 			k.letGo(d.s)
-			k.after(k.cfg.Late, d.s, d.of)
+		case d.of.until.After(now()): // what it held back was let go before
 		default:
 			d.s.settling = nil
 		}

@@ -31,7 +31,8 @@ const (
 	// In the bounded queue of every matching transient session, or nobody matched. The outcome of all that a
 	// cumulative receipt covers without naming it.
 	Outcome_OUTCOME_QUEUED Outcome = 1
-	// Taken, not settled: another receipt for the same sequence follows.
+	// Taken, not settled: another receipt for the same sequence follows. Sessions that have moved away by now are in moved;
+	// those are done with, and the receipt that follows does not name them.
 	Outcome_OUTCOME_ACCEPTED Outcome = 2
 	// Acknowledged by the receiver's PUBACK or PUBREC.
 	Outcome_OUTCOME_ACKED Outcome = 3
@@ -200,6 +201,8 @@ type ConnectRequest struct {
 	//	*ConnectRequest_RouteDigest
 	//	*ConnectRequest_Adopted
 	//	*ConnectRequest_Goodbye
+	//	*ConnectRequest_SendOn
+	//	*ConnectRequest_Echo
 	Frame         isConnectRequest_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -296,6 +299,24 @@ func (x *ConnectRequest) GetGoodbye() *Goodbye {
 	return nil
 }
 
+func (x *ConnectRequest) GetSendOn() *SendOn {
+	if x != nil {
+		if x, ok := x.Frame.(*ConnectRequest_SendOn); ok {
+			return x.SendOn
+		}
+	}
+	return nil
+}
+
+func (x *ConnectRequest) GetEcho() *Echo {
+	if x != nil {
+		if x, ok := x.Frame.(*ConnectRequest_Echo); ok {
+			return x.Echo
+		}
+	}
+	return nil
+}
+
 type isConnectRequest_Frame interface {
 	isConnectRequest_Frame()
 }
@@ -330,6 +351,16 @@ type ConnectRequest_Goodbye struct {
 	Goodbye *Goodbye `protobuf:"bytes,6,opt,name=goodbye,proto3,oneof"`
 }
 
+type ConnectRequest_SendOn struct {
+	// A durable session has come to the sender, and waits for what is older.
+	SendOn *SendOn `protobuf:"bytes,7,opt,name=send_on,json=sendOn,proto3,oneof"`
+}
+
+type ConnectRequest_Echo struct {
+	// The sender wants to have every receipt that has been given.
+	Echo *Echo `protobuf:"bytes,8,opt,name=echo,proto3,oneof"`
+}
+
 func (*ConnectRequest_Hello) isConnectRequest_Frame() {}
 
 func (*ConnectRequest_Batch) isConnectRequest_Frame() {}
@@ -341,6 +372,10 @@ func (*ConnectRequest_RouteDigest) isConnectRequest_Frame() {}
 func (*ConnectRequest_Adopted) isConnectRequest_Frame() {}
 
 func (*ConnectRequest_Goodbye) isConnectRequest_Frame() {}
+
+func (*ConnectRequest_SendOn) isConnectRequest_Frame() {}
+
+func (*ConnectRequest_Echo) isConnectRequest_Frame() {}
 
 // ConnectResponse is one frame from the process that receives deliveries.
 type ConnectResponse struct {
@@ -355,6 +390,8 @@ type ConnectResponse struct {
 	//	*ConnectResponse_RoutesWanted
 	//	*ConnectResponse_AdoptedAck
 	//	*ConnectResponse_Goodbye
+	//	*ConnectResponse_SentOn
+	//	*ConnectResponse_EchoAck
 	Frame         isConnectResponse_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -451,6 +488,24 @@ func (x *ConnectResponse) GetGoodbye() *Goodbye {
 	return nil
 }
 
+func (x *ConnectResponse) GetSentOn() *SentOn {
+	if x != nil {
+		if x, ok := x.Frame.(*ConnectResponse_SentOn); ok {
+			return x.SentOn
+		}
+	}
+	return nil
+}
+
+func (x *ConnectResponse) GetEchoAck() *EchoAck {
+	if x != nil {
+		if x, ok := x.Frame.(*ConnectResponse_EchoAck); ok {
+			return x.EchoAck
+		}
+	}
+	return nil
+}
+
 type isConnectResponse_Frame interface {
 	isConnectResponse_Frame()
 }
@@ -485,6 +540,16 @@ type ConnectResponse_Goodbye struct {
 	Goodbye *Goodbye `protobuf:"bytes,6,opt,name=goodbye,proto3,oneof"`
 }
 
+type ConnectResponse_SentOn struct {
+	// Answer to SendOn.
+	SentOn *SentOn `protobuf:"bytes,7,opt,name=sent_on,json=sentOn,proto3,oneof"`
+}
+
+type ConnectResponse_EchoAck struct {
+	// Answer to Echo.
+	EchoAck *EchoAck `protobuf:"bytes,8,opt,name=echo_ack,json=echoAck,proto3,oneof"`
+}
+
 func (*ConnectResponse_Welcome) isConnectResponse_Frame() {}
 
 func (*ConnectResponse_Receipts) isConnectResponse_Frame() {}
@@ -496,6 +561,10 @@ func (*ConnectResponse_RoutesWanted) isConnectResponse_Frame() {}
 func (*ConnectResponse_AdoptedAck) isConnectResponse_Frame() {}
 
 func (*ConnectResponse_Goodbye) isConnectResponse_Frame() {}
+
+func (*ConnectResponse_SentOn) isConnectResponse_Frame() {}
+
+func (*ConnectResponse_EchoAck) isConnectResponse_Frame() {}
 
 // Hello opens a stream.
 type Hello struct {
@@ -1087,7 +1156,7 @@ type Receipt struct {
 	ClientId string `protobuf:"bytes,3,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	// For NOT_HOLDER: see Outcome.
 	Epoch uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// For MOVED: the clients, at least one.
+	// For MOVED: the clients, at least one. For ACCEPTED: see Outcome.
 	Moved []*Moved `protobuf:"bytes,5,rep,name=moved,proto3" json:"moved,omitempty"`
 	// Of a reported delivery: every client here that the message is for, but those that moved.
 	Clients       []*ClientReceipt `protobuf:"bytes,6,rep,name=clients,proto3" json:"clients,omitempty"`
@@ -1759,6 +1828,194 @@ func (x *AdoptedAck) GetThroughSequence() uint64 {
 	return 0
 }
 
+// SendOn asks the receiver, in which the sender's routes for a durable session that has come to it are in force, to say when
+// it has sent on everything older: what it has sent to wherever the session was, and gets back as MOVED or NOT_HOLDER.
+type SendOn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Counts what the sender has asked of this kind, from 1, ascending. On a new stream it is asked again, unless it was
+	// answered or is not waited for any more.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// The client whose session it is.
+	ClientId      string `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendOn) Reset() {
+	*x = SendOn{}
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendOn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendOn) ProtoMessage() {}
+
+func (x *SendOn) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendOn.ProtoReflect.Descriptor instead.
+func (*SendOn) Descriptor() ([]byte, []int) {
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SendOn) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *SendOn) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+// SentOn says that what was older than a SendOn has been answered by whoever it was sent to, and sent on. The receiver of
+// SendOn gives up waiting before its sender does, and then says so as well.
+type SentOn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of the SendOn.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Sequence of the last delivery on the stream to the process that sent SendOn: when everything up to it has been taken,
+	// nothing older is missing.
+	ThroughSequence uint64 `protobuf:"varint,2,opt,name=through_sequence,json=throughSequence,proto3" json:"through_sequence,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SentOn) Reset() {
+	*x = SentOn{}
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SentOn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SentOn) ProtoMessage() {}
+
+func (x *SentOn) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SentOn.ProtoReflect.Descriptor instead.
+func (*SentOn) Descriptor() ([]byte, []int) {
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SentOn) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *SentOn) GetThroughSequence() uint64 {
+	if x != nil {
+		return x.ThroughSequence
+	}
+	return 0
+}
+
+// Echo asks for an answer behind all receipts that the receiver has given before it. One is under way at a time.
+type Echo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Echo) Reset() {
+	*x = Echo{}
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Echo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Echo) ProtoMessage() {}
+
+func (x *Echo) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Echo.ProtoReflect.Descriptor instead.
+func (*Echo) Descriptor() ([]byte, []int) {
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{23}
+}
+
+// EchoAck is the answer to Echo: the receipts are on the stream before it.
+type EchoAck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EchoAck) Reset() {
+	*x = EchoAck{}
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EchoAck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EchoAck) ProtoMessage() {}
+
+func (x *EchoAck) ProtoReflect() protoreflect.Message {
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EchoAck.ProtoReflect.Descriptor instead.
+func (*EchoAck) Descriptor() ([]byte, []int) {
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{24}
+}
+
 // Goodbye ends a stream on purpose, so that the other side does not take it for a fault.
 type Goodbye struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1768,7 +2025,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[21]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +2037,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[21]
+	mi := &file_beeline_mesh_v1_mesh_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,22 +2050,24 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{21}
+	return file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP(), []int{25}
 }
 
 var File_beeline_mesh_v1_mesh_service_proto protoreflect.FileDescriptor
 
 const file_beeline_mesh_v1_mesh_service_proto_rawDesc = "" +
 	"\n" +
-	"\"beeline/mesh/v1/mesh_service.proto\x12\x0fbeeline.mesh.v1\x1a beeline/message/v1/message.proto\"\xeb\x02\n" +
+	"\"beeline/mesh/v1/mesh_service.proto\x12\x0fbeeline.mesh.v1\x1a beeline/message/v1/message.proto\"\xcc\x03\n" +
 	"\x0eConnectRequest\x12.\n" +
 	"\x05hello\x18\x01 \x01(\v2\x16.beeline.mesh.v1.HelloH\x00R\x05hello\x12.\n" +
 	"\x05batch\x18\x02 \x01(\v2\x16.beeline.mesh.v1.BatchH\x00R\x05batch\x12A\n" +
 	"\froute_update\x18\x03 \x01(\v2\x1c.beeline.mesh.v1.RouteUpdateH\x00R\vrouteUpdate\x12A\n" +
 	"\froute_digest\x18\x04 \x01(\v2\x1c.beeline.mesh.v1.RouteDigestH\x00R\vrouteDigest\x124\n" +
 	"\aadopted\x18\x05 \x01(\v2\x18.beeline.mesh.v1.AdoptedH\x00R\aadopted\x124\n" +
-	"\agoodbye\x18\x06 \x01(\v2\x18.beeline.mesh.v1.GoodbyeH\x00R\agoodbyeB\a\n" +
-	"\x05frame\"\x82\x03\n" +
+	"\agoodbye\x18\x06 \x01(\v2\x18.beeline.mesh.v1.GoodbyeH\x00R\agoodbye\x122\n" +
+	"\asend_on\x18\a \x01(\v2\x17.beeline.mesh.v1.SendOnH\x00R\x06sendOn\x12+\n" +
+	"\x04echo\x18\b \x01(\v2\x15.beeline.mesh.v1.EchoH\x00R\x04echoB\a\n" +
+	"\x05frame\"\xed\x03\n" +
 	"\x0fConnectResponse\x124\n" +
 	"\awelcome\x18\x01 \x01(\v2\x18.beeline.mesh.v1.WelcomeH\x00R\awelcome\x127\n" +
 	"\breceipts\x18\x02 \x01(\v2\x19.beeline.mesh.v1.ReceiptsH\x00R\breceipts\x12;\n" +
@@ -1817,7 +2076,9 @@ const file_beeline_mesh_v1_mesh_service_proto_rawDesc = "" +
 	"\rroutes_wanted\x18\x04 \x01(\v2\x1d.beeline.mesh.v1.RoutesWantedH\x00R\froutesWanted\x12>\n" +
 	"\vadopted_ack\x18\x05 \x01(\v2\x1b.beeline.mesh.v1.AdoptedAckH\x00R\n" +
 	"adoptedAck\x124\n" +
-	"\agoodbye\x18\x06 \x01(\v2\x18.beeline.mesh.v1.GoodbyeH\x00R\agoodbyeB\a\n" +
+	"\agoodbye\x18\x06 \x01(\v2\x18.beeline.mesh.v1.GoodbyeH\x00R\agoodbye\x122\n" +
+	"\asent_on\x18\a \x01(\v2\x17.beeline.mesh.v1.SentOnH\x00R\x06sentOn\x125\n" +
+	"\becho_ack\x18\b \x01(\v2\x18.beeline.mesh.v1.EchoAckH\x00R\aechoAckB\a\n" +
 	"\x05frame\"\xdf\x01\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12 \n" +
@@ -1897,7 +2158,15 @@ const file_beeline_mesh_v1_mesh_service_proto_rawDesc = "" +
 	"\n" +
 	"AdoptedAck\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12)\n" +
-	"\x10through_sequence\x18\x02 \x01(\x04R\x0fthroughSequence\"\t\n" +
+	"\x10through_sequence\x18\x02 \x01(\x04R\x0fthroughSequence\"=\n" +
+	"\x06SendOn\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x1b\n" +
+	"\tclient_id\x18\x02 \x01(\tR\bclientId\"K\n" +
+	"\x06SentOn\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12)\n" +
+	"\x10through_sequence\x18\x02 \x01(\x04R\x0fthroughSequence\"\x06\n" +
+	"\x04Echo\"\t\n" +
+	"\aEchoAck\"\t\n" +
 	"\aGoodbye*\xe2\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n" +
@@ -1937,7 +2206,7 @@ func file_beeline_mesh_v1_mesh_service_proto_rawDescGZIP() []byte {
 }
 
 var file_beeline_mesh_v1_mesh_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_beeline_mesh_v1_mesh_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_beeline_mesh_v1_mesh_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_beeline_mesh_v1_mesh_service_proto_goTypes = []any{
 	(Outcome)(0),            // 0: beeline.mesh.v1.Outcome
 	(ClientOutcome)(0),      // 1: beeline.mesh.v1.ClientOutcome
@@ -1962,8 +2231,12 @@ var file_beeline_mesh_v1_mesh_service_proto_goTypes = []any{
 	(*RoutesWanted)(nil),    // 20: beeline.mesh.v1.RoutesWanted
 	(*Adopted)(nil),         // 21: beeline.mesh.v1.Adopted
 	(*AdoptedAck)(nil),      // 22: beeline.mesh.v1.AdoptedAck
-	(*Goodbye)(nil),         // 23: beeline.mesh.v1.Goodbye
-	(*v1.Message)(nil),      // 24: beeline.message.v1.Message
+	(*SendOn)(nil),          // 23: beeline.mesh.v1.SendOn
+	(*SentOn)(nil),          // 24: beeline.mesh.v1.SentOn
+	(*Echo)(nil),            // 25: beeline.mesh.v1.Echo
+	(*EchoAck)(nil),         // 26: beeline.mesh.v1.EchoAck
+	(*Goodbye)(nil),         // 27: beeline.mesh.v1.Goodbye
+	(*v1.Message)(nil),      // 28: beeline.message.v1.Message
 }
 var file_beeline_mesh_v1_mesh_service_proto_depIdxs = []int32{
 	4,  // 0: beeline.mesh.v1.ConnectRequest.hello:type_name -> beeline.mesh.v1.Hello
@@ -1971,33 +2244,37 @@ var file_beeline_mesh_v1_mesh_service_proto_depIdxs = []int32{
 	17, // 2: beeline.mesh.v1.ConnectRequest.route_update:type_name -> beeline.mesh.v1.RouteUpdate
 	18, // 3: beeline.mesh.v1.ConnectRequest.route_digest:type_name -> beeline.mesh.v1.RouteDigest
 	21, // 4: beeline.mesh.v1.ConnectRequest.adopted:type_name -> beeline.mesh.v1.Adopted
-	23, // 5: beeline.mesh.v1.ConnectRequest.goodbye:type_name -> beeline.mesh.v1.Goodbye
-	5,  // 6: beeline.mesh.v1.ConnectResponse.welcome:type_name -> beeline.mesh.v1.Welcome
-	15, // 7: beeline.mesh.v1.ConnectResponse.receipts:type_name -> beeline.mesh.v1.Receipts
-	19, // 8: beeline.mesh.v1.ConnectResponse.routes_ack:type_name -> beeline.mesh.v1.RoutesAck
-	20, // 9: beeline.mesh.v1.ConnectResponse.routes_wanted:type_name -> beeline.mesh.v1.RoutesWanted
-	22, // 10: beeline.mesh.v1.ConnectResponse.adopted_ack:type_name -> beeline.mesh.v1.AdoptedAck
-	23, // 11: beeline.mesh.v1.ConnectResponse.goodbye:type_name -> beeline.mesh.v1.Goodbye
-	7,  // 12: beeline.mesh.v1.Batch.deliveries:type_name -> beeline.mesh.v1.Delivery
-	8,  // 13: beeline.mesh.v1.Delivery.match:type_name -> beeline.mesh.v1.Match
-	9,  // 14: beeline.mesh.v1.Delivery.share:type_name -> beeline.mesh.v1.Share
-	10, // 15: beeline.mesh.v1.Delivery.client:type_name -> beeline.mesh.v1.Client
-	11, // 16: beeline.mesh.v1.Delivery.orphans:type_name -> beeline.mesh.v1.Orphans
-	24, // 17: beeline.mesh.v1.Delivery.message:type_name -> beeline.message.v1.Message
-	0,  // 18: beeline.mesh.v1.Receipt.outcome:type_name -> beeline.mesh.v1.Outcome
-	14, // 19: beeline.mesh.v1.Receipt.moved:type_name -> beeline.mesh.v1.Moved
-	13, // 20: beeline.mesh.v1.Receipt.clients:type_name -> beeline.mesh.v1.ClientReceipt
-	1,  // 21: beeline.mesh.v1.ClientReceipt.outcome:type_name -> beeline.mesh.v1.ClientOutcome
-	12, // 22: beeline.mesh.v1.Receipts.receipts:type_name -> beeline.mesh.v1.Receipt
-	16, // 23: beeline.mesh.v1.RouteUpdate.announced:type_name -> beeline.mesh.v1.Route
-	16, // 24: beeline.mesh.v1.RouteUpdate.withdrawn:type_name -> beeline.mesh.v1.Route
-	2,  // 25: beeline.mesh.v1.MeshService.Connect:input_type -> beeline.mesh.v1.ConnectRequest
-	3,  // 26: beeline.mesh.v1.MeshService.Connect:output_type -> beeline.mesh.v1.ConnectResponse
-	26, // [26:27] is the sub-list for method output_type
-	25, // [25:26] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	27, // 5: beeline.mesh.v1.ConnectRequest.goodbye:type_name -> beeline.mesh.v1.Goodbye
+	23, // 6: beeline.mesh.v1.ConnectRequest.send_on:type_name -> beeline.mesh.v1.SendOn
+	25, // 7: beeline.mesh.v1.ConnectRequest.echo:type_name -> beeline.mesh.v1.Echo
+	5,  // 8: beeline.mesh.v1.ConnectResponse.welcome:type_name -> beeline.mesh.v1.Welcome
+	15, // 9: beeline.mesh.v1.ConnectResponse.receipts:type_name -> beeline.mesh.v1.Receipts
+	19, // 10: beeline.mesh.v1.ConnectResponse.routes_ack:type_name -> beeline.mesh.v1.RoutesAck
+	20, // 11: beeline.mesh.v1.ConnectResponse.routes_wanted:type_name -> beeline.mesh.v1.RoutesWanted
+	22, // 12: beeline.mesh.v1.ConnectResponse.adopted_ack:type_name -> beeline.mesh.v1.AdoptedAck
+	27, // 13: beeline.mesh.v1.ConnectResponse.goodbye:type_name -> beeline.mesh.v1.Goodbye
+	24, // 14: beeline.mesh.v1.ConnectResponse.sent_on:type_name -> beeline.mesh.v1.SentOn
+	26, // 15: beeline.mesh.v1.ConnectResponse.echo_ack:type_name -> beeline.mesh.v1.EchoAck
+	7,  // 16: beeline.mesh.v1.Batch.deliveries:type_name -> beeline.mesh.v1.Delivery
+	8,  // 17: beeline.mesh.v1.Delivery.match:type_name -> beeline.mesh.v1.Match
+	9,  // 18: beeline.mesh.v1.Delivery.share:type_name -> beeline.mesh.v1.Share
+	10, // 19: beeline.mesh.v1.Delivery.client:type_name -> beeline.mesh.v1.Client
+	11, // 20: beeline.mesh.v1.Delivery.orphans:type_name -> beeline.mesh.v1.Orphans
+	28, // 21: beeline.mesh.v1.Delivery.message:type_name -> beeline.message.v1.Message
+	0,  // 22: beeline.mesh.v1.Receipt.outcome:type_name -> beeline.mesh.v1.Outcome
+	14, // 23: beeline.mesh.v1.Receipt.moved:type_name -> beeline.mesh.v1.Moved
+	13, // 24: beeline.mesh.v1.Receipt.clients:type_name -> beeline.mesh.v1.ClientReceipt
+	1,  // 25: beeline.mesh.v1.ClientReceipt.outcome:type_name -> beeline.mesh.v1.ClientOutcome
+	12, // 26: beeline.mesh.v1.Receipts.receipts:type_name -> beeline.mesh.v1.Receipt
+	16, // 27: beeline.mesh.v1.RouteUpdate.announced:type_name -> beeline.mesh.v1.Route
+	16, // 28: beeline.mesh.v1.RouteUpdate.withdrawn:type_name -> beeline.mesh.v1.Route
+	2,  // 29: beeline.mesh.v1.MeshService.Connect:input_type -> beeline.mesh.v1.ConnectRequest
+	3,  // 30: beeline.mesh.v1.MeshService.Connect:output_type -> beeline.mesh.v1.ConnectResponse
+	30, // [30:31] is the sub-list for method output_type
+	29, // [29:30] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_beeline_mesh_v1_mesh_service_proto_init() }
@@ -2012,6 +2289,8 @@ func file_beeline_mesh_v1_mesh_service_proto_init() {
 		(*ConnectRequest_RouteDigest)(nil),
 		(*ConnectRequest_Adopted)(nil),
 		(*ConnectRequest_Goodbye)(nil),
+		(*ConnectRequest_SendOn)(nil),
+		(*ConnectRequest_Echo)(nil),
 	}
 	file_beeline_mesh_v1_mesh_service_proto_msgTypes[1].OneofWrappers = []any{
 		(*ConnectResponse_Welcome)(nil),
@@ -2020,6 +2299,8 @@ func file_beeline_mesh_v1_mesh_service_proto_init() {
 		(*ConnectResponse_RoutesWanted)(nil),
 		(*ConnectResponse_AdoptedAck)(nil),
 		(*ConnectResponse_Goodbye)(nil),
+		(*ConnectResponse_SentOn)(nil),
+		(*ConnectResponse_EchoAck)(nil),
 	}
 	file_beeline_mesh_v1_mesh_service_proto_msgTypes[5].OneofWrappers = []any{
 		(*Delivery_Match)(nil),
@@ -2033,7 +2314,7 @@ func file_beeline_mesh_v1_mesh_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeline_mesh_v1_mesh_service_proto_rawDesc), len(file_beeline_mesh_v1_mesh_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   22,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,107 @@
+package broker
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/mesh"
+)
+
+// underway lets SendOn wait for those publishes that have looked for routes and have not put the message on the links. A
+// publish shares its lock with few others, so that processors do not wait for each other.
+type underway struct {
+	next  atomic.Uint32
+	locks [16]struct {
+		sync.RWMutex
+		_ [40]byte // to the end of a cache line
+	}
+}
+
+// one returns a lock for publishes, with those of others in turn.
+func (u *underway) one() *sync.RWMutex {
+	return &u.locks[u.next.Add(1)%uint32(len(u.locks))].RWMutex
+}
+
+// wait returns when every publish has ended that has begun.
+func (u *underway) wait() {
+	for i := range u.locks {
+		u.locks[i].Lock()
+		u.locks[i].Unlock() //nolint:staticcheck // there is nothing to do in between
+	}
+}
+
+// SendOn calls done when whatever was published here before has got to where a durable session is now that has moved, or
+// that takes too long: peers have answered what was sent to them, and what came back has been sent on. It is the mesh's
+// Deps.SendOn.
+func (b *Broker) SendOn(to *mesh.Link, client string, done func()) {
+	b.underway.wait()
+	s := &sendingOn{d: b.direct, to: to, client: client, done: done}
+	s.enough = time.AfterFunc(b.cfg.Settle*4/5, s.once) // whoever has asked waits for all gateways, and longer
+	s.behindReceipts()
+}
+
+// sendingOn is one SendOn.
+type sendingOn struct {
+	d      *direct
+	to     *mesh.Link // nil: this gateway
+	client string
+	done   func()
+	enough *time.Timer
+	over   atomic.Bool
+}
+
+func (s *sendingOn) once() {
+	if s.over.CompareAndSwap(false, true) {
+		s.done()
+	}
+}
+
+// behindReceipts goes on when everything has been answered that was sent to peers, and the answers are here that they have
+// given by then.
+func (s *sendingOn) behindReceipts() {
+	if s.over.Load() {
+		return
+	}
+	receipts := &countdown{then: s.behindLookUps}
+	receipts.add()
+	for _, l := range s.d.b.deps.Mesh.Reachable(s.d.b.cfg.Settle) {
+		receipts.add()
+		named := s.client
+		if l == s.to {
+			named = "" // what it has for the session itself it keeps until this is over
+		}
+		l.Barrier(named, math.MaxUint64, func() { l.Echo(receipts.done) })
+	}
+	receipts.done()
+}
+
+// behindLookUps ends it, or, if something has come back for the client, goes round again when that has been sent on: where
+// it went may give it back, too.
+func (s *sendingOn) behindLookUps() {
+	s.d.mu.Lock()
+	u := s.d.waiting[s.client]
+	if u != nil {
+		u.sent = append(u.sent, s.behindReceipts)
+	}
+	s.d.mu.Unlock()
+	if u == nil {
+		s.enough.Stop()
+		s.once()
+	}
+}
+
+// countdown calls then when done has been called as often as add.
+type countdown struct {
+	left atomic.Int64
+	then func()
+}
+
+func (c *countdown) add() { c.left.Add(1) }
+
+func (c *countdown) done() {
+	if c.left.Add(-1) == 0 {
+		c.then()
+	}
+}
