@@ -300,14 +300,18 @@ func (m *Mesh) living() []*Link {
 	return links
 }
 
-// Reachable returns the links to the living peers but those to which there has been no stream for longer than a while.
-func (m *Mesh) Reachable(while time.Duration) []*Link {
+// Reachable returns the links to the living peers but those to which there has been no stream for longer than a while, and
+// whether these are all.
+func (m *Mesh) Reachable(while time.Duration) (links []*Link, all bool) {
 	now := time.Now()
-	return slices.DeleteFunc(m.living(), func(l *Link) bool {
+	living := m.living()
+	n := len(living)
+	links = slices.DeleteFunc(living, func(l *Link) bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return l.stream == nil && now.Sub(l.lost) > while
 	})
+	return links, len(links) == n
 }
 
 // Synced reports whether, for every peer that started before this process, this process's routes are in force

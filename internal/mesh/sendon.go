@@ -9,18 +9,18 @@ import (
 // SendOn asks every living peer that has routes of this process and is not quiet, and this process itself (Deps.SendOn), to
 // send on what is older than the routes that are in force now for a durable session that has come here; again after a break,
 // until the peer has answered.
-// done is called once: when each of them is dead or has answered, and everything has been taken that it had sent on by then;
-// or when patience is over; also when the mesh ends. It runs on any goroutine, possibly before SendOn returns, and must not
-// block.
+// done is called once: with true when each of them is dead or has answered, and everything has been taken that it had sent on
+// by then; with false when patience is over, or the mesh ends. It runs on any goroutine, possibly before SendOn returns, and
+// must not block.
 //
 // It is for what publishers have sent to where the session was before: also when its routes are in force everywhere, that
 // may still be on its way back to them, and comes here after what they publish now.
-func (m *Mesh) SendOn(client string, patience time.Duration, done func()) {
+func (m *Mesh) SendOn(client string, patience time.Duration, done func(complete bool)) {
 	s := &sendOn{client: client, done: done, waits: map[*Link]struct{}{nil: {}}}
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
-		done()
+		done(false)
 		return
 	}
 	m.lastSendOn++
@@ -43,7 +43,7 @@ func (m *Mesh) SendOn(client string, patience time.Duration, done func()) {
 type sendOn struct {
 	number uint64
 	client string
-	done   func()
+	done   func(complete bool)
 	enough *time.Timer
 	waits  map[*Link]struct{}
 }
@@ -103,13 +103,9 @@ func (m *Mesh) sentOnBy(l *Link, number uint64) {
 	}
 	m.mu.Unlock()
 	if over {
-		s.end()
+		s.enough.Stop()
+		s.done(true)
 	}
-}
-
-func (s *sendOn) end() {
-	s.enough.Stop()
-	s.done()
 }
 
 // giveUp ends the wait for what has taken too long.
@@ -121,7 +117,7 @@ func (m *Mesh) giveUp(s *sendOn) {
 	}
 	m.mu.Unlock()
 	if i >= 0 {
-		s.done()
+		s.done(false)
 	}
 }
 
@@ -145,6 +141,7 @@ func (m *Mesh) endSendOns() {
 	m.sendOns = nil
 	m.mu.Unlock()
 	for _, s := range over {
-		s.end()
+		s.enough.Stop()
+		s.done(false)
 	}
 }

@@ -62,8 +62,8 @@ func TestSendOnWaitsForEveryAnswerAndForWhatWasSentOn(t *testing.T) {
 		own <- done
 	}
 	c, d := make(chan struct{}), make(chan struct{})
-	x.SendOn("c", patience, func() { close(c) })
-	x.SendOn("d", patience, func() { close(d) })
+	x.SendOn("c", patience, func(bool) { close(c) })
+	x.SendOn("d", patience, func(bool) { close(d) })
 	st.asks(1, "c")
 	st.asks(2, "d")
 	st.end <- nil
@@ -113,15 +113,21 @@ func TestSendOnEndsWithoutTheAnswer(t *testing.T) {
 		name     string
 		patience time.Duration
 		end      func(x *node)
+		complete bool
 	}{
-		{"the peer is dead", patience, func(x *node) { x.SetPeers(nil) }},
-		{"patience is over", time.Millisecond, func(*node) {}},
-		{"the mesh ends", patience, func(x *node) { x.close(t) }},
+		{"the peer is dead", patience, func(x *node) { x.SetPeers(nil) }, true},
+		{"patience is over", time.Millisecond, func(*node) {}, false},
+		{"the mesh ends", patience, func(x *node) { x.close(t) }, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, _, x := routed(t)
 			done := make(chan struct{})
-			x.SendOn("c", tt.patience, func() { close(done) })
+			x.SendOn("c", tt.patience, func(complete bool) {
+				if complete != tt.complete {
+					t.Errorf("complete: %v, want %v", complete, tt.complete)
+				}
+				close(done)
+			})
 			tt.end(x)
 			finishes(t, tt.name, done)
 			x.mu.Lock()
@@ -135,11 +141,11 @@ func TestSendOnEndsWithoutTheAnswer(t *testing.T) {
 	x.SetPeers([]Peer{{ID: "quiet", Address: "127.0.0.1:1", Revision: 1, Quiet: true}, {ID: "new", Address: "127.0.0.1:1", Revision: 9}})
 	x.link(t, "quiet").announced.Store(true)
 	alone := make(chan struct{})
-	x.SendOn("c", patience, func() { close(alone) })
+	x.SendOn("c", patience, func(bool) { close(alone) })
 	finishes(t, "nobody to ask", alone)
 	x.close(t)
 	late := make(chan struct{})
-	x.SendOn("c", patience, func() { close(late) })
+	x.SendOn("c", patience, func(bool) { close(late) })
 	finishes(t, "the mesh has ended", late)
 }
 
@@ -181,7 +187,7 @@ func TestManySendOnsUnderTrafficAreDone(t *testing.T) {
 	for _, n := range []*node{x, y} {
 		for range 100 {
 			all.Add(1)
-			n.SendOn("c", patience, all.Done)
+			n.SendOn("c", patience, func(bool) { all.Done() })
 			n.living()[0].Send(publish("a", 1), newWaiters(1))
 		}
 	}
@@ -190,17 +196,24 @@ func TestManySendOnsUnderTrafficAreDone(t *testing.T) {
 
 func TestALinkIsReachableForAWhileAfterItsStream(t *testing.T) {
 	raw, x := startRaw(t, nil)
-	if n := len(x.Reachable(patience)); n != 1 {
+	reachable := func(while time.Duration) int {
+		links, all := x.Reachable(while)
+		if all != (len(links) == 1) {
+			t.Errorf("%d of one, all: %v", len(links), all)
+		}
+		return len(links)
+	}
+	if n := reachable(patience); n != 1 {
 		t.Errorf("%d links are reachable at the beginning", n)
 	}
-	if n := len(x.Reachable(0)); n != 0 {
+	if n := reachable(0); n != 0 {
 		t.Errorf("%d links are reachable without a stream", n)
 	}
 	st, _ := raw.welcomed(0, 0)
-	eventually(t, "there is a stream", func() bool { return len(x.Reachable(0)) == 1 })
+	eventually(t, "there is a stream", func() bool { return reachable(0) == 1 })
 	st.end <- nil
-	eventually(t, "there is none", func() bool { return len(x.Reachable(0)) == 0 })
-	if n := len(x.Reachable(patience)); n != 1 {
+	eventually(t, "there is none", func() bool { return reachable(0) == 0 })
+	if n := reachable(patience); n != 1 {
 		t.Errorf("%d links are reachable right afterwards", n)
 	}
 }

@@ -358,14 +358,15 @@ func (c *Cluster) Member(t testing.TB, i int) (cluster.Member, bool) {
 func (c *Cluster) ActiveSession(t testing.TB) int {
 	t.Helper()
 	for i, s := range c.Sessions {
-		if s.Running() && s.metric(t, "beeline_session_active") == 1 {
+		if s.Running() && s.Metric(t, "beeline_session_active") == 1 {
 			return i
 		}
 	}
 	return -1
 }
 
-func (s *Session) metric(t testing.TB, name string) float64 { return metric(t, s.admin, name) }
+// Metric is like Gateway.Metric.
+func (s *Session) Metric(t testing.TB, name string) float64 { return metric(t, s.admin, name) }
 
 // Metric returns the value of a metric without labels; 0 when the gateway does not have it or does not answer.
 func (g *Gateway) Metric(t testing.TB, name string) float64 { return metric(t, g.admin, name) }

@@ -30,11 +30,11 @@ type Mesh interface {
 	Announce(changes []routes.Route, done func(error))
 	// Link returns the link to an incarnation, nil when it is not a peer.
 	Link(incarnation string) *mesh.Link
-	// Reachable returns the links to the peers that there has been a stream to within a while.
-	Reachable(while time.Duration) []*mesh.Link
-	// SendOn calls done once, when every gateway has sent on what is older than the routes that are in force now for a
-	// durable session that has come here, or patience is over.
-	SendOn(client string, patience time.Duration, done func())
+	// Reachable returns the links to the peers that there has been a stream to within a while, and whether these are all.
+	Reachable(while time.Duration) (links []*mesh.Link, all bool)
+	// SendOn calls done once: with true when every gateway has sent on what is older than the routes that are in force now
+	// for a durable session that has come here, with false when patience is over.
+	SendOn(client string, patience time.Duration, done func(complete bool))
 }
 
 // Leases is what the broker needs of the session service to hold clients.

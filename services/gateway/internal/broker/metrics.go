@@ -18,6 +18,7 @@ type Metrics struct {
 	drops      *prometheus.CounterVec
 	lookUps    prometheus.Counter
 	unresolved prometheus.Gauge
+	notSentOn  prometheus.Counter
 }
 
 // NewMetrics registers the broker's metrics.
@@ -33,7 +34,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "beeline_gateway_unresolved_bytes", Help: "Bytes of direct messages whose receiver's holder is being looked up.",
 		}),
 	}
-	r.MustRegister(m.drops, m.lookUps, m.unresolved)
+	m.notSentOn = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "beeline_gateway_not_sent_on_total",
+		Help: "Times that a session that had come was not made to wait any longer for what this gateway had sent elsewhere before.",
+	})
+	r.MustRegister(m.drops, m.lookUps, m.unresolved, m.notSentOn)
 	return m
 }
 

@@ -38,7 +38,7 @@ func (u *underway) wait() {
 func (b *Broker) SendOn(to *mesh.Link, client string, done func()) {
 	b.underway.wait()
 	s := &sendingOn{d: b.direct, to: to, client: client, done: done}
-	s.enough = time.AfterFunc(b.cfg.Settle*4/5, s.once) // whoever has asked waits for all gateways, and longer
+	s.enough = time.AfterFunc(b.cfg.Settle*4/5, s.giveUp) // whoever has asked waits for all gateways, and longer
 	s.behindReceipts()
 }
 
@@ -50,10 +50,25 @@ type sendingOn struct {
 	done   func()
 	enough *time.Timer
 	over   atomic.Bool
+	// without: a peer has been left out that cannot be reached.
+	without atomic.Bool
 }
 
-func (s *sendingOn) once() {
+// complete ends it when everything has been sent on.
+func (s *sendingOn) complete() {
 	if s.over.CompareAndSwap(false, true) {
+		s.enough.Stop()
+		if s.without.Load() {
+			s.d.b.deps.Metrics.notSentOn.Inc()
+		}
+		s.done()
+	}
+}
+
+// giveUp ends it when that takes too long.
+func (s *sendingOn) giveUp() {
+	if s.over.CompareAndSwap(false, true) {
+		s.d.b.deps.Metrics.notSentOn.Inc()
 		s.done()
 	}
 }
@@ -66,7 +81,11 @@ func (s *sendingOn) behindReceipts() {
 	}
 	receipts := &countdown{then: s.behindLookUps}
 	receipts.add()
-	for _, l := range s.d.b.deps.Mesh.Reachable(s.d.b.cfg.Settle) {
+	reachable, all := s.d.b.deps.Mesh.Reachable(s.d.b.cfg.Settle)
+	if !all {
+		s.without.Store(true)
+	}
+	for _, l := range reachable {
 		receipts.add()
 		named := s.client
 		if l == s.to {
@@ -87,8 +106,7 @@ func (s *sendingOn) behindLookUps() {
 	}
 	s.d.mu.Unlock()
 	if u == nil {
-		s.enough.Stop()
-		s.once()
+		s.complete()
 	}
 }
 

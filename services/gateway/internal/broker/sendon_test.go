@@ -68,6 +68,10 @@ func TestASessionThatHasComeDoesNotWaitForEver(t *testing.T) {
 		m.x.ReceivePayload(fmt.Sprint(i))
 	}
 	m.x.ExpectNothing()
+	// Either it has waited long enough, or whoever it waited for.
+	if m.g[1].metric("beeline_gateway_order_given_up_total")+m.g[2].metric("beeline_gateway_not_sent_on_total") == 0 {
+		t.Error("nobody says that order has been given up")
+	}
 	m.g[2].to(m.g[0]).open()
 	for i := range 5 {
 		m.x.ReceivePayload(fmt.Sprint(i))

@@ -32,9 +32,9 @@ func (r *recorded) Announce(changes []routes.Route, done func(error)) {
 
 func (r *recorded) Link(string) *mesh.Link { return nil }
 
-func (r *recorded) Reachable(time.Duration) []*mesh.Link { return nil }
+func (r *recorded) Reachable(time.Duration) ([]*mesh.Link, bool) { return nil, true }
 
-func (r *recorded) SendOn(_ string, _ time.Duration, done func()) { done() }
+func (r *recorded) SendOn(_ string, _ time.Duration, done func(bool)) { done(true) }
 
 // taken returns what was announced since the last call.
 func (r *recorded) taken() []routes.Route {
@@ -148,8 +148,10 @@ func (a announcing) Announce(changes []routes.Route, done func(error)) {
 
 func (a announcing) Link(incarnation string) *mesh.Link { return a.Mesh.Link(incarnation) }
 
-func (a announcing) Reachable(while time.Duration) []*mesh.Link { return a.Mesh.Reachable(while) }
+func (a announcing) Reachable(while time.Duration) ([]*mesh.Link, bool) {
+	return a.Mesh.Reachable(while)
+}
 
-func (a announcing) SendOn(client string, patience time.Duration, done func()) {
+func (a announcing) SendOn(client string, patience time.Duration, done func(bool)) {
 	a.Mesh.SendOn(client, patience, done)
 }

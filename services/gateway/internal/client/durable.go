@@ -291,8 +291,7 @@ func (c *Client) hold(d Delivery, now time.Time) (o engine.Outcome, held bool) {
 		return 0, false
 	}
 	if early.Bytes() > c.sessionLimits.QueueBytes {
-		// Order is given up, messages are not.
-		c.releaseEarly(now)
+		c.giveUpOrder(now)
 		return 0, false
 	}
 	own := new(Delivery)
@@ -319,9 +318,22 @@ func (b both) Settle(o engine.Outcome, t *turn.Turn) {
 	}
 }
 
-// Settled is called when nothing older can come any more from where the session was before.
-func (c *Client) Settled() {
-	c.step(c.releaseEarly)
+// Settled is called when nothing older can come any more from where the session was before; or, if it is not complete, when
+// that has taken too long.
+func (c *Client) Settled(complete bool) {
+	if complete {
+		c.step(c.releaseEarly)
+	} else {
+		c.step(c.giveUpOrder)
+	}
+}
+
+// giveUpOrder takes what was held back though older messages may come yet: order is given up, messages are not. With c.mu held.
+func (c *Client) giveUpOrder(now time.Time) {
+	if c.durable.early != nil {
+		c.deps.Metrics.unordered.Inc()
+	}
+	c.releaseEarly(now)
 }
 
 // ForgetSeen is called when nothing can come a second time any more from where the session was before.

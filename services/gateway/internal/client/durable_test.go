@@ -357,7 +357,7 @@ func TestASessionGoesOnWhereItsLastConnectionEnded(t *testing.T) {
 		receive(t, attached.Gone(), "its being gone")
 
 		c, attached = r.resume(version, "a")
-		attached.Settled()
+		attached.Settled(true)
 		waits(t, attached, numbered("h", 0, 1)) // live, while the inbox is read
 		if p := c.Expect(packets.Publish); !p.FixedHeader.Dup || p.PacketID != ids[0] || string(p.Payload) != "g0" {
 			t.Fatalf("first: %+v %d %q", p.FixedHeader, p.PacketID, p.Payload)
@@ -413,7 +413,7 @@ func TestWhatComesEarlyWaitsForWhatIsOlder(t *testing.T) {
 		deliver(attached, delivery("t", "QoS 0", 0))
 		c.ReceivePayload("QoS 0")
 		c.ExpectNothing()
-		attached.Settled()
+		attached.Settled(true)
 		for _, want := range []string{"g2", "g3", "g4", "h8", "h9"} {
 			c.ReceivePayload(want)
 		}
@@ -452,8 +452,24 @@ func TestWhatComesEarlyIsBounded(t *testing.T) {
 			t.Errorf("%.10q, want g%d", p.Payload, n)
 		}
 	}
-	attached.Settled()
+	attached.Settled(true)
 	c.ExpectNothing()
+}
+
+func TestWhatIsHeldBackForTooLongIsTaken(t *testing.T) {
+	r := newRig(t)
+	c, attached := r.attached(v5, "a", lasting)
+	c.Close()
+	receive(t, attached.Gone(), "its being gone")
+	c, attached = r.resume(v5, "a")
+	waits(t, attached, numbered("g", 2, 1))
+	c.ExpectNothing()
+	attached.Settled(false)
+	c.ReceivePayload("g2")
+	attached.Settled(false) // nothing is held back any more
+	if n := r.metric("beeline_gateway_order_given_up_total"); n != 1 {
+		t.Errorf("order was given up %v times, want once", n)
+	}
 }
 
 // Something older may still be on its way: stored here, what is held back would overtake it.
@@ -468,7 +484,7 @@ func TestWhatWasHeldBackGoesAfterTheSessionWhenTheConnectionEnds(t *testing.T) {
 	waits(t, attached, second)
 	c.Close()
 	receive(t, attached.Gone(), "its being gone")
-	attached.Settled() // too late
+	attached.Settled(true) // too late
 	wantOutcome(t, second, engine.Moved)
 	wantOutcome(t, third, engine.Moved)
 	c, attached = r.resume(v5, "a")
@@ -476,7 +492,7 @@ func TestWhatWasHeldBackGoesAfterTheSessionWhenTheConnectionEnds(t *testing.T) {
 		d.Ticket = numbered("g", 0, 1).Ticket
 		waits(t, attached, d)
 	}
-	attached.Settled()
+	attached.Settled(true)
 	for _, want := range []string{"g1", "g2", "g3"} {
 		c.ReceivePayload(want)
 	}

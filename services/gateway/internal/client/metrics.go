@@ -10,6 +10,7 @@ type Metrics struct {
 	closed    *prometheus.CounterVec
 	panics    prometheus.Counter
 	drops     *prometheus.CounterVec
+	unordered prometheus.Counter
 	inByQoS   [3]prometheus.Counter
 	outByQoS  [3]prometheus.Counter
 }
@@ -36,6 +37,10 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "beeline_gateway_messages_dropped_total", Help: "Messages not delivered to a client that they were for, or not taken from one.",
 		}, []string{"reason"}),
 	}
+	m.unordered = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "beeline_gateway_order_given_up_total",
+		Help: "Times that so much was held back for a session that had come, or for so long, that order was given up.",
+	})
 	in := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "beeline_gateway_publishes_received_total", Help: "PUBLISH packets from clients.",
 	}, []string{"qos"})
@@ -45,7 +50,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	for q, label := range [3]string{"0", "1", "2"} {
 		m.inByQoS[q], m.outByQoS[q] = in.WithLabelValues(label), out.WithLabelValues(label)
 	}
-	r.MustRegister(m.Connected, m.accepted, m.refused, m.closed, m.panics, m.drops, in, out)
+	r.MustRegister(m.Connected, m.accepted, m.refused, m.closed, m.panics, m.drops, m.unordered, in, out)
 	return m
 }
 

@@ -40,7 +40,7 @@ import (
 type Mesh interface {
 	Announce(changes []routes.Route, done func(error))
 	Adopt(incarnation string, answered func(peer string), done func(error))
-	SendOn(client string, patience time.Duration, done func())
+	SendOn(client string, patience time.Duration, done func(complete bool))
 }
 
 // Config of a Keeper. Zero fields mean the value in brackets.
@@ -198,6 +198,8 @@ type session struct {
 type settling struct {
 	// hold is nil when nothing is held back any more.
 	hold *arrivals.Set[*entry]
+	// leaving: the record by which the session leaves is being stored. What is held back goes after it.
+	leaving bool
 	// had are ids of messages that it was given since, until a while after, so that one that comes by two ways is taken once.
 	had   map[message.ID]struct{}
 	until time.Time
@@ -366,7 +368,7 @@ func (k *Keeper) put(s *session, r store.Record, then func(error)) {
 		former = s.rec.Epoch
 	}
 	if s.here && r.Holder != "" {
-		s.holdBack()
+		s.leave()
 	}
 	k.mu.Unlock()
 	k.pump.push(func() {

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/internal/message"
@@ -153,13 +155,33 @@ func TestWhatArrivesIsHeldBackUntilThePeersHaveSentOnWhatIsOlder(t *testing.T) {
 	})
 	second.none()
 	first := w.send("p", direct("x", 0, msg("p", 1, "a", 1)))
-	w.mesh.sentOn()
+	w.mesh.sentOn(true)
 	first.want(mesh.Stored)
 	second.want(mesh.Stored)
 	w.wantInbox("x", 1, 2)
 	// One that comes late by the other way is known.
 	w.send("p", direct("x", 0, msg("p", 2, "a", 1))).want(mesh.Queued)
 	w.wantInbox("x", 1, 2)
+}
+
+func TestOrderIsGivenUpWhenPeersDoNotSayThatTheyHaveSentOn(t *testing.T) {
+	w := newWorld(t, nil)
+	w.mesh.deaf = true
+	st := w.open("x", "g1", 5, claims.Terms{Expiry: 3600})
+	w.subscribe("x", st, 5, sub("a", 1))
+	w.leave("x", "g1", 5, nil)
+	r := w.send("p", match(msg("p", 2, "a", 1)))
+	w.wait("the peers are asked", func() bool {
+		w.mesh.mu.Lock()
+		defer w.mesh.mu.Unlock()
+		return len(w.mesh.sendOns) == 1
+	})
+	before := testutil.ToFloat64(w.Keeper.metrics.unordered)
+	w.mesh.sentOn(false)
+	r.want(mesh.Stored)
+	if n := testutil.ToFloat64(w.Keeper.metrics.unordered) - before; n != 1 {
+		t.Errorf("order was given up %v times, want once", n)
+	}
 }
 
 // What is given to a session that is about to leave is sent after it, and that is known when it has left: refused by the store
@@ -183,6 +205,11 @@ func TestWhatComesWhileASessionLeavesIsAnsweredBeforeItIsOpened(t *testing.T) {
 	})
 	later = w.send("p", match(msg("p", 3, "a", 2)))
 	again := w.send("p", direct("x", 0, msg("p", 3, "a", 2)))
+	w.Keeper.mu.Lock()
+	of := w.clients["x"].settling
+	w.Keeper.mu.Unlock()
+	w.Keeper.sentOn(w.clients["x"], of, true) // from when it came here; too late
+	w.fell(timer{s: w.clients["x"], of: of})
 	close(busy)
 	if n := <-known; n != 1 {
 		t.Errorf("%d receipts when x is opened elsewhere, want one", n)

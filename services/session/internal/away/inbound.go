@@ -239,7 +239,7 @@ func (k *Keeper) give(s *session, e *entry, a *arrival) {
 		if held, twice := of.hold.Add(e.m, e); twice {
 			k.metrics.dropped(dropDuplicate)
 			held.arrivals = append(held.arrivals, a)
-		} else if of.hold.Bytes() > k.cfg.HoldBytes {
+		} else if of.hold.Bytes() > k.cfg.HoldBytes && !of.leaving { // else it is for the bound on everything
 			k.metrics.unordered.Inc()
 			k.letGo(s)
 		}
@@ -252,10 +252,10 @@ func (of *settling) remember(id message.ID) {
 	}
 }
 
-// letGo appends what s has held back. With mu held.
+// letGo appends what s has held back, unless it is leaving. With mu held.
 func (k *Keeper) letGo(s *session) {
 	of := s.settling
-	if of == nil || of.hold == nil {
+	if of == nil || of.hold == nil || of.leaving {
 		return
 	}
 	entries := of.hold.Release()
@@ -267,20 +267,22 @@ func (k *Keeper) letGo(s *session) {
 	}
 }
 
-// holdBack has s keep what is given to it from now on, until sendAfter or letGo. With mu held.
-func (s *session) holdBack() {
-	switch {
-	case s.settling == nil:
-		s.settling = &settling{hold: new(arrivals.Set[*entry]), had: map[message.ID]struct{}{}}
-	case s.settling.hold == nil:
+// leave has s keep what is given to it from now on, until sendAfter. With mu held.
+func (s *session) leave() {
+	if s.settling == nil {
+		s.settling = &settling{had: map[message.ID]struct{}{}}
+	}
+	if s.settling.hold == nil {
 		s.settling.hold = new(arrivals.Set[*entry])
 	}
+	s.settling.leaving = true
 }
 
 // sendAfter has what s has held back sent after it, to where it is held now: something older may still be on its way there,
 // which what goes into the inbox here would overtake. With mu held.
 func (k *Keeper) sendAfter(s *session) {
 	of := s.settling
+	s.settling = nil
 	if of == nil || of.hold == nil {
 		return
 	}

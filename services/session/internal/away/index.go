@@ -115,16 +115,21 @@ func (k *Keeper) inForce(s *session, of *settling) {
 	epoch := leaseOf(s.rec) + 1
 	k.mu.Unlock()
 	if still {
-		k.deps.Mesh.SendOn(s.client, k.cfg.Settle, func() { k.work.push(func() { k.sentOn(s, of) }) })
+		k.deps.Mesh.SendOn(s.client, k.cfg.Settle, func(complete bool) {
+			k.work.push(func() { k.sentOn(s, of, complete) })
+		})
 		k.deps.Forget(s.client, epoch)
 	}
 }
 
-// sentOn: nothing older can come for s any more, or it has taken too long.
-func (k *Keeper) sentOn(s *session, of *settling) {
+// sentOn: nothing older can come for s any more, or, if it is not complete, it has taken too long.
+func (k *Keeper) sentOn(s *session, of *settling, complete bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if s.settling == of {
+		if !complete && of.hold != nil {
+			k.metrics.unordered.Inc()
+		}
 		k.letGo(s)
 	}
 }

@@ -52,7 +52,7 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 		}),
 		movedOn:   counter("moved_total", "Messages that were sent on because a session had gone to a gateway."),
 		heldBack:  counter("held_back_total", "Messages that waited for older ones from a session's former holder."),
-		unordered: counter("order_given_up_total", "Times that so much was held back that order was given up."),
+		unordered: counter("order_given_up_total", "Times that so much was held back, or for so long, that order was given up."),
 		drops:     vec("dropped_total", "Messages for absent clients that were not stored.", "reason"),
 		adoptions: counter("adoptions_total", "Dead holders, or groups of them, whose sessions were adopted."),
 		adopted:   counter("adopted_sessions_total", "Sessions of dead holders that were adopted."),

@@ -377,7 +377,7 @@ type fakeMesh struct {
 	obedient bool
 	// deaf: SendOn is answered when the test says so.
 	deaf    bool
-	sendOns []func()
+	sendOns []func(bool)
 }
 
 type adopting struct {
@@ -425,21 +425,23 @@ func (m *fakeMesh) Announce(changes []routes.Route, done func(error)) {
 	m.calls = append(m.calls, func() { done(nil) })
 }
 
-func (m *fakeMesh) SendOn(_ string, _ time.Duration, done func()) {
+func (m *fakeMesh) SendOn(_ string, _ time.Duration, done func(bool)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.deaf {
 		m.sendOns = append(m.sendOns, done)
 		return
 	}
-	m.calls = append(m.calls, done)
+	m.calls = append(m.calls, func() { done(true) })
 }
 
-// sentOn has the peers answer SendOn.
-func (m *fakeMesh) sentOn() {
+// sentOn has the peers answer SendOn, or takes it that they have not.
+func (m *fakeMesh) sentOn(complete bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.calls = append(m.calls, m.sendOns...)
+	for _, done := range m.sendOns {
+		m.calls = append(m.calls, func() { done(complete) })
+	}
 	m.sendOns = nil
 }
 

@@ -43,8 +43,9 @@ func (k *Keeper) fell(d timer) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		switch {
-		case d.s.settling != d.of:
+		case d.s.settling != d.of, d.of.leaving:
 		case d.of.hold != nil:
+			k.metrics.unordered.Inc()
 			k.letGo(d.s)
 		case d.of.until.After(now()): // what it held back was let go before
 		default:
