@@ -210,6 +210,11 @@ func TestWhatComesWhileASessionLeavesIsAnsweredBeforeItIsOpened(t *testing.T) {
 	w.Keeper.mu.Unlock()
 	w.Keeper.sentOn(w.clients["x"], of, true) // from when it came here; too late
 	w.fell(timer{s: w.clients["x"], of: of})
+	w.Keeper.mu.Lock()
+	if of.hold == nil || of.hold.Bytes() == 0 {
+		t.Error("it has been let go")
+	}
+	w.Keeper.mu.Unlock()
 	close(busy)
 	if n := <-known; n != 1 {
 		t.Errorf("%d receipts when x is opened elsewhere, want one", n)
