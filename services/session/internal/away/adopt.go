@@ -193,7 +193,9 @@ func (k *Keeper) adopt(ctx context.Context, a *adoption) {
 		k.show(a, sessions)
 	}
 	answered := k.ask(a)
-	wait(ctx, answered, k.cfg.AdoptTimeout)
+	if !wait(ctx, answered, k.cfg.AdoptTimeout) {
+		k.metrics.unordered.Inc()
+	}
 	k.finish(a)
 	k.metrics.adoptions.Inc()
 	k.metrics.adopted.Add(float64(len(a.locked)))
@@ -204,13 +206,15 @@ func (k *Keeper) adopt(ctx context.Context, a *adoption) {
 	k.over(ctx, a)
 }
 
-// wait returns when done is closed, or after a while, or when the context is done.
-func wait(ctx context.Context, done <-chan struct{}, most time.Duration) {
+// wait returns when done is closed, or after a while, or when the context is done; false after a while.
+func wait(ctx context.Context, done <-chan struct{}, most time.Duration) bool {
 	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 	case <-done:
 	case <-timer.C:
+		return false
 	}
+	return true
 }

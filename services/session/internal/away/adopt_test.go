@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/beeline-mqtt/beeline/internal/journal"
 	"github.com/beeline-mqtt/beeline/internal/mesh"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
@@ -86,6 +88,9 @@ func TestWhatCameLiveIsNotTakenAgainAsAnOrphan(t *testing.T) {
 	w.send("p", orphans("g1", msg("p", 1, "a", 1))).want(mesh.Stored)
 	w.send("p", orphans("g1", msg("p", 2, "a", 1))).want(mesh.Queued)
 	w.wantInbox("x", 2, 1)
+	if n := testutil.ToFloat64(w.Keeper.metrics.unordered); n != 1 {
+		t.Errorf("order was given up %v times, want once", n)
+	}
 	a.answered("p")
 	a.done(nil)
 }
