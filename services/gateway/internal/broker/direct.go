@@ -58,9 +58,11 @@ type direct struct {
 	waiting map[string]*unresolved
 	ready   []string // to be looked up
 	sent    []func() // to be called: what they waited for has been sent on
-	bytes   int
-	closed  bool // nobody looks up any more
-	stalls  stalls
+	// watching are those who want to know of what is sent on, by client.
+	watching map[string][]*sendingOn
+	bytes    int
+	closed   bool // nobody looks up any more
+	stalls   stalls
 }
 
 // found is a holder in the cache. link may be that of a holder that has died since.
@@ -180,6 +182,9 @@ func (d *direct) entry(id string) (u *unresolved, first bool) {
 
 // drop forgets what waits for id, because it has been sent on or given up. With d.mu held.
 func (d *direct) drop(id string) {
+	for _, s := range d.watching[id] {
+		s.sent = true
+	}
 	if sent := d.waiting[id].sent; len(sent) > 0 {
 		d.sent = append(d.sent, sent...)
 		d.nudge()

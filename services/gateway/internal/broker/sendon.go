@@ -2,6 +2,7 @@ package broker
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,7 @@ func (u *underway) wait() {
 func (b *Broker) SendOn(to *mesh.Link, client string, done func()) {
 	b.underway.wait()
 	s := &sendingOn{d: b.direct, to: to, client: client, done: done}
+	b.direct.watch(s)
 	s.enough = time.AfterFunc(b.cfg.Settle*4/5, s.giveUp) // whoever has asked waits for all gateways, and longer
 	s.behindReceipts()
 }
@@ -52,12 +54,16 @@ type sendingOn struct {
 	over   atomic.Bool
 	// without: a peer has been left out that cannot be reached.
 	without atomic.Bool
+	// sent: something has been sent on for the client since this round began, and the round does not know whether that has
+	// come back. direct's mu guards it.
+	sent bool
 }
 
 // complete ends it when everything has been sent on.
 func (s *sendingOn) complete() {
 	if s.over.CompareAndSwap(false, true) {
 		s.enough.Stop()
+		s.d.unwatch(s)
 		if s.without.Load() {
 			s.d.b.deps.Metrics.notSentOn.Inc()
 		}
@@ -68,6 +74,7 @@ func (s *sendingOn) complete() {
 // giveUp ends it when that takes too long.
 func (s *sendingOn) giveUp() {
 	if s.over.CompareAndSwap(false, true) {
+		s.d.unwatch(s)
 		s.d.b.deps.Metrics.notSentOn.Inc()
 		s.done()
 	}
@@ -79,6 +86,9 @@ func (s *sendingOn) behindReceipts() {
 	if s.over.Load() {
 		return
 	}
+	s.d.mu.Lock()
+	s.sent = false
+	s.d.mu.Unlock()
 	receipts := &countdown{then: s.behindLookUps}
 	receipts.add()
 	reachable, all := s.d.b.deps.Mesh.Reachable(s.d.b.cfg.Settle)
@@ -96,17 +106,44 @@ func (s *sendingOn) behindReceipts() {
 	receipts.done()
 }
 
-// behindLookUps ends it, or, if something has come back for the client, goes round again when that has been sent on: where
-// it went may give it back, too.
+// behindLookUps ends it, or, if something has come back for the client, goes round again when that has been sent on, or at
+// once if it has been already: where it went may give it back, too.
 func (s *sendingOn) behindLookUps() {
 	s.d.mu.Lock()
 	u := s.d.waiting[s.client]
 	if u != nil {
 		u.sent = append(u.sent, s.behindReceipts)
 	}
+	sent := s.sent
 	s.d.mu.Unlock()
-	if u == nil {
+	switch {
+	case u != nil:
+	case sent:
+		s.behindReceipts()
+	default:
 		s.complete()
+	}
+}
+
+// watch has s know of what is sent on for its client.
+func (d *direct) watch(s *sendingOn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.watching == nil {
+		d.watching = make(map[string][]*sendingOn)
+	}
+	d.watching[s.client] = append(d.watching[s.client], s)
+}
+
+// unwatch ends watch.
+func (d *direct) unwatch(s *sendingOn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	left := slices.DeleteFunc(d.watching[s.client], func(x *sendingOn) bool { return x == s })
+	if len(left) > 0 {
+		d.watching[s.client] = left
+	} else {
+		delete(d.watching, s.client)
 	}
 }
 

@@ -129,3 +129,28 @@ func TestSendOnWaitsForPublishesThatAreUnderWay(t *testing.T) {
 		u.one().RLock()
 	}
 }
+
+// What comes back and is sent on while a round waits for receipts may go to where the session is not any more.
+func TestSendOnGoesRoundAgainForWhatIsSentOnInBetween(t *testing.T) {
+	b, m := alone()
+	d := b.direct
+	done := 0
+	s := &sendingOn{d: d, client: "x", done: func() { done++ }, enough: time.AfterFunc(time.Hour, func() {})}
+	d.watch(s)
+	pass := func(id string) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.entry(id)
+		d.drop(id)
+	}
+	pass("y")
+	pass("x")
+	s.behindLookUps()
+	if n := m.rounds.Load(); n != 1 || done != 1 {
+		t.Errorf("%d rounds, and done %d times; want one of each", n, done)
+	}
+	pass("x") // nobody wants to know any more
+	if len(d.watching) > 0 {
+		t.Errorf("%d are watching", len(d.watching))
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,8 @@ import (
 
 // recorded is a Mesh without peers that takes announcements down and leaves their outcome to the test.
 type recorded struct {
+	rounds atomic.Int64 // of SendOn
+
 	mu      sync.Mutex
 	changes []routes.Route
 	done    []func(error)
@@ -32,7 +35,10 @@ func (r *recorded) Announce(changes []routes.Route, done func(error)) {
 
 func (r *recorded) Link(string) *mesh.Link { return nil }
 
-func (r *recorded) Reachable(time.Duration) ([]*mesh.Link, bool) { return nil, true }
+func (r *recorded) Reachable(time.Duration) ([]*mesh.Link, bool) {
+	r.rounds.Add(1)
+	return nil, true
+}
 
 func (r *recorded) SendOn(_ string, _ time.Duration, done func(bool)) { done(true) }
 

@@ -208,7 +208,7 @@ func TestWhatComesWhileASessionLeavesIsAnsweredBeforeItIsOpened(t *testing.T) {
 	w.Keeper.mu.Lock()
 	of := w.clients["x"].settling
 	w.Keeper.mu.Unlock()
-	w.Keeper.sentOn(w.clients["x"], of, true) // from when it came here; too late
+	w.sentOn(w.clients["x"], of, true) // from when it came here; too late
 	w.fell(timer{s: w.clients["x"], of: of})
 	w.Keeper.mu.Lock()
 	if of.hold == nil || of.hold.Bytes() == 0 {
