@@ -24,9 +24,9 @@ type trial struct {
 }
 
 // endure has regulars go through trials, one after the other. ordered says whether the order of messages has to hold, but for
-// one in a thousand, which has been seen once and not explained. It is given up when a gateway dies or cannot be reached, and a receiver is somewhere else before that is noticed. On a machine that
-// stalls for seconds it is given up as well, and then the processes say so. What a publisher had to send again may be overtaken
-// everywhere.
+// one in a thousand, which has been seen once and not explained. It is given up when a gateway dies or cannot be reached, and a
+// receiver is somewhere else before that is noticed. On a machine that stalls for seconds it is given up as well, and then the
+// processes say so. What a publisher had to send again may be overtaken everywhere.
 func endure(t *testing.T, ordered bool, trials ...trial) {
 	t.Helper()
 	c := start(t, processes.Config{Limits: "receipt_timeout: 5s", Gateway: "route_ack_timeout: 3s"})

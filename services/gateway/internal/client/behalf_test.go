@@ -150,6 +150,7 @@ func TestAnOperatorEndsAConnectionOrTheSessionWithIt(t *testing.T) {
 				}
 				c.Close()
 				receive(t, a.Gone(), "its being gone")
+				r.awaitServed(1)
 				e := a.Ending()
 				if e.Reason != "kicked" || e.WithoutWill || (e.NewExpiry != nil) != withSession || withSession != (e.Expiry == 0) || a.Continues() == withSession {
 					t.Errorf("ending %+v, session goes on: %v", e, a.Continues())
