@@ -213,16 +213,17 @@ func TestAnInstanceThatIsNotActiveAnyMoreChangesNothing(t *testing.T) {
 	run(t, func(ctx context.Context) error {
 		return cluster.Lead(ctx, other.Incarnation, func(ctx context.Context, _ cluster.Term) { <-ctx.Done() })
 	})
-	clustertest.Wait(t, "claims are refused", func() bool {
-		got := claim(s.recorder, "y", s.b.ID())
+	refused := func(client string) bool {
+		got := claim(s.recorder, client, s.b.ID())
 		if got.Err != nil && !errors.Is(got.Err, cluster.ErrNotActive) && !errors.Is(got.Err, cluster.ErrUnknown) {
 			t.Fatal(got.Err)
 		}
 		return errors.Is(got.Err, cluster.ErrNotActive)
-	})
-	got := claim(s.recorder, "x", s.b.ID())
-	if !errors.Is(got.Err, cluster.ErrNotActive) || s.record(t, "x") != (cluster.Lease{Holder: s.a.ID(), Epoch: before.Epoch}) {
-		t.Errorf("claimed %+v, record is %+v", got, s.record(t, "x"))
+	}
+	clustertest.Wait(t, "claims are refused", func() bool { return refused("y") })
+	clustertest.Wait(t, "that of a client that is recorded, too", func() bool { return refused("x") })
+	if now := s.record(t, "x"); now != (cluster.Lease{Holder: s.a.ID(), Epoch: before.Epoch}) {
+		t.Errorf("record is %+v", now)
 	}
 	if _, err := s.recorder.Sweep(bg(t), func(string, uint64) bool { return true }, 1000); err != nil && !errors.Is(err, cluster.ErrNotActive) {
 		t.Error(err)
