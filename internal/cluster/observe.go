@@ -37,8 +37,8 @@ type observer struct {
 }
 
 // WatchKeys calls on with all keys that begin with prefix, ordered by creation, and the revision up to which they are
-// complete: first when etcd has been read, then each time something changes. While etcd cannot be reached the last
-// call stands. Nobody changes the slice or what is in it. Returns nil when the context is done.
+// complete: first when etcd has been read, then each time something changes; what comes and is gone at once may show in
+// the revision alone. While etcd cannot be reached the last call stands. Nobody changes the slice or what is in it. Returns nil when the context is done.
 func WatchKeys(ctx context.Context, d Deps, prefix string, on func(kvs []*mvccpb.KeyValue, revision int64)) error {
 	o := &observer{deps: d, key: prefix, prefix: true, on: on}
 	return o.run(ctx)
@@ -72,7 +72,9 @@ func (o *observer) follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", o.key, err)
 	}
-	o.show(read.Kvs, read.Header.Revision)
+	if kvs := sorted(read.Kvs); !o.shown || !o.has(kvs) {
+		o.show(kvs, read.Header.Revision)
+	}
 
 	watchCtx, cancelWatch := context.WithTimeout(clientv3.WithRequireLeader(ctx), relistInterval)
 	defer cancelWatch()
@@ -82,7 +84,7 @@ func (o *observer) follow(ctx context.Context) error {
 			return fmt.Errorf("watch %s: %w", o.key, err)
 		}
 		if len(r.Events) > 0 {
-			o.show(o.apply(r.Events), r.Events[len(r.Events)-1].Kv.ModRevision)
+			o.show(sorted(o.apply(r.Events)), r.Events[len(r.Events)-1].Kv.ModRevision)
 		}
 	}
 	if watchCtx.Err() == nil {
@@ -107,21 +109,27 @@ func (o *observer) apply(events []*clientv3.Event) []*mvccpb.KeyValue {
 	return kvs
 }
 
+// has reports whether the keys are those that were shown last. They are sorted.
+func (o *observer) has(kvs []*mvccpb.KeyValue) bool {
+	return slices.EqualFunc(kvs, o.kvs, func(a, b *mvccpb.KeyValue) bool {
+		return a.ModRevision == b.ModRevision && slices.Equal(a.Key, b.Key)
+	})
+}
+
 func (o *observer) show(kvs []*mvccpb.KeyValue, revision int64) {
+	o.kvs, o.shown = kvs, true
+	o.on(kvs, revision)
+}
+
+// sorted puts keys into the order in which they were created.
+func sorted(kvs []*mvccpb.KeyValue) []*mvccpb.KeyValue {
 	slices.SortFunc(kvs, func(a, b *mvccpb.KeyValue) int {
 		if a.CreateRevision != b.CreateRevision {
 			return int(a.CreateRevision - b.CreateRevision)
 		}
 		return slices.Compare(a.Key, b.Key)
 	})
-	same := slices.EqualFunc(kvs, o.kvs, func(a, b *mvccpb.KeyValue) bool {
-		return a.ModRevision == b.ModRevision && slices.Equal(a.Key, b.Key)
-	})
-	if same && o.shown {
-		return
-	}
-	o.kvs, o.shown = kvs, true
-	o.on(kvs, revision)
+	return kvs
 }
 
 // pause waits, a quarter more or less so that not all processes act together; false: the context is done.

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	sessionv1 "github.com/beeline-mqtt/beeline/api/gen/beeline/session/v1"
+	"github.com/beeline-mqtt/beeline/internal/cluster"
 	"github.com/beeline-mqtt/beeline/internal/topic"
 	"github.com/beeline-mqtt/beeline/services/session/internal/claims"
 	"github.com/beeline-mqtt/beeline/services/session/internal/groups"
@@ -24,8 +25,8 @@ type members struct {
 // spreading is one change on its way to the gateways.
 type spreading struct {
 	group    string
-	gateways map[string]struct{} // that live and have not answered
-	done     chan struct{}       // closed when all have
+	gateways map[string]int64 // that have not answered, with a revision of etcd at which each lived
+	done     chan struct{}    // closed when all have
 }
 
 // answered takes a gateway off what it was told under a number.
@@ -64,11 +65,11 @@ func (m *members) knowsAll(gateway string, through uint64) {
 	}
 }
 
-// living takes off the gateways that have died.
-func (m *members) living(lives func(gateway string) bool) {
+// living takes off the gateways that have died: they are not in the view, and it is not older than when they lived.
+func (m *members) living(v cluster.View) {
 	for id, s := range m.waiting {
-		for g := range s.gateways {
-			if !lives(g) {
+		for g, aliveAt := range s.gateways {
+			if _, lives := v.Find(g); !lives && v.Revision >= aliveAt {
 				m.leave(id, s, g)
 			}
 		}
@@ -194,9 +195,9 @@ func (t *term) applyGroup(c store.GroupChange) (checked store.GroupChange, inFor
 // tellMembers tells all gateways of a change. It needs mu.
 func (t *term) tellMembers(c store.GroupChange) *spreading {
 	t.members.asked++
-	s := &spreading{group: c.Group, gateways: make(map[string]struct{}, len(t.view.Members)), done: make(chan struct{})}
+	s := &spreading{group: c.Group, gateways: make(map[string]int64, len(t.view.Members)), done: make(chan struct{})}
 	for _, g := range t.view.Members {
-		s.gateways[g.ID] = struct{}{}
+		s.gateways[g.ID] = t.view.Revision
 	}
 	m := &sessionv1.MembersChanged{
 		RequestId: t.members.asked, ManagedVersion: t.managedVersion(),
@@ -210,7 +211,7 @@ func (t *term) tellMembers(c store.GroupChange) *spreading {
 		}
 	}
 	for _, st := range t.streams {
-		s.gateways[st.gateway] = struct{}{}
+		s.gateways[st.gateway] = max(s.gateways[st.gateway], st.aliveAt)
 		st.push(&sessionv1.AttachResponse{Frame: &sessionv1.AttachResponse_MembersChanged{MembersChanged: m}})
 	}
 	if len(s.gateways) == 0 {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -141,7 +140,7 @@ func (t *term) setView(v cluster.View, publish func(*term)) {
 		}
 	})
 	t.userNames.Living(ids)
-	t.members.living(func(gateway string) bool { return slices.Contains(ids, gateway) })
+	t.members.living(v)
 	for _, st := range t.streams {
 		if t.outlived(st) {
 			died = true
