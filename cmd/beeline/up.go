@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/beeline-mqtt/beeline/cmd/beeline/local"
+	"github.com/beeline-mqtt/beeline/internal/atomicfile"
 	"github.com/beeline-mqtt/beeline/internal/telemetry"
 	"github.com/beeline-mqtt/beeline/services/gateway"
 )
@@ -251,11 +252,7 @@ func (e endpoints) write(path string) error {
 	if err != nil {
 		return fmt.Errorf("encode endpoints: %w", err)
 	}
-	next := path + ".new"
-	if err := os.WriteFile(next, append(b, '\n'), 0o600); err != nil {
-		return fmt.Errorf("write endpoints: %w", err)
-	}
-	if err := os.Rename(next, path); err != nil {
+	if err := atomicfile.Write(path, append(b, '\n'), atomicfile.NewMode); err != nil {
 		return fmt.Errorf("write endpoints: %w", err)
 	}
 	return nil

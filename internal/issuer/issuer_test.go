@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,23 +21,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// clock is a clock that tests set.
-type clock struct{ at atomic.Int64 }
+func depsAt(c *issuertest.Clock) Deps { return Deps{Logger: slog.New(slog.DiscardHandler), Now: c.Now} }
 
-func newClock() *clock {
-	c := new(clock)
-	c.at.Store(time.Now().UnixNano())
-	return c
-}
-
-func (c *clock) now() time.Time          { return time.Unix(0, c.at.Load()) }
-func (c *clock) advance(d time.Duration) { c.at.Add(int64(d)) }
-
-func (c *clock) deps() Deps { return Deps{Logger: slog.New(slog.DiscardHandler), Now: c.now} }
-
-func newIssuer(t *testing.T, cfg Config, c *clock) *Issuer {
+func newIssuer(t *testing.T, cfg Config, c *issuertest.Clock) *Issuer {
 	t.Helper()
-	i, err := New(cfg, c.deps())
+	i, err := New(cfg, depsAt(c))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,19 +49,19 @@ func testConfig() Config {
 }
 
 func TestAJWTIsTakenIfEverythingAboutItIsRight(t *testing.T) {
-	c, s := newClock(), issuertest.NewSigner(t, "k1")
+	c, s := issuertest.NewClock(), issuertest.NewSigner(t, "k1")
 	cfg := testConfig()
 	cfg.JWKSFile = filepath.Join(t.TempDir(), "jwks.json")
 	issuertest.Write(t, cfg.JWKSFile, issuertest.JWKS(t, s))
 	i := newIssuer(t, cfg, c)
 	sign := func(claim string, value any) string {
-		return s.Sign(t, issuertest.Claims(c.now(), issuertest.Set(claim, value)))
+		return s.Sign(t, issuertest.Claims(c.Now(), issuertest.Set(claim, value)))
 	}
-	right := s.Sign(t, issuertest.Claims(c.now()))
+	right := s.Sign(t, issuertest.Claims(c.Now()))
 	want(t, i, right, "joe", nil)
-	want(t, i, sign("exp", c.now().Add(-20*time.Second).Unix()), "joe", nil)
+	want(t, i, sign("exp", c.Now().Add(-20*time.Second).Unix()), "joe", nil)
 	claims, err := i.Verify(t.Context(), right)
-	if end := c.now().Add(time.Hour).Truncate(time.Second); err != nil || !claims.Expires().Equal(end) {
+	if end := c.Now().Add(time.Hour).Truncate(time.Second); err != nil || !claims.Expires().Equal(end) {
 		t.Errorf("it ends at %v, not at %v; %v", claims.Expires(), end, err)
 	}
 
@@ -82,18 +69,18 @@ func TestAJWTIsTakenIfEverythingAboutItIsRight(t *testing.T) {
 		token string
 		why   error
 	}{
-		"expired":            {sign("exp", c.now().Add(-time.Minute).Unix()), ErrExpired},
+		"expired":            {sign("exp", c.Now().Add(-time.Minute).Unix()), ErrExpired},
 		"without an end":     {sign("exp", nil), ErrInvalid},
-		"not yet valid":      {sign("nbf", c.now().Add(time.Minute).Unix()), ErrInvalid},
-		"of the future":      {sign("iat", c.now().Add(time.Minute).Unix()), ErrInvalid},
+		"not yet valid":      {sign("nbf", c.Now().Add(time.Minute).Unix()), ErrInvalid},
+		"of the future":      {sign("iat", c.Now().Add(time.Minute).Unix()), ErrInvalid},
 		"of another issuer":  {sign("iss", "https://other"), ErrInvalid},
 		"of no issuer":       {sign("iss", nil), ErrInvalid},
 		"for somebody else":  {sign("aud", "other"), ErrInvalid},
 		"for nobody":         {sign("aud", nil), ErrInvalid},
-		"unsigned":           {s.Unsigned(t, issuertest.Claims(c.now())), ErrInvalid},
-		"signed with HMAC":   {s.Confused(t, issuertest.Claims(c.now())), ErrInvalid},
-		"of another key":     {issuertest.NewSigner(t, "k1").Sign(t, issuertest.Claims(c.now())), ErrInvalid},
-		"of an unknown key":  {issuertest.NewSigner(t, "k2").Sign(t, issuertest.Claims(c.now())), ErrInvalid},
+		"unsigned":           {s.Unsigned(t, issuertest.Claims(c.Now())), ErrInvalid},
+		"signed with HMAC":   {s.Confused(t, issuertest.Claims(c.Now())), ErrInvalid},
+		"of another key":     {issuertest.NewSigner(t, "k1").Sign(t, issuertest.Claims(c.Now())), ErrInvalid},
+		"of an unknown key":  {issuertest.NewSigner(t, "k2").Sign(t, issuertest.Claims(c.Now())), ErrInvalid},
 		"with another end":   {right[:len(right)-4] + "AAAA", ErrInvalid},
 		"with another claim": {strings.Replace(right, ".", ".e30", 1), ErrInvalid},
 		"not a token":        {"a.b.c", ErrInvalid},
@@ -106,15 +93,15 @@ func TestAJWTIsTakenIfEverythingAboutItIsRight(t *testing.T) {
 
 func TestASecretSignsJWTs(t *testing.T) {
 	const secret, next = "a secret of thirty-two bytes, and more", "another one of thirty-two bytes or more"
-	c, s := newClock(), issuertest.NewSigner(t, "k1")
+	c, s := issuertest.NewClock(), issuertest.NewSigner(t, "k1")
 	path := filepath.Join(t.TempDir(), "secret")
 	issuertest.Write(t, path, secret+"\n")
-	i, err := NewSecret(path, testConfig(), c.deps())
+	i, err := NewSecret(path, testConfig(), depsAt(c))
 	if err != nil {
 		t.Fatal(err)
 	}
 	sign := func(secret, claim string, value any) string {
-		return issuertest.Secret(t, secret, issuertest.Claims(c.now(), issuertest.Set(claim, value)))
+		return issuertest.Secret(t, secret, issuertest.Claims(c.Now(), issuertest.Set(claim, value)))
 	}
 	right := sign(secret, "x", 1)
 	want(t, i, right, "joe", nil)
@@ -123,24 +110,24 @@ func TestASecretSignsJWTs(t *testing.T) {
 		why   error
 	}{
 		"of another secret": {sign(next, "x", 1), ErrInvalid},
-		"expired":           {sign(secret, "exp", c.now().Add(-time.Minute).Unix()), ErrExpired},
+		"expired":           {sign(secret, "exp", c.Now().Add(-time.Minute).Unix()), ErrExpired},
 		"for somebody else": {sign(secret, "aud", "other"), ErrInvalid},
 		"of another issuer": {sign(secret, "iss", "other"), ErrInvalid},
-		"unsigned":          {s.Unsigned(t, issuertest.Claims(c.now())), ErrInvalid},
-		"of a public key":   {s.Sign(t, issuertest.Claims(c.now())), ErrInvalid},
+		"unsigned":          {s.Unsigned(t, issuertest.Claims(c.Now())), ErrInvalid},
+		"of a public key":   {s.Sign(t, issuertest.Claims(c.Now())), ErrInvalid},
 	} {
 		t.Run(name, func(t *testing.T) { want(t, i, x.token, "", x.why) })
 	}
 
 	issuertest.Write(t, path, "short")
-	c.advance(watched.Interval)
+	c.Advance(watched.Interval)
 	want(t, i, right, "joe", nil)
 	issuertest.Write(t, path, next)
-	c.advance(watched.Interval)
+	c.Advance(watched.Interval)
 	want(t, i, right, "", ErrInvalid)
 	want(t, i, sign(next, "x", 1), "joe", nil)
 
-	anybody, err := NewSecret(path, Config{}, c.deps())
+	anybody, err := NewSecret(path, Config{}, depsAt(c))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +135,7 @@ func TestASecretSignsJWTs(t *testing.T) {
 	want(t, anybody, sign(next, "aud", "other"), "joe", nil)
 	want(t, anybody, sign(next, "exp", nil), "", ErrInvalid)
 	issuertest.Write(t, path, "short")
-	if _, err := NewSecret(path, Config{}, c.deps()); err == nil || !strings.Contains(err.Error(), "32") {
+	if _, err := NewSecret(path, Config{}, depsAt(c)); err == nil || !strings.Contains(err.Error(), "32") {
 		t.Errorf("a short secret: %v", err)
 	}
 }
@@ -166,18 +153,18 @@ func TestClaimsAreFoundByTheirNameOrTheWayToThem(t *testing.T) {
 }
 
 func TestAFileOfKeysIsReadAgainWhenItChanges(t *testing.T) {
-	c, first, second := newClock(), issuertest.NewSigner(t, "k1"), issuertest.NewSigner(t, "k2")
+	c, first, second := issuertest.NewClock(), issuertest.NewSigner(t, "k1"), issuertest.NewSigner(t, "k2")
 	cfg := testConfig()
 	cfg.JWKSFile = filepath.Join(t.TempDir(), "jwks.json")
 	issuertest.Write(t, cfg.JWKSFile, issuertest.JWKS(t, first))
 	v := newIssuer(t, cfg, c)
-	want(t, v, first.Sign(t, issuertest.Claims(c.now())), "joe", nil)
+	want(t, v, first.Sign(t, issuertest.Claims(c.Now())), "joe", nil)
 	issuertest.Write(t, cfg.JWKSFile, issuertest.JWKS(t, first, second))
-	c.advance(watched.Interval)
-	want(t, v, second.Sign(t, issuertest.Claims(c.now())), "joe", nil)
+	c.Advance(watched.Interval)
+	want(t, v, second.Sign(t, issuertest.Claims(c.Now())), "joe", nil)
 	issuertest.Write(t, cfg.JWKSFile, `{"keys": []}`)
-	c.advance(watched.Interval)
-	want(t, v, second.Sign(t, issuertest.Claims(c.now())), "joe", nil)
+	c.Advance(watched.Interval)
+	want(t, v, second.Sign(t, issuertest.Claims(c.Now())), "joe", nil)
 }
 
 // provider serves keys.
@@ -216,34 +203,34 @@ func (p *provider) times() int {
 }
 
 func TestKeysOfAURLAreKeptWhileItIsAway(t *testing.T) {
-	c, first, second := newClock(), issuertest.NewSigner(t, "k1"), issuertest.NewSigner(t, "k2")
+	c, first, second := issuertest.NewClock(), issuertest.NewSigner(t, "k1"), issuertest.NewSigner(t, "k2")
 	p := &provider{seen: make(chan struct{}, 1)}
 	s := httptest.NewServer(p)
 	t.Cleanup(s.Close)
 	cfg := testConfig()
 	cfg.JWKSURL = s.URL
 	v := newIssuer(t, cfg, c)
-	want(t, v, first.Sign(t, issuertest.Claims(c.now())), "", ErrUnavailable)
+	want(t, v, first.Sign(t, issuertest.Claims(c.Now())), "", ErrUnavailable)
 
 	if v.keys.fetch(t.Context()) {
 		t.Error("keys were fetched of nowhere")
 	}
-	want(t, v, first.Sign(t, issuertest.Claims(c.now())), "", ErrUnavailable)
+	want(t, v, first.Sign(t, issuertest.Claims(c.Now())), "", ErrUnavailable)
 	p.say(issuertest.JWKS(t, first))
 	if !v.keys.fetch(t.Context()) {
 		t.Error("keys were not fetched")
 	}
-	want(t, v, first.Sign(t, issuertest.Claims(c.now())), "joe", nil)
+	want(t, v, first.Sign(t, issuertest.Claims(c.Now())), "joe", nil)
 
 	// A new key is fetched when it is first seen, not more often than now and then.
 	p.say(issuertest.JWKS(t, first, second))
-	want(t, v, second.Sign(t, issuertest.Claims(c.now())), "", ErrInvalid)
-	c.advance(fetchAgain)
-	want(t, v, second.Sign(t, issuertest.Claims(c.now())), "joe", nil)
+	want(t, v, second.Sign(t, issuertest.Claims(c.Now())), "", ErrInvalid)
+	c.Advance(fetchAgain)
+	want(t, v, second.Sign(t, issuertest.Claims(c.Now())), "joe", nil)
 	asked := p.times()
-	c.advance(fetchAgain)
+	c.Advance(fetchAgain)
 	for range 10 {
-		want(t, v, issuertest.NewSigner(t, "k3").Sign(t, issuertest.Claims(c.now())), "", ErrInvalid)
+		want(t, v, issuertest.NewSigner(t, "k3").Sign(t, issuertest.Claims(c.Now())), "", ErrInvalid)
 	}
 	if got := p.times() - asked; got != 1 {
 		t.Errorf("unknown keys had them fetched %d times", got)
@@ -251,14 +238,14 @@ func TestKeysOfAURLAreKeptWhileItIsAway(t *testing.T) {
 
 	for _, away := range []string{"", "what is this", `{"keys": []}`} {
 		p.say(away)
-		c.advance(fetchAgain)
-		want(t, v, issuertest.NewSigner(t, "k3").Sign(t, issuertest.Claims(c.now())), "", ErrInvalid)
-		want(t, v, second.Sign(t, issuertest.Claims(c.now())), "joe", nil)
+		c.Advance(fetchAgain)
+		want(t, v, issuertest.NewSigner(t, "k3").Sign(t, issuertest.Claims(c.Now())), "", ErrInvalid)
+		want(t, v, second.Sign(t, issuertest.Claims(c.Now())), "joe", nil)
 	}
 	s.Close()
-	c.advance(fetchAgain)
-	want(t, v, issuertest.NewSigner(t, "k3").Sign(t, issuertest.Claims(c.now())), "", ErrInvalid)
-	want(t, v, second.Sign(t, issuertest.Claims(c.now())), "joe", nil)
+	c.Advance(fetchAgain)
+	want(t, v, issuertest.NewSigner(t, "k3").Sign(t, issuertest.Claims(c.Now())), "", ErrInvalid)
+	want(t, v, second.Sign(t, issuertest.Claims(c.Now())), "joe", nil)
 }
 
 func TestKeysAreFetchedUntilTheEnd(t *testing.T) {
@@ -267,7 +254,7 @@ func TestKeysAreFetchedUntilTheEnd(t *testing.T) {
 	t.Cleanup(s.Close)
 	cfg := testConfig()
 	cfg.JWKSURL, cfg.Refresh = s.URL, time.Millisecond
-	v := newIssuer(t, cfg, newClock())
+	v := newIssuer(t, cfg, issuertest.NewClock())
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
@@ -307,7 +294,7 @@ func TestWrongConfigurationOfJWTsNamesTheKey(t *testing.T) {
 	}
 	wrong := testConfig()
 	wrong.JWKSURL, wrong.JWKSCAFile = "https://keys.example", filepath.Join(t.TempDir(), "none")
-	if _, err := New(wrong, newClock().deps()); err == nil {
+	if _, err := New(wrong, depsAt(issuertest.NewClock())); err == nil {
 		t.Error("an authority that is not there is taken")
 	}
 }

@@ -5,11 +5,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
+
+	"github.com/beeline-mqtt/beeline/internal/atomicfile"
 )
 
 // Files are the paths of a certificate, its key, and the certificates of the authorities that its holder
@@ -158,25 +158,6 @@ func readPEM(path, kind string) ([]byte, error) {
 	return block.Bytes, nil
 }
 
-// writePEM replaces the file at path as a whole: who reads it sees the old or the new one.
-func writePEM(path, kind string, der []byte, mode os.FileMode) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(tmp.Name()))
-		}
-	}()
-	err = errors.Join(
-		tmp.Chmod(mode),
-		pem.Encode(tmp, &pem.Block{Type: kind, Bytes: der}),
-		tmp.Sync(),
-		tmp.Close(),
-	)
-	if err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+func writePEM(path, kind string, der []byte, mode os.FileMode) error {
+	return atomicfile.Write(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode)
 }

@@ -1,12 +1,12 @@
 package topic_test
 
 import (
-	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"github.com/beeline-mqtt/beeline/internal/topic"
+	"github.com/beeline-mqtt/beeline/internal/topic/topictest"
 )
 
 func TestCovers(t *testing.T) {
@@ -51,30 +51,9 @@ func TestCovers(t *testing.T) {
 	}
 }
 
-// Names of which no level is in a filter stand for all of those that only wildcards match, and names with a level more than
-// both filters for all that only # does: so a few names decide whether one filter covers another.
+// The names stand for all: so they decide whether one filter covers another.
 func TestAFilterCoversAnotherExactlyWhenItMatchesAllThatThatDoes(t *testing.T) {
-	levels := []string{"a", "b", "$x", "other"}
-	var names []string
-	var add func(prefix []string)
-	add = func(prefix []string) {
-		if len(prefix) > 0 {
-			names = append(names, strings.Join(prefix, "/"))
-		}
-		if len(prefix) < 5 {
-			for _, l := range levels {
-				add(append(prefix[:len(prefix):len(prefix)], l))
-			}
-		}
-	}
-	add(nil)
-	filter := rapid.Custom(func(t *rapid.T) string {
-		f := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "$x", "+"}), 0, 4).Draw(t, "levels")
-		if len(f) == 0 || len(f) < 4 && rapid.Bool().Draw(t, "all below") {
-			f = append(f, "#")
-		}
-		return strings.Join(f, "/")
-	})
+	names, filter := topictest.Names(), topictest.Filter()
 	rapid.Check(t, func(t *rapid.T) {
 		outer, inner := filter.Draw(t, "outer"), filter.Draw(t, "inner")
 		witness := ""

@@ -1,4 +1,4 @@
-// Package issuertest signs JWTs. It is imported by tests only.
+// Package issuertest signs JWTs, and has a clock for those who check them. It is imported by tests only.
 package issuertest
 
 import (
@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +20,22 @@ const (
 	Issuer   = "https://issuer"
 	Audience = "beeline"
 )
+
+// Clock is a clock that tests set.
+type Clock struct{ at atomic.Int64 }
+
+// NewClock makes one that shows what time it is.
+func NewClock() *Clock {
+	c := new(Clock)
+	c.at.Store(time.Now().UnixNano())
+	return c
+}
+
+// Now is what it shows.
+func (c *Clock) Now() time.Time { return time.Unix(0, c.at.Load()) }
+
+// Advance puts it on.
+func (c *Clock) Advance(d time.Duration) { c.at.Add(int64(d)) }
 
 // Signer signs JWTs with one key.
 type Signer struct {

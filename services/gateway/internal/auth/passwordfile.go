@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/beeline-mqtt/beeline/internal/atomicfile"
 )
 
 // Line makes the line of a password file for a user. The password, of at most 72 bytes, is not in it.
@@ -32,28 +33,15 @@ func Put(path, line string) error {
 	if err != nil {
 		return err
 	}
-	text, err := os.ReadFile(path)
-	mode := fs.FileMode(0o600)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
+	text, mode, err := atomicfile.Read(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
-	default:
-		info, err := os.Stat(path)
-		if err != nil {
-			return err
-		}
-		mode = info.Mode().Perm()
 	}
 	text = withLine(text, name, line)
 	if _, err := parseUsers(text); err != nil {
 		return fmt.Errorf("%s is no password file: %w", path, err)
 	}
-	next := path + ".new"
-	if err := os.WriteFile(next, text, mode); err != nil {
-		return err
-	}
-	return os.Rename(next, path)
+	return atomicfile.Write(path, text, mode)
 }
 
 // withLine is text with a line for a user.

@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/beeline-mqtt/beeline/internal/topic"
+	"github.com/beeline-mqtt/beeline/internal/topic/topictest"
 )
 
 func parse(t testing.TB, text string) *Set {
@@ -172,29 +173,9 @@ func TestNobodyGetsFurtherByItsName(t *testing.T) {
 	}
 }
 
-// As in topic.Covers: a few names decide.
+// As in topic.Covers: the names decide.
 func TestPatternsAgreeWithWhatTheyMatch(t *testing.T) {
-	levels := []string{"a", "b", "$x", "other"}
-	var names []string
-	var add func(prefix []string)
-	add = func(prefix []string) {
-		if len(prefix) > 0 {
-			names = append(names, strings.Join(prefix, "/"))
-		}
-		if len(prefix) < 5 {
-			for _, l := range levels {
-				add(append(prefix[:len(prefix):len(prefix)], l))
-			}
-		}
-	}
-	add(nil)
-	filter := rapid.Custom(func(t *rapid.T) string {
-		f := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "$x", "+"}), 0, 4).Draw(t, "levels")
-		if len(f) == 0 || len(f) < 4 && rapid.Bool().Draw(t, "all below") {
-			f = append(f, "#")
-		}
-		return strings.Join(f, "/")
-	})
+	names, filter := topictest.Names(), topictest.Filter()
 	rapid.Check(t, func(t *rapid.T) {
 		pattern, asked := filter.Draw(t, "pattern"), filter.Draw(t, "asked")
 		p, err := parsePattern(pattern)

@@ -10,6 +10,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/beeline-mqtt/beeline/internal/atomicfile"
 	"github.com/beeline-mqtt/beeline/services/router/internal/access"
 )
 
@@ -36,13 +37,13 @@ func Provide(path string, mode os.FileMode) error {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return replace(path, []byte(none), mode)
+	return atomicfile.Write(path, []byte(none), mode)
 }
 
 // Append adds an entry of Make to the token file at path, which is made if it is not there. Who reads the file sees it as it
 // was or as it is then.
 func Append(path, entry string) error {
-	text, mode, err := read(path)
+	text, mode, err := atomicfile.Read(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -56,7 +57,7 @@ func Append(path, entry string) error {
 	if _, err := parseTable(text); err != nil {
 		return fmt.Errorf("%s does not end with the list of its tokens: %w", path, err)
 	}
-	return replace(path, text, mode)
+	return atomicfile.Write(path, text, mode)
 }
 
 // errNobody: an entry to remove that there is not.
@@ -64,7 +65,7 @@ var errNobody = errors.New("no token has that name")
 
 // Remove removes the entries with a name from the token file at path.
 func Remove(path, name string) error {
-	text, mode, err := read(path)
+	text, mode, err := atomicfile.Read(path)
 	if err != nil {
 		return err
 	}
@@ -93,27 +94,5 @@ func Remove(path, name string) error {
 		}
 		left = append(left, list...)
 	}
-	return replace(path, left, mode)
-}
-
-// read returns a token file with its mode; that of a new one, if it is not there.
-func read(path string) (text []byte, mode os.FileMode, err error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, 0o600, err
-	}
-	text, err = os.ReadFile(path)
-	return text, info.Mode().Perm(), err
-}
-
-// replace puts a new file in the place of path.
-func replace(path string, text []byte, mode os.FileMode) error {
-	next := path + ".new"
-	if err := os.WriteFile(next, text, 0o600); err != nil {
-		return err
-	}
-	if err := os.Chmod(next, mode); err != nil { // whatever the umask is
-		return err
-	}
-	return os.Rename(next, path)
+	return atomicfile.Write(path, left, mode)
 }

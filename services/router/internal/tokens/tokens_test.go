@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,19 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// clock is a clock that tests set.
-type clock struct{ at atomic.Int64 }
-
-func newClock() *clock {
-	c := new(clock)
-	c.at.Store(time.Now().UnixNano())
-	return c
-}
-
-func (c *clock) now() time.Time          { return time.Unix(0, c.at.Load()) }
-func (c *clock) advance(d time.Duration) { c.at.Add(int64(d)) }
-
-func (c *clock) deps() Deps { return Deps{Logger: slog.New(slog.DiscardHandler), Now: c.now} }
+func depsAt(c *issuertest.Clock) Deps { return Deps{Logger: slog.New(slog.DiscardHandler), Now: c.Now} }
 
 func write(t *testing.T, path, text string) {
 	t.Helper()
@@ -50,9 +37,9 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func newVerifier(t *testing.T, cfg Config, c *clock) *Verifier {
+func newVerifier(t *testing.T, cfg Config, c *issuertest.Clock) *Verifier {
 	t.Helper()
-	v, err := New(cfg, c.deps())
+	v, err := New(cfg, depsAt(c))
 	must(t, err)
 	return v
 }
@@ -76,7 +63,7 @@ tokens:
   - {name: chat, role: publisher, sha256: %s, limits: {publish: [chat/#]}}
   - {name: joe, role: operator, bcrypt: "%s"}
 `, strings.ToUpper(Hash("token-1")), hash))
-	v := newVerifier(t, Config{File: path}, newClock())
+	v := newVerifier(t, Config{File: path}, issuertest.NewClock())
 	chat := want(t, v, "token-1", "chat", access.Publisher, nil)
 	if !chat.Limits.MayPublish("chat/x") || chat.Limits.MayPublish("x") || chat.Limits.MaySubscribe("chat/x") {
 		t.Errorf("its limits are %+v", chat.Limits)
@@ -92,9 +79,9 @@ tokens:
 func TestATokenFileMayBeJSONOrHaveNoTokens(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "a"), `{"tokens": [{"name": "a", "role": "viewer", "sha256": "`+Hash("x")+`", "limits": {"subscribe": ["a/#"]}}]}`)
-	want(t, newVerifier(t, Config{File: filepath.Join(dir, "a")}, newClock()), "x", "a", access.Viewer, nil)
+	want(t, newVerifier(t, Config{File: filepath.Join(dir, "a")}, issuertest.NewClock()), "x", "a", access.Viewer, nil)
 	write(t, filepath.Join(dir, "b"), "")
-	want(t, newVerifier(t, Config{File: filepath.Join(dir, "b")}, newClock()), "x", "", 0, issuer.ErrInvalid)
+	want(t, newVerifier(t, Config{File: filepath.Join(dir, "b")}, issuertest.NewClock()), "x", "", 0, issuer.ErrInvalid)
 }
 
 func TestAWrongTokenFileIsRefused(t *testing.T) {
@@ -117,13 +104,13 @@ func TestAWrongTokenFileIsRefused(t *testing.T) {
 			}
 		})
 	}
-	if _, err := New(Config{File: filepath.Join(t.TempDir(), "none")}, newClock().deps()); !errors.Is(err, os.ErrNotExist) {
+	if _, err := New(Config{File: filepath.Join(t.TempDir(), "none")}, depsAt(issuertest.NewClock())); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a file that is not there: %v", err)
 	}
 }
 
 func TestATokenFileIsReadAgainWhenItChanges(t *testing.T) {
-	c := newClock()
+	c := issuertest.NewClock()
 	path := filepath.Join(t.TempDir(), "tokens.yaml")
 	entry := func(token string) string {
 		return "tokens: [{name: a, role: viewer, sha256: " + Hash(token) + "}]"
@@ -135,18 +122,18 @@ func TestATokenFileIsReadAgainWhenItChanges(t *testing.T) {
 	write(t, path+".new", entry("second"))
 	must(t, os.Rename(path+".new", path))
 	want(t, v, "first", "a", access.Viewer, nil)
-	c.advance(watched.Interval)
+	c.Advance(watched.Interval)
 	want(t, v, "first", "", 0, issuer.ErrInvalid)
 	want(t, v, "second", "a", access.Viewer, nil)
 
 	write(t, path, "what is this")
-	c.advance(watched.Interval)
+	c.Advance(watched.Interval)
 	want(t, v, "second", "a", access.Viewer, nil)
 	must(t, os.Remove(path))
-	c.advance(watched.Interval)
+	c.Advance(watched.Interval)
 	want(t, v, "second", "a", access.Viewer, nil)
 	write(t, path, entry("third"))
-	c.advance(watched.Interval)
+	c.Advance(watched.Interval)
 	want(t, v, "second", "", 0, issuer.ErrInvalid)
 	want(t, v, "third", "a", access.Viewer, nil)
 }
@@ -158,7 +145,7 @@ func jwtConfig() JWTConfig {
 }
 
 func TestClaimsAreFoundWhereTheyAreSaidToBe(t *testing.T) {
-	c, s := newClock(), issuertest.NewSigner(t, "k1")
+	c, s := issuertest.NewClock(), issuertest.NewSigner(t, "k1")
 	cfg := jwtConfig()
 	cfg.JWKSFile = filepath.Join(t.TempDir(), "jwks.json")
 	write(t, cfg.JWKSFile, issuertest.JWKS(t, s))
@@ -168,35 +155,35 @@ func TestClaimsAreFoundWhereTheyAreSaidToBe(t *testing.T) {
 	name := issuertest.Set("client", map[string]any{"id": "svc"})
 	role := func(r string) func(jwt.MapClaims) { return issuertest.Set("https://x.example/roles", []string{r}) }
 
-	if p := want(t, v, s.Sign(t, issuertest.Claims(c.now(), name, role("admins"))), "svc", access.Operator, nil); p.Limits != nil {
+	if p := want(t, v, s.Sign(t, issuertest.Claims(c.Now(), name, role("admins"))), "svc", access.Operator, nil); p.Limits != nil {
 		t.Errorf("an operator has limits: %+v", p.Limits)
 	}
-	if p := want(t, v, s.Sign(t, issuertest.Claims(c.now(), name, role("publisher"))), "svc", access.Publisher, nil); p.Limits.MayPublish("a") {
+	if p := want(t, v, s.Sign(t, issuertest.Claims(c.Now(), name, role("publisher"))), "svc", access.Publisher, nil); p.Limits.MayPublish("a") {
 		t.Error("without the claim there are no limits")
 	}
 	limited := issuertest.Set("limits", map[string]any{"publish": []string{"a/#"}})
-	if p := want(t, v, s.Sign(t, issuertest.Claims(c.now(), name, role("publisher"), limited)), "svc", access.Publisher, nil); !p.Limits.MayPublish("a/b") || p.Limits.MayPublish("b") {
+	if p := want(t, v, s.Sign(t, issuertest.Claims(c.Now(), name, role("publisher"), limited)), "svc", access.Publisher, nil); !p.Limits.MayPublish("a/b") || p.Limits.MayPublish("b") {
 		t.Errorf("the limits are %+v", p.Limits)
 	}
 	for _, wrong := range []any{"a/#", map[string]any{"publish": "a"}, map[string]any{"publish": []string{"#/a"}}} {
-		want(t, v, s.Sign(t, issuertest.Claims(c.now(), name, role("viewer"), issuertest.Set("limits", wrong))), "", 0, issuer.ErrInvalid)
+		want(t, v, s.Sign(t, issuertest.Claims(c.Now(), name, role("viewer"), issuertest.Set("limits", wrong))), "", 0, issuer.ErrInvalid)
 	}
 }
 
 func TestARoleIsWhatAClaimSays(t *testing.T) {
-	c, s := newClock(), issuertest.NewSigner(t, "k1")
+	c, s := issuertest.NewClock(), issuertest.NewSigner(t, "k1")
 	cfg := jwtConfig()
 	cfg.JWKSFile = filepath.Join(t.TempDir(), "jwks.json")
 	write(t, cfg.JWKSFile, issuertest.JWKS(t, s))
 	v := newVerifier(t, Config{JWT: cfg}, c)
 	sign := func(claim string, value any) string {
-		return s.Sign(t, issuertest.Claims(c.now(), issuertest.Set(claim, value)))
+		return s.Sign(t, issuertest.Claims(c.Now(), issuertest.Set(claim, value)))
 	}
 	want(t, v, sign("beeline_role", "publisher"), "joe", access.Publisher, nil)
 	want(t, v, sign("beeline_role", nil), "joe", access.Known, nil)
 	want(t, v, sign("beeline_role", []string{"x", "viewer", "operator"}), "joe", access.Operator, nil)
 	want(t, v, sign("sub", nil), "", 0, issuer.ErrInvalid)
-	want(t, v, sign("exp", c.now().Add(-time.Minute).Unix()), "", 0, issuer.ErrExpired)
+	want(t, v, sign("exp", c.Now().Add(-time.Minute).Unix()), "", 0, issuer.ErrExpired)
 }
 
 func TestAVerifierRunsUntilTheEnd(t *testing.T) {
@@ -204,7 +191,7 @@ func TestAVerifierRunsUntilTheEnd(t *testing.T) {
 	cfg.JWKSFile = filepath.Join(t.TempDir(), "jwks.json")
 	write(t, cfg.JWKSFile, issuertest.JWKS(t, issuertest.NewSigner(t, "k1")))
 	for _, x := range []Config{{JWT: cfg}, {}} {
-		v := newVerifier(t, x, newClock())
+		v := newVerifier(t, x, issuertest.NewClock())
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- v.Run(ctx) }()
@@ -232,7 +219,7 @@ func TestWrongConfigurationOfJWTsNamesTheKey(t *testing.T) {
 	}
 	wrong := jwtConfig()
 	wrong.JWKSURL, wrong.JWKSCAFile = "https://keys.example", filepath.Join(t.TempDir(), "none")
-	if _, err := New(Config{JWT: wrong}, newClock().deps()); err == nil {
+	if _, err := New(Config{JWT: wrong}, depsAt(issuertest.NewClock())); err == nil {
 		t.Error("an authority that is not there is taken")
 	}
 }
